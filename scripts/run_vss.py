@@ -1,0 +1,123 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+"""Train, evaluate and predict with a video semantic segmentation model.
+
+    accelerate launch scripts/run_vss.py recipes/camvid_small_stage1.yaml --data_root DATA [--flag value ...]
+
+A recipe is a YAML file of the arguments in `transformers_themask.training.arguments`; flags override it. The run does
+what `do_train`, `do_eval` and `do_predict` say and leaves the model, its processor, checkpoints, `all_results.json`,
+`learning_curve.csv` and, on request, label maps in `output_dir`.
+"""
+
+import sys
+from pathlib import Path
+
+from transformers import set_seed
+
+from transformers_themask.data.clip_dataset import ClipDataset
+from transformers_themask.data.transforms import ClipAugmentation
+from transformers_themask.data.vspw import load_vspw, read_class_names
+from transformers_themask.training.arguments import DataArguments, ModelArguments, VSSTrainingArguments
+from transformers_themask.training.evaluation import EvaluationVideos
+from transformers_themask.training.recipes import parse_recipe
+from transformers_themask.training.starting_point import checkpoint_to_resume, load_config, load_model, load_processor
+from transformers_themask.training.trainer import VSSTrainer
+
+
+def main() -> int:
+    """Run the command line; a problem with the input is one sentence and exit code 2, before anything is trained."""
+    try:
+        model_args, data_args, training_args = parse_recipe(sys.argv[1:])
+        trainer, checkpoint = prepare(model_args, data_args, training_args)
+    except (ValueError, OSError) as error:
+        print(f"run_vss.py: {error}", file=sys.stderr)
+        return 2
+    run(trainer, checkpoint)
+    return 0
+
+
+def prepare(
+    model_args: ModelArguments, data_args: DataArguments, training_args: VSSTrainingArguments
+) -> tuple[VSSTrainer, str | None]:
+    """Check the input and build the trainer; also return the checkpoint to resume from, if any."""
+    if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
+        raise ValueError("One of `--do_train`, `--do_eval` and `--do_predict` must be given. Got none of them.")
+    if data_args.data_root is None:
+        raise ValueError("`data_root` must be a folder in VSPW layout. Got none; give `--data_root DIR`.")
+    set_seed(training_args.seed)
+    root = Path(data_args.data_root)
+    class_names = read_class_names(root)
+    config = load_config(model_args, class_names)
+    checkpoint = checkpoint_to_resume(training_args, config) if training_args.do_train else None
+    processor = load_processor(model_args, data_args)
+    train_dataset = None
+    if training_args.do_train:
+        train_dataset = ClipDataset(
+            rows=load_vspw(root, data_args.train_split),
+            root=root,
+            frame_offsets=data_args.frame_offsets,
+            processor=processor,
+            augmentation=build_augmentation(data_args),
+            crop_size=None,
+            seed=training_args.seed,
+            num_labels=len(class_names),
+            clips_per_video=data_args.clips_per_video,
+        )
+    videos = EvaluationVideos(
+        rows=load_vspw(root, data_args.eval_split),
+        root=root,
+        class_names=class_names,
+        num_frames=data_args.eval_num_frames or config.num_frames,
+        frame_stride=data_args.eval_frame_stride,
+    )
+    trainer = VSSTrainer(
+        model=load_model(model_args, config),
+        args=training_args,
+        train_dataset=train_dataset,
+        eval_dataset=videos,
+        processing_class=processor,
+    )
+    return trainer, checkpoint
+
+
+def build_augmentation(data_args: DataArguments) -> ClipAugmentation:
+    """Turn the arguments into the clip augmentation."""
+    longest_edge, shortest_edge = data_args.base_size
+    smallest_ratio, largest_ratio = data_args.ratio_range
+    crop_height, crop_width = data_args.crop_size
+    return ClipAugmentation(
+        base_size=(longest_edge, shortest_edge),
+        ratio_range=(smallest_ratio, largest_ratio),
+        crop_size=(crop_height, crop_width),
+        cat_max_ratio=data_args.cat_max_ratio,
+        flip_probability=data_args.flip_probability,
+        photometric=data_args.photometric,
+    )
+
+
+def run(trainer: VSSTrainer, checkpoint: str | None) -> None:
+    """Train, save, score and write label maps, as the arguments say."""
+    args = trainer.args
+    if args.do_train:
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        trainer.save_state()
+        trainer.save_metrics("train", result.metrics)
+    if args.do_eval or args.do_predict:
+        prediction_dir = Path(str(args.output_dir)) / "predictions" if args.do_predict else None
+        metrics = trainer.evaluate(prediction_dir=prediction_dir)
+        trainer.save_metrics("eval", metrics)
+        if trainer.is_world_process_zero():
+            print_scores(metrics, prediction_dir)
+
+
+def print_scores(metrics: dict, prediction_dir: Path | None) -> None:
+    """Print the headline scores and where the label maps are."""
+    names = ("mean_iou", "weighted_iou", "pixel_accuracy", "vc8", "vc16")
+    print("  ".join(f"{name} {metrics[f'eval_{name}']:.4f}" for name in names))
+    if prediction_dir is not None:
+        print(f"label maps: {prediction_dir}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

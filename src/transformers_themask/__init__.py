@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Video semantic segmentation for Transformers. Importing this package registers its models and its pipeline."""
+
+from transformers_themask.auto import AutoModelForVideoSemanticSegmentation, register
+from transformers_themask.models.configuration_themask import THEMaskConfig
+from transformers_themask.models.mit import MiTBackbone, MiTConfig
+from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
+from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AutoModelForVideoSemanticSegmentation",
+    "MiTBackbone",
+    "MiTConfig",
+    "THEMaskConfig",
+    "THEMaskForVideoSemanticSegmentation",
+    "THEMaskVideoProcessor",
+    "__version__",
+]
+
+register()

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One table: which classes belong to which model family; and its registration with Transformers."""
+
+from collections import OrderedDict
+
+from transformers import AutoBackbone, AutoConfig, AutoModel, AutoVideoProcessor
+from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from transformers_themask.inference.pipeline import VideoSemanticSegmentationPipeline
+from transformers_themask.models.configuration_themask import THEMaskConfig
+from transformers_themask.models.mit import MiTBackbone, MiTConfig
+from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
+from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
+
+FAMILIES = [
+    (THEMaskConfig, THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor),
+]
+
+
+class AutoModelForVideoSemanticSegmentation(_BaseAutoModelClass):
+    """Instantiates the video semantic segmentation model that a checkpoint's configuration names."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
+def register() -> None:
+    """Make the families known to Transformers' auto classes and pipelines. Calling it again changes nothing."""
+    AutoConfig.register(MiTConfig.model_type, MiTConfig, exist_ok=True)
+    AutoBackbone.register(MiTConfig, MiTBackbone, exist_ok=True)
+    for config_class, model_class, processor_class in FAMILIES:
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        AutoModel.register(config_class, model_class, exist_ok=True)
+        AutoModelForVideoSemanticSegmentation.register(config_class, model_class, exist_ok=True)
+        AutoVideoProcessor.register(config_class, processor_class, exist_ok=True)
+        # Saved folders carry the source files of these classes, so they load where the package is not installed.
+        config_class.register_for_auto_class()
+        model_class.register_for_auto_class("AutoModel")
+        processor_class.register_for_auto_class()
+    if "video-semantic-segmentation" not in PIPELINE_REGISTRY.get_supported_tasks():
+        # A saved pipeline names this auto class, which must be one of Transformers' own.
+        PIPELINE_REGISTRY.register_pipeline(
+            "video-semantic-segmentation",
+            pipeline_class=VideoSemanticSegmentationPipeline,
+            pt_model=AutoModel,
+            type="multimodal",
+        )

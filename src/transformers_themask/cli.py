@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `themask` command: parse, call, print."""
+
+# Heavy imports (torch, transformers) stand in the functions that need them, so that `--help` answers at once.
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+INPUT_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command. A problem with the input is one sentence on stderr and exit code 2.
+
+    Args:
+        arguments (`Sequence[str]`, *optional*):
+            Command line without the program's name. Defaults to `sys.argv[1:]`.
+
+    Returns:
+        `int`: The exit code.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"themask {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return INPUT_ERROR
+    return 0
+
+
+def segment(options: argparse.Namespace) -> None:
+    """Write a video again with the class colours on top."""
+    from transformers_themask.inference.frame_source import open_frame_source
+    from transformers_themask.inference.overlay_video import write_overlay_video
+
+    if Path(options.input).resolve() == options.output.resolve():
+        raise ValueError(f"`--output` must differ from the input. Got {options.output} for both.")
+    source = open_frame_source(options.input, options.frame_rate)
+    model, processor = _load_model(options.model)
+    num_frames = write_overlay_video(
+        model,
+        processor,
+        source,
+        options.output,
+        labels_dir=options.labels,
+        num_frames=options.num_frames,
+        frame_stride=options.frame_stride,
+        alpha=options.alpha,
+        legend=options.legend,
+        device=options.device or _default_device(),
+        progress=True,
+    )
+    print(f"{options.output}: {num_frames} frames")
+    if options.labels is not None:
+        print(f"{options.labels}: {num_frames} label maps")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Score a folder of label maps against a data set in the VSPW layout."""
+    from transformers_themask.data.vspw import load_vspw, read_class_names
+    from transformers_themask.metrics.prediction_folder import score_prediction_folder
+
+    class_names = read_class_names(options.data)
+    rows = load_vspw(options.data, options.split)
+    masks = {row["video_id"]: [options.data / mask for mask in row["masks"]] for row in rows}
+    scores = score_prediction_folder(options.predictions, masks, len(class_names), options.prediction_ids)
+    scores["per_class_iou"] = dict(zip(class_names, scores["per_class_iou"], strict=True))
+    for line in _score_table(scores):
+        print(line)
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(_without_nan(scores), indent=2) + "\n", encoding="utf-8")
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Turn a checkpoint of the official code into a model folder."""
+    from transformers_themask import THEMaskVideoProcessor
+    from transformers_themask.conversion.themask import convert_official_checkpoint, load_official_checkpoint
+
+    model, report = convert_official_checkpoint(load_official_checkpoint(options.checkpoint))
+    if report.missing:
+        raise ValueError(
+            f"`CHECKPOINT` must fill every parameter of the model. Got {options.checkpoint} without "
+            f"{len(report.missing)} of them, the first {report.missing[0]}."
+        )
+    model.save_pretrained(options.output)
+    THEMaskVideoProcessor().save_pretrained(options.output)
+    for name, keys in (("dropped", report.dropped), ("unknown", report.unknown)):
+        if keys:
+            print(f"{name}: {', '.join(keys)}")
+    print(f"model: {options.output}")
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Train on synthetic videos, score the model and draw what it sees."""
+    from transformers_themask.demo import run_demo
+
+    for name, value in run_demo(options.output).items():
+        print(f"{name}: {value}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="themask", description="Video semantic segmentation with THE-Mask.")
+    parser.add_argument("--version", action="version", version=f"themask {version('transformers-themask')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = _add_command(commands, "segment", segment)
+    command.add_argument("input", help="video file or URL, or folder of jpg or png frames")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="MP4", help="overlay video to write")
+    command.add_argument("--model", required=True, metavar="DIR", help="saved model (folder or Hub id)")
+    command.add_argument("--labels", type=Path, metavar="DIR", help="also write class indices, one PNG per frame")
+    command.add_argument("--num-frames", type=int, metavar="N", help="frames per clip (default: the model's)")
+    command.add_argument("--frame-stride", type=int, default=1, metavar="N", help="frames between those of a clip")
+    command.add_argument("--alpha", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
+    command.add_argument("--no-legend", dest="legend", action="store_false", help="leave out the class names")
+    command.add_argument("--frame-rate", type=Fraction, default=Fraction(15), help="of a folder (default: 15)")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
+
+    command = _add_command(commands, "evaluate", evaluate)
+    command.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="holds <video>/<frame>.png")
+    command.add_argument("--data", type=Path, required=True, metavar="ROOT", help="data set in the VSPW layout")
+    command.add_argument("--split", default="val", help="name of the split file (default: val)")
+    command.add_argument(
+        "--prediction-ids",
+        choices=("reduced", "raw"),
+        default="reduced",
+        help="class indices, as `segment` writes them, or the ids of the mask files",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to a file")
+
+    command = _add_command(commands, "convert", convert)
+    command.add_argument("checkpoint", type=Path, help="official .pth file")
+    command.add_argument("output", type=Path, help="model folder to write")
+
+    command = _add_command(commands, "demo", demo)
+    command.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="(default: demo)")
+    return parser
+
+
+def _add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.set_defaults(run=run)
+    return command
+
+
+def _load_model(path: str) -> tuple[Any, Any]:
+    from transformers import AutoVideoProcessor
+
+    from transformers_themask import AutoModelForVideoSemanticSegmentation
+
+    try:
+        model = AutoModelForVideoSemanticSegmentation.from_pretrained(path)
+        return model, AutoVideoProcessor.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            "`--model` must be a folder or Hub repository with a saved video segmentation model and its video "
+            f"processor. Got {path}; `--debug` shows why it cannot be loaded."
+        ) from error
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _score_table(scores: dict[str, Any]) -> list[str]:
+    columns = {
+        "mIoU": "mean_iou",
+        "wIoU": "weighted_iou",
+        "aAcc": "pixel_accuracy",
+        "mAcc": "mean_accuracy",
+        "VC8": "vc8",
+        "VC16": "vc16",
+    }
+    lines = [f"{scores['num_videos']} videos, {scores['num_frames']} frames"]
+    lines.append("".join(f"{title:>8}" for title in columns))
+    lines.append("".join(f"{_score_text(scores[name]):>8}" for name in columns.values()))
+    name_width = max(map(len, scores["per_class_iou"]))
+    lines += ["", f"{'class':<{name_width}}{'IoU':>8}"]
+    lines += [f"{name:<{name_width}}{_score_text(iou):>8}" for name, iou in scores["per_class_iou"].items()]
+    return lines
+
+
+def _score_text(score: float) -> str:
+    return "-" if math.isnan(score) else f"{score:.4f}"
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with `None`, JSON's null, for every NaN."""
+    if isinstance(value, dict):
+        return {name: _without_nan(entry) for name, entry in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which frames of a video form a clip: pure functions of the video's length.
+
+Frame indices are positions in a video's sorted list of frames, not seconds. `frame_offsets` are relative to the
+clip's last frame, the target: `(-9, -6, -3, 0)` is a clip of four frames, three apart.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def check_frame_offsets(frame_offsets: Sequence[int]) -> None:
+    """Raise a `ValueError` unless the offsets increase strictly and end with 0, the target frame."""
+    offsets = list(frame_offsets)
+    is_increasing = all(earlier < later for earlier, later in itertools.pairwise(offsets))
+    if not offsets or offsets[-1] != 0 or not is_increasing:
+        raise ValueError(
+            f"`frame_offsets` must increase strictly and end with 0. Got {tuple(offsets)}; "
+            "four frames three apart are (-9, -6, -3, 0), a single frame is (0,)."
+        )
+
+
+def required_video_frames(frame_offsets: Sequence[int]) -> int:
+    """Smallest number of frames a video needs to hold one clip with these offsets."""
+    check_frame_offsets(frame_offsets)
+    return 1 - frame_offsets[0]
+
+
+def distinct_clips(num_video_frames: int, frame_offsets: Sequence[int]) -> list[list[int]]:
+    """List every clip that [`sample_clip`] can return without time reversal, in order of the target frame.
+
+    Args:
+        num_video_frames (`int`): Number of frames of the video.
+        frame_offsets (`Sequence[int]`): Offsets of the clip's frames from its last frame; they end with 0.
+
+    Returns:
+        `list[list[int]]`: Frame indices of each clip; empty for a video that is too short.
+    """
+    first_target = required_video_frames(frame_offsets) - 1
+    return [[target + offset for offset in frame_offsets] for target in range(first_target, num_video_frames)]
+
+
+def sample_clip(num_video_frames: int, frame_offsets: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """Draw one training clip: with probability 0.5 time runs backwards, the target frame is uniform.
+
+    Args:
+        num_video_frames (`int`): Number of frames of the video.
+        frame_offsets (`Sequence[int]`): Offsets of the clip's frames from its last frame; they end with 0.
+        rng (`np.random.Generator`): Source of the two draws.
+
+    Returns:
+        `list[int]`: Frame indices in the order in which the model sees them.
+    """
+    num_required = required_video_frames(frame_offsets)
+    if num_video_frames < num_required:
+        raise ValueError(
+            f"`num_video_frames` must be at least {num_required} for the frame offsets {tuple(frame_offsets)}. "
+            f"Got {num_video_frames}; use smaller offsets or leave the video out."
+        )
+    is_reversed = rng.random() < 0.5
+    target = int(rng.integers(num_required - 1, num_video_frames))
+    clip = [target + offset for offset in frame_offsets]
+    return [num_video_frames - 1 - index for index in clip] if is_reversed else clip
+
+
+def evaluation_clips(num_video_frames: int, num_frames: int, frame_stride: int = 3) -> list[list[int]]:
+    """Split a video into clips so that every frame is predicted exactly once.
+
+    As in the official test protocol, blocks of `num_frames * frame_stride` frames are split into `frame_stride`
+    interleaved clips and the frames after the last full block into windows of consecutive frames, the last of which
+    may be shorter. The official code loses frames of a video shorter than one block; here such a video is all
+    remainder.
+
+    Args:
+        num_video_frames (`int`): Number of frames of the video.
+        num_frames (`int`): Number of frames per clip.
+        frame_stride (`int`, *optional*, defaults to 3): Distance between a clip's frames; 1 gives contiguous clips.
+
+    Returns:
+        `list[list[int]]`: Frame indices of each clip.
+    """
+    if num_frames < 1 or frame_stride < 1:
+        raise ValueError(f"`num_frames` and `frame_stride` must be at least 1. Got {num_frames} and {frame_stride}.")
+    block_size = num_frames * frame_stride
+    remainder_start = num_video_frames - num_video_frames % block_size
+    interleaved = [
+        list(range(block_start + phase, block_start + block_size, frame_stride))
+        for block_start in range(0, remainder_start, block_size)
+        for phase in range(frame_stride)
+    ]
+    consecutive = [
+        list(range(start, min(start + num_frames, num_video_frames)))
+        for start in range(remainder_start, num_video_frames, num_frames)
+    ]
+    return interleaved + consecutive

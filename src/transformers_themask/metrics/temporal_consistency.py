@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Temporal consistency (TC): how well the prediction of each frame agrees with the warped prediction of the next.
+
+Only the arithmetic, from given optical flow: the VSPW script estimates the flow with RAFT, which is not part of this
+package.
+"""
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from .video_mean_iou.video_mean_iou import confusion_matrix
+
+
+def warp_labels(next_labels: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Fetch for every pixel of a frame the label it has in the next frame, as the official script does.
+
+    The official script normalises coordinates for `align_corners=True` and samples with `align_corners=False`, so the
+    sampled column is x * width / (width - 1) - 0.5: zero flow is not quite the identity and loses the last row or
+    column of an even size. Outside the frame the label is 0, which is a class and not void. Both are kept, because
+    published numbers contain them.
+
+    Args:
+        next_labels (`np.ndarray` of shape `(height, width)`, uint8):
+            Class indices of frame t + 1.
+        flow (`np.ndarray` of shape `(2, height, width)`):
+            Motion from frame t to t + 1 in pixels, x first.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`, uint8: labels in the place of frame t, nearest sampling.
+    """
+    height, width = next_labels.shape
+    if flow.shape != (2, height, width):
+        raise ValueError(f"`flow` must have shape {(2, height, width)} (x and y, height, width). Got {flow.shape}.")
+    columns = torch.arange(width, dtype=torch.float32) + torch.as_tensor(flow[0], dtype=torch.float32)
+    rows = torch.arange(height, dtype=torch.float32)[:, None] + torch.as_tensor(flow[1], dtype=torch.float32)
+    grid = torch.stack((2 * columns / max(width - 1, 1) - 1, 2 * rows / max(height - 1, 1) - 1), dim=-1)
+    image = torch.as_tensor(next_labels, dtype=torch.float32)[None, None]
+    warped = functional.grid_sample(image, grid[None], mode="nearest", padding_mode="zeros", align_corners=False)
+    return warped[0, 0].to(torch.uint8).numpy()
+
+
+def temporal_confusion_matrix(predictions: np.ndarray, flows: np.ndarray, num_labels: int) -> np.ndarray:
+    """Count how the predictions of one video agree with the warped predictions of the next frames.
+
+    TC is the `mean_iou` that `mean_iou_scores` gives for the sum of these matrices over the videos (the official
+    script takes the first 100 of the validation list).
+
+    Args:
+        predictions (`np.ndarray` of shape `(num_frames, height, width)`, uint8):
+            Class indices of a video.
+        flows (`np.ndarray` of shape `(num_frames - 1, 2, height, width)`):
+            Motion from each frame to the next in pixels, x first.
+        num_labels (`int`):
+            Number of classes.
+
+    Returns:
+        `np.ndarray` of shape `(num_labels, num_labels)`, int64: rows are the prediction of a frame, columns the
+        warped prediction of the next.
+    """
+    if len(flows) != len(predictions) - 1:
+        raise ValueError(
+            f"`flows` must have one entry for each pair of neighbouring frames, {len(predictions) - 1}. Got "
+            f"{len(flows)}."
+        )
+    matrix = np.zeros((num_labels, num_labels), dtype=np.int64)
+    for prediction, next_prediction, flow in zip(predictions[:-1], predictions[1:], flows, strict=True):
+        matrix += confusion_matrix(warp_labels(next_prediction, flow), prediction, num_labels)
+    return matrix

@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Video consistency (VC): of the pixels whose label stays the same over n frames, the share whose prediction does.
+
+Load it with `evaluate.load(FOLDER)`. The definition (Miao et al., "VSPW", CVPR 2021) and, by default, every detail of
+the official VSPW script: raw label ids with void counted as any other id, windows pooled over all videos, and the last
+window of each video left out. A prediction is never compared with the label: constant and wrong scores 1.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any, Literal
+
+import datasets
+import evaluate
+import numpy as np
+from numpy.typing import ArrayLike
+
+Windows = Literal["official", "all"]
+Average = Literal["window", "video"]
+
+_DESCRIPTION = """Video consistency VC_n: of the pixels whose label stays the same over n frames, the share whose
+prediction stays the same too."""
+
+_INPUTS_DESCRIPTION = """
+Args:
+    predictions (`list` of integer arrays of shape `(num_frames, height, width)`):
+        One array per video, of any ids.
+    references (`list` of integer arrays of the same shapes):
+        Raw label ids. With reduced labels the void ids 0 and 255 become one, as in the CFFM script.
+
+Given to `evaluate.load`: the arguments of `VideoConsistency`.
+
+Returns:
+    `dict`: one score for each window length, named `vc8`, `vc16`.
+"""
+
+_CITATION = """@inproceedings{miao2021vspw,
+  title={VSPW: A Large-scale Dataset for Video Scene Parsing in the Wild},
+  author={Miao, Jiaxu and Wei, Yunchao and Wu, Yu and Liang, Chen and Li, Guangrui and Yang, Yi},
+  booktitle={CVPR},
+  year={2021}
+}"""
+
+
+def _as_ids(name: str, ids: ArrayLike) -> np.ndarray:
+    """Return `ids` as an integer array."""
+    array = np.asarray(ids)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"`{name}` must hold integer ids. Got dtype {array.dtype}; take the argmax of scores first.")
+    return array
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}. Got {value!r}.")
+
+
+def _extend_runs(runs: np.ndarray, is_unchanged: np.ndarray, longest_run: int) -> None:
+    """Update in place for how many steps each pixel has not changed, counting up to `longest_run`."""
+    np.minimum(runs, longest_run - 1, out=runs)
+    runs += 1
+    runs *= is_unchanged
+
+
+class VideoWindows:
+    """The windows of one video, frame by frame.
+
+    Two maps of run lengths replace the frames of a window: for how many steps the label, and the label together with
+    the prediction, have not changed. A window of n frames ends at a frame where a run has n - 1 steps, so one pass
+    serves every window length and nothing but the previous frame is kept.
+
+    Args:
+        window_lengths (`Sequence[int]`):
+            Frames per window.
+        require_correct (`bool`, *optional*, defaults to `False`):
+            Whether the prediction must also equal the label.
+
+    Attributes:
+        ratios (`dict[int, list[float]]`):
+            For each window length one ratio per window so far, NaN where no pixel keeps its label.
+    """
+
+    def __init__(self, window_lengths: Sequence[int], require_correct: bool = False) -> None:
+        self.require_correct = require_correct
+        self.ratios: dict[int, list[float]] = {length: [] for length in window_lengths}
+        self._num_frames = 0
+        self._longest_run = max(window_lengths) - 1
+        self._last_prediction = self._last_label = self._label_runs = self._joint_runs = np.empty(0)
+
+    def add_frame(self, prediction: ArrayLike, label: ArrayLike) -> None:
+        """Add the next frame.
+
+        Args:
+            prediction (integer array or CPU tensor of shape `(height, width)`):
+                Predicted ids.
+            label (integer array or CPU tensor of shape `(height, width)`):
+                Label ids; in the ids of the predictions if `require_correct` is set.
+        """
+        prediction, label = _as_ids("prediction", prediction), _as_ids("label", label)
+        expected_shape = self._last_label.shape if self._num_frames else label.shape
+        for name, ids in (("prediction", prediction), ("label", label)):
+            if ids.ndim != 2 or ids.shape != expected_shape:
+                raise ValueError(
+                    f"`{name}` must be (height, width), the same for predictions and labels of all frames of a "
+                    f"video. Got shape {ids.shape}, expected {expected_shape}; resize the predictions to the label "
+                    "size."
+                )
+        self._update_runs(prediction, label)
+        # Copies, because a caller may decode the next frame into the same buffer.
+        self._last_prediction, self._last_label = prediction.copy(), label.copy()
+        self._num_frames += 1
+        for length, ratios in self.ratios.items():
+            if self._num_frames >= length:
+                ratios.append(self._ratio(length))
+
+    def _update_runs(self, prediction: np.ndarray, label: np.ndarray) -> None:
+        if self._num_frames == 0:
+            run_dtype = np.min_scalar_type(self._longest_run)
+            self._label_runs = np.zeros(label.shape, dtype=run_dtype)
+            self._joint_runs = np.zeros(label.shape, dtype=run_dtype)
+            return
+        is_same_label = label == self._last_label
+        _extend_runs(self._label_runs, is_same_label, self._longest_run)
+        _extend_runs(self._joint_runs, is_same_label & (prediction == self._last_prediction), self._longest_run)
+
+    def _ratio(self, length: int) -> float:
+        """Consistency of the window of `length` frames that ends at the last frame."""
+        num_stable = np.count_nonzero(self._label_runs >= length - 1)
+        is_consistent = self._joint_runs >= length - 1
+        if self.require_correct:
+            # Neither id changes inside the window, so being right in its last frame is being right in all of them.
+            is_consistent &= self._last_prediction == self._last_label
+        return np.count_nonzero(is_consistent) / num_stable if num_stable else math.nan
+
+
+def video_consistency_windows(
+    predictions: ArrayLike,
+    labels: ArrayLike,
+    window: int,
+    windows: Windows = "official",
+    require_correct: bool = False,
+) -> np.ndarray:
+    """Compute the consistency of every window of one video.
+
+    Args:
+        predictions (integer array or CPU tensor of shape `(num_frames, height, width)`):
+            Predicted ids.
+        labels (integer array or CPU tensor of shape `(num_frames, height, width)`):
+            Raw label ids.
+        window (`int`):
+            Frames per window, n.
+        windows (`str`, *optional*, defaults to `"official"`):
+            `"official"` leaves out the last window, `"all"` keeps it.
+        require_correct (`bool`, *optional*, defaults to `False`):
+            Whether the prediction must also equal the label; `labels` are then in the ids of the predictions.
+
+    Returns:
+        `np.ndarray`, float64: one value per window, `num_frames` - n of them (one more with `"all"`, none for a
+        shorter video); NaN where no pixel keeps its label.
+    """
+    scores = VideoConsistency((window,), windows=windows, require_correct=require_correct)
+    scores.add_video("video", predictions, labels)
+    return np.array(scores.window_ratios(window, "video"), dtype=np.float64)
+
+
+class VideoConsistency:
+    """Streaming video consistency of a data set: frames in, one score per window length out.
+
+    Keeps one number per window and, for the video that is being added, four maps of the size of a frame.
+
+    Args:
+        window_lengths (`Sequence[int]`, *optional*, defaults to `(8, 16)`):
+            Frames per window.
+        windows (`str`, *optional*, defaults to `"official"`):
+            Which windows of a video count. `"official"`: the first C - n of a video of C frames, so that the last one
+            is left out and a video of n frames has none, as in the VSPW script. `"all"`: the C - n + 1 of the paper.
+        average (`str`, *optional*, defaults to `"window"`):
+            `"window"` is the mean over the windows of all videos pooled, as in the VSPW script; `"video"` the mean
+            over videos of each video's mean, as papers describe it.
+        require_correct (`bool`, *optional*, defaults to `False`):
+            Whether a prediction must also equal the label to be consistent, as the printed formula reads. The labels
+            given to `add_frame` must then be in the ids of the predictions.
+        require_every_length (`bool`, *optional*, defaults to `False`):
+            Whether a video that has no window of some length is dropped for all lengths, as in the CFFM script (which
+            in addition takes reduced labels).
+        pool_lengths (`bool`, *optional*, defaults to `False`):
+            Whether each score also pools the windows of the lengths before it. The DVIS++ and VidEoMT scripts do, so
+            that the VC16 they print contains VC8's windows.
+    """
+
+    def __init__(
+        self,
+        window_lengths: Sequence[int] = (8, 16),
+        *,
+        windows: Windows = "official",
+        average: Average = "window",
+        require_correct: bool = False,
+        require_every_length: bool = False,
+        pool_lengths: bool = False,
+    ) -> None:
+        _check_choice("windows", windows, ("official", "all"))
+        _check_choice("average", average, ("window", "video"))
+        if not window_lengths or min(window_lengths) < 2 or len(set(window_lengths)) != len(window_lengths):
+            raise ValueError(f"`window_lengths` must be distinct integers of at least 2. Got {window_lengths}.")
+        self.window_lengths = tuple(window_lengths)
+        self.windows, self.average = windows, average
+        self.require_correct = require_correct
+        self.require_every_length = require_every_length
+        self.pool_lengths = pool_lengths
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all videos."""
+        self._ratios: dict[str, dict[int, list[float]]] = {}
+        self._video: VideoWindows | None = None
+
+    @property
+    def num_videos(self) -> int:
+        """Number of videos begun, the short ones included."""
+        return len(self._ratios)
+
+    def start_video(self, video_id: str) -> None:
+        """Begin a video; the frames that follow are its frames, in order."""
+        if video_id in self._ratios:
+            raise ValueError(f"`video_id` must be new. Got {video_id!r} again; add each video once, in one run.")
+        self._video = VideoWindows(self.window_lengths, self.require_correct)
+        self._ratios[video_id] = self._video.ratios
+
+    def add_frame(self, prediction: ArrayLike, label: ArrayLike) -> None:
+        """Add the next frame of the video begun last: two integer arrays of shape `(height, width)`."""
+        if self._video is None:
+            raise ValueError("`start_video` must be called before `add_frame`. Got a frame of no video.")
+        self._video.add_frame(prediction, label)
+
+    def add_video(self, video_id: str, predictions: ArrayLike, labels: ArrayLike) -> None:
+        """Add a whole video: two integer arrays of shape `(num_frames, height, width)`."""
+        predictions, labels = _as_ids("predictions", predictions), _as_ids("labels", labels)
+        if labels.ndim != 3 or predictions.shape != labels.shape:
+            raise ValueError(
+                "`predictions` and `labels` must both have shape (num_frames, height, width). Got "
+                f"{predictions.shape} and {labels.shape}; add a frame axis for a single frame."
+            )
+        self.start_video(video_id)
+        for prediction, label in zip(predictions, labels, strict=True):
+            self.add_frame(prediction, label)
+
+    def merge(self, other: "VideoConsistency") -> None:
+        """Take over the videos of `other`, which was built with the same arguments (in another process, say)."""
+        if other._options() != self._options():
+            raise ValueError(
+                f"`other` must have the options {self._options()}. Got {other._options()}; build both alike."
+            )
+        shared_videos = sorted(self._ratios.keys() & other._ratios.keys())
+        if shared_videos:
+            raise ValueError(
+                f"`other` must hold other videos. Got {shared_videos[0]!r} in both; give each video to one process."
+            )
+        self._ratios.update(other._ratios)
+
+    def _options(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def window_ratios(self, length: int, video_id: str) -> list[float]:
+        """Return the consistency of each counted window of `length` frames of a video, NaN where undefined."""
+        ratios = self._ratios[video_id][length]
+        return ratios[:-1] if self.windows == "official" else list(ratios)
+
+    def compute(self) -> dict[str, float]:
+        """Score the videos added so far.
+
+        Returns:
+            `dict`: `vc8`, `vc16` (one entry per window length). Windows in which no pixel keeps its label are
+            undefined and left out; a score without any defined window is NaN.
+        """
+        video_ids = [video_id for video_id in self._ratios if self._is_counted(video_id)]
+        return {f"vc{length}": self._score(length, video_ids) for length in self.window_lengths}
+
+    def _is_counted(self, video_id: str) -> bool:
+        return not self.require_every_length or all(
+            self.window_ratios(length, video_id) for length in self.window_lengths
+        )
+
+    def _score(self, length: int, video_ids: list[str]) -> float:
+        pooled_lengths: tuple[int, ...] = (length,)
+        if self.pool_lengths:
+            pooled_lengths = self.window_lengths[: self.window_lengths.index(length) + 1]
+        per_video = [
+            list(chain.from_iterable(self.window_ratios(pooled, video_id) for pooled in pooled_lengths))
+            for video_id in video_ids
+        ]
+        if self.average == "video":
+            return _mean_of_defined(_mean_of_defined(ratios) for ratios in per_video)
+        return _mean_of_defined(chain.from_iterable(per_video))
+
+
+def _mean_of_defined(values: Iterable[float]) -> float:
+    """Mean of what is not NaN, NaN if nothing is left; exact summation makes it independent of the order."""
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+class VideoConsistencyMetric(evaluate.Metric):
+    """Video consistency as an `evaluate` module; one example is one whole video.
+
+    Nothing goes through the base class's Arrow cache. The accumulator is the public attribute `scores`, whose `merge`
+    joins the videos of several processes.
+    """
+
+    def __init__(
+        self,
+        window_lengths: Sequence[int] = (8, 16),
+        windows: Windows = "official",
+        average: Average = "window",
+        require_correct: bool = False,
+        require_every_length: bool = False,
+        pool_lengths: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if self.num_process != 1:
+            raise ValueError(
+                f"`num_process` must be 1. Got {self.num_process}. Merge the `scores` of the processes instead."
+            )
+        self.scores = VideoConsistency(
+            window_lengths,
+            windows=windows,
+            average=average,
+            require_correct=require_correct,
+            require_every_length=require_every_length,
+            pool_lengths=pool_lengths,
+        )
+
+    def _info(self) -> evaluate.MetricInfo:
+        frames = datasets.List(datasets.List(datasets.List(datasets.Value("uint8"))))
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS_DESCRIPTION,
+            features=datasets.Features({"predictions": frames, "references": frames}),
+        )
+
+    # `evaluate.combine` calls `add` with the plural names, users with the singular ones.
+    def add(
+        self,
+        *,
+        prediction: ArrayLike | None = None,
+        reference: ArrayLike | None = None,
+        predictions: ArrayLike | None = None,
+        references: ArrayLike | None = None,
+    ) -> None:
+        """Add one video."""
+        prediction = predictions if prediction is None else prediction
+        reference = references if reference is None else reference
+        if prediction is None or reference is None:
+            raise ValueError("`prediction` and `reference` must both be given. Got None for at least one of them.")
+        self.scores.add_video(str(self.scores.num_videos), prediction, reference)
+
+    def add_batch(self, *, predictions: Iterable[ArrayLike], references: Iterable[ArrayLike]) -> None:
+        """Add several videos."""
+        for prediction, reference in zip(predictions, references, strict=True):
+            self.add(prediction=prediction, reference=reference)
+
+    def compute(
+        self, *, predictions: Iterable[ArrayLike] | None = None, references: Iterable[ArrayLike] | None = None
+    ) -> dict[str, float]:
+        """Score everything that was added since the last call, with the optional batch given here, and start anew."""
+        if (predictions is None) != (references is None):
+            raise ValueError("`predictions` and `references` must be given together. Got only one of them.")
+        if predictions is not None and references is not None:
+            self.add_batch(predictions=predictions, references=references)
+        scores = self.scores.compute()
+        self.scores.reset()
+        return scores

@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transformer decoders of THE-Mask: Mask2Former's, and the Temporal Aggregation Decoder (TAD, section 3.3).
+
+Parameter names of the shared part are those of Transformers' Mask2Former, so its checkpoints load as they are.
+Attention masks are computed from mask features resized to the level that uses them: resizing is linear, hence this
+equals resizing the full-size mask logits, at a tenth of the work.
+
+Einsum letters: `b` batch (clips), `t` frame, `q` query, `c` channel, `h w` map, `s` flattened map.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerMLPPredictionHead,
+    Mask2FormerSinePositionEmbedding,
+)
+
+from .configuration_themask import THEMaskConfig
+
+
+class QueryPrediction(NamedTuple):
+    """What one set of queries predicts after one decoder layer.
+
+    `queries` are normalised query states, ready for the class head: `(batch, num_queries, hidden)`, or
+    `(batch, num_frames, num_queries, hidden)` for frame queries. `mask_logits` are
+    `(batch, num_frames, num_queries, height / 4, width / 4)`.
+    """
+
+    queries: Tensor
+    mask_logits: Tensor
+
+
+class LevelFeatures(NamedTuple):
+    """One scale of the pixel decoder, as the decoder layers read it.
+
+    `keys` and `values` are `(batch, num_frames, cells, hidden)`; `mask_features` are
+    `(batch, num_frames, mask_feature_size, cells)`, without gradient.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask_features: Tensor
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    allowed: Tensor | None,
+    num_heads: int,
+    dropout: float,
+    implementation: str | None,
+) -> Tensor:
+    """Multi-head attention over `(batch, sequence, hidden)` projections.
+
+    Args:
+        query, key, value (`torch.Tensor` of shape `(batch, sequence, hidden)`): Projected inputs.
+        allowed (`torch.Tensor` of shape `(batch, queries, keys)`, *optional*): Boolean, `True` where a query may look.
+        num_heads (`int`): Number of attention heads.
+        dropout (`float`): Dropout probability of the attention weights.
+        implementation (`str`, *optional*): `"eager"`, or anything else for PyTorch's fused attention.
+    """
+    query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    mask = None if allowed is None else allowed[:, None]
+    if implementation == "eager":
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        attended = nn.functional.dropout(scores.softmax(-1), dropout) @ value
+    else:
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    return attended.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention among queries, with the separate projections of Transformers' Mask2Former."""
+
+    def __init__(self, config: THEMaskConfig):
+        super().__init__()
+        self.config = config
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
+            nn.Linear(config.hidden_dim, config.hidden_dim) for _ in range(4)
+        )
+
+    def forward(self, queries: Tensor, query_position_embeddings: Tensor) -> Tensor:
+        """Mix queries `(batch, num_queries, hidden)`; positions enter queries and keys only."""
+        placed = queries + query_position_embeddings
+        attended = attend(
+            self.q_proj(placed),
+            self.k_proj(placed),
+            self.v_proj(queries),
+            allowed=None,
+            num_heads=self.config.num_attention_heads,
+            dropout=self.config.dropout if self.training else 0.0,
+            implementation=self.config._attn_implementation,
+        )
+        return self.out_proj(attended)
+
+
+class FusedProjectionAttention(nn.MultiheadAttention):
+    """`nn.MultiheadAttention`'s parameters with a batch-first forward pass that shares one mask among the heads."""
+
+    def __init__(self, config: THEMaskConfig, dropout: float):
+        super().__init__(config.hidden_dim, config.num_attention_heads, dropout)
+        self.config = config
+
+    def forward(  # type: ignore[override]
+        self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None
+    ) -> Tensor:
+        """Attend from `query` to `key` and `value`, each `(batch, sequence, hidden)`; `allowed` as in [`attend`]."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        query, key, value = (
+            nn.functional.linear(x, weight, bias)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        )
+        attended = attend(
+            query,
+            key,
+            value,
+            allowed=allowed,
+            num_heads=self.num_heads,
+            dropout=self.dropout if self.training else 0.0,
+            implementation=self.config._attn_implementation,
+        )
+        return self.out_proj(attended)
+
+
+class MaskedAttentionLayer(GradientCheckpointingLayer):
+    """Masked cross-attention, self-attention and feed-forward network, post-norm (Mask2Former, Eq. 2)."""
+
+    def __init__(self, config: THEMaskConfig):
+        super().__init__()
+        width = config.hidden_dim
+        self.dropout = config.dropout
+        self.cross_attn = FusedProjectionAttention(config, config.dropout)
+        self.cross_attn_layer_norm = nn.LayerNorm(width)
+        self.self_attn = SelfAttention(config)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.dim_feedforward)
+        self.fc2 = nn.Linear(config.dim_feedforward, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(
+        self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor, query_position_embeddings: Tensor
+    ) -> Tensor:
+        """Update queries.
+
+        Args:
+            queries (`torch.Tensor` of shape `(batch, num_queries, hidden)`): Query states.
+            keys, values (`torch.Tensor` of shape `(batch, cells, hidden)`): One scale, with and without positions.
+            allowed (`torch.Tensor` of shape `(batch, num_queries, cells)`): Cells inside each query's current mask.
+            query_position_embeddings (`torch.Tensor` of shape `(num_queries, hidden)`): Learned positions.
+        """
+        attended = self.cross_attn(queries + query_position_embeddings, keys, values, allowed)
+        queries = self.cross_attn_layer_norm(queries + self._drop(attended))
+        mixed = self.self_attn(queries, query_position_embeddings)
+        queries = self.self_attn_layer_norm(queries + self._drop(mixed))
+        expanded = self._drop(self.fc1(queries).relu())
+        return self.final_layer_norm(queries + self._drop(self.fc2(expanded)))
+
+    def _drop(self, hidden_states: Tensor) -> Tensor:
+        return nn.functional.dropout(hidden_states, self.dropout, self.training)
+
+
+class MaskPredictor(nn.Module):
+    """Turns query states into mask embeddings; a mask is their product with the mask features."""
+
+    def __init__(self, config: THEMaskConfig):
+        super().__init__()
+        self.mask_embedder = Mask2FormerMLPPredictionHead(
+            config.hidden_dim, config.hidden_dim, config.mask_feature_size
+        )
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """Map `(..., num_queries, hidden)` to `(..., num_queries, mask_feature_size)`."""
+        return self.mask_embedder(queries)
+
+
+class MaskedAttentionDecoder(nn.Module):
+    """Mask2Former's decoder. Several frames are attended jointly: the one-to-video ablation of Table 3."""
+
+    def __init__(self, config: THEMaskConfig):
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(MaskedAttentionLayer(config) for _ in range(config.decoder_layers - 1))
+        self.layernorm = nn.LayerNorm(config.hidden_dim)
+        self.mask_predictor = MaskPredictor(config)
+
+    def forward(
+        self,
+        query_features: Tensor,
+        query_position_embeddings: Tensor,
+        levels: list[LevelFeatures],
+        mask_features: Tensor,
+        all_predictions: bool,
+    ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
+        """Decode clips.
+
+        Args:
+            query_features (`torch.Tensor` of shape `(num_queries, hidden)`): Learned initial queries.
+            query_position_embeddings (`torch.Tensor` of shape `(num_queries, hidden)`): Learned query positions.
+            levels (`list[LevelFeatures]`): The scales 1/32, 1/16 and 1/8; layer `i` reads scale `i mod 3`.
+            mask_features (`torch.Tensor` of shape `(batch, num_frames, mask_feature_size, height / 4, width / 4)`):
+                Per-pixel features.
+            all_predictions (`bool`): Predict before the first and after every layer instead of after the last only.
+
+        Returns:
+            Predictions of the video queries and, here empty, of frame queries.
+        """
+        queries = query_features.expand(len(mask_features), -1, -1)
+        predictions = []
+        for index in range(len(self.layers) + 1):
+            normalised = self.layernorm(queries)
+            mask_embeddings = self.mask_predictor(normalised)
+            if all_predictions or index == len(self.layers):
+                masks = torch.einsum("bqc,btchw->btqhw", mask_embeddings, mask_features)
+                predictions.append(QueryPrediction(normalised, masks))
+            if index < len(self.layers):
+                level = levels[index % len(levels)]
+                inside = torch.einsum("bqc,btcs->bqts", mask_embeddings.detach(), level.mask_features) >= 0
+                allowed = unblock_empty_rows(inside.flatten(2))
+                queries = self.layers[index](
+                    queries, level.keys.flatten(1, 2), level.values.flatten(1, 2), allowed, query_position_embeddings
+                )
+        return predictions, []
+
+
+def unblock_empty_rows(inside: Tensor) -> Tensor:
+    """Let a query whose mask covers no cell look everywhere: `(batch, num_queries, cells)` boolean."""
+    return inside | ~inside.any(-1, keepdim=True)
+
+
+class TemporalAggregator(nn.Module):
+    """The exchange between one set of video queries and a set of frame queries per frame (Eq. 7 and 9).
+
+    Where paper and released code differ the code is followed: both query sets pass a self-attention first, the frame
+    queries a feed-forward network, and Eq. 9 gains a linear map, two norms and a feed-forward network. One module
+    serves every layer.
+    """
+
+    def __init__(self, config: THEMaskConfig):
+        super().__init__()
+        width, dropout = config.hidden_dim, float(config.aggregator_dropout)
+        self.dropout = dropout
+        # Initial queries.
+        self.video_self_attn = FusedProjectionAttention(config, dropout)
+        self.video_self_attn_layer_norm = nn.LayerNorm(width)
+        self.frame_self_attn = FusedProjectionAttention(config, dropout)
+        self.frame_self_attn_layer_norm = nn.LayerNorm(width)
+        self.frame_cross_attn = FusedProjectionAttention(config, dropout)
+        self.frame_cross_attn_layer_norm = nn.LayerNorm(width)
+        self.frame_fc1 = nn.Linear(width, config.dim_feedforward)
+        self.frame_fc2 = nn.Linear(config.dim_feedforward, width)
+        self.frame_final_layer_norm = nn.LayerNorm(width)
+        # Aggregation.
+        self.temporal_weights = nn.Linear(width, 1)
+        self.temporal_projection = nn.Linear(width, width)
+        self.video_aggregation_layer_norm = nn.LayerNorm(width)
+        self.video_fc1 = nn.Linear(width, config.dim_feedforward)
+        self.video_fc2 = nn.Linear(config.dim_feedforward, width)
+        self.video_final_layer_norm = nn.LayerNorm(width)
+
+    def initial_queries(
+        self, query_features: Tensor, query_position_embeddings: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Make the first video queries and, by looking at each frame, the first frame queries (Eq. 7).
+
+        Args:
+            query_features, query_position_embeddings (`torch.Tensor` of shape `(num_queries, hidden)`): Learned
+            queries.
+            keys, values (`torch.Tensor` of shape `(batch, num_frames, cells, hidden)`): All scales of every frame.
+
+        Returns:
+            Video queries `(batch, num_queries, hidden)` and frame queries `(batch, num_frames, num_queries, hidden)`.
+        """
+        batch_size, num_frames = keys.shape[:2]
+        queries = query_features.expand(batch_size, -1, -1)
+        placed = queries + query_position_embeddings
+        video_queries = self.video_self_attn_layer_norm(
+            queries + self._drop(self.video_self_attn(placed, placed, queries))
+        )
+        shared = self.frame_self_attn_layer_norm(queries + self._drop(self.frame_self_attn(placed, placed, queries)))
+        frame_queries = shared.repeat_interleave(num_frames, dim=0)  # (batch * num_frames, num_queries, hidden)
+        attended = self.frame_cross_attn(
+            frame_queries + query_position_embeddings, keys.flatten(0, 1), values.flatten(0, 1)
+        )
+        frame_queries = self.frame_cross_attn_layer_norm(frame_queries + self._drop(attended))
+        expanded = self._drop(self.frame_fc1(frame_queries).relu())
+        frame_queries = self.frame_final_layer_norm(frame_queries + self._drop(self.frame_fc2(expanded)))
+        return video_queries, frame_queries.unflatten(0, (batch_size, num_frames))
+
+    def aggregate(self, video_queries: Tensor, frame_queries: Tensor) -> Tensor:
+        """Fold the frame queries into the video queries (Eq. 9); shapes as returned by `initial_queries`."""
+        temporal_weights = self.temporal_weights(frame_queries).softmax(dim=1)
+        gathered = (temporal_weights * self.temporal_projection(frame_queries)).sum(dim=1)
+        video_queries = self.video_aggregation_layer_norm(video_queries + self._drop(gathered))
+        expanded = self._drop(self.video_fc1(video_queries).relu())
+        return self.video_final_layer_norm(video_queries + self._drop(self.video_fc2(expanded)))
+
+    def _drop(self, hidden_states: Tensor) -> Tensor:
+        return nn.functional.dropout(hidden_states, self.dropout, self.training)
+
+
+class TemporalAggregationDecoder(MaskedAttentionDecoder):
+    """TAD: frame queries look at their own frame only; after every layer they are folded into the video queries."""
+
+    def __init__(self, config: THEMaskConfig):
+        super().__init__(config)
+        self.frame_layernorm = nn.LayerNorm(config.hidden_dim)
+        self.frame_mask_predictor = MaskPredictor(config)
+        self.temporal_aggregator = TemporalAggregator(config)
+
+    def forward(
+        self,
+        query_features: Tensor,
+        query_position_embeddings: Tensor,
+        levels: list[LevelFeatures],
+        mask_features: Tensor,
+        all_predictions: bool,
+    ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
+        """Decode clips; arguments as in [`MaskedAttentionDecoder`]. Returns video and frame predictions."""
+        video_queries, frame_queries = self.temporal_aggregator.initial_queries(
+            query_features,
+            query_position_embeddings,
+            torch.cat([level.keys for level in levels], dim=2),
+            torch.cat([level.values for level in levels], dim=2),
+        )
+        clip_shape = frame_queries.shape[:2]  # (batch, num_frames)
+        video_predictions, frame_predictions = [], []
+        for index in range(len(self.layers) + 1):
+            video_normalised, frame_normalised = self.layernorm(video_queries), self.frame_layernorm(frame_queries)
+            video_embeddings = self.mask_predictor(video_normalised)
+            frame_embeddings = self.frame_mask_predictor(frame_normalised)
+            if all_predictions or index == len(self.layers):
+                video_masks = torch.einsum("bqc,btchw->btqhw", video_embeddings, mask_features)
+                frame_masks = torch.einsum("btqc,btchw->btqhw", frame_embeddings, mask_features)
+                video_predictions.append(QueryPrediction(video_normalised, video_masks))
+                frame_predictions.append(QueryPrediction(frame_normalised, frame_masks))
+            if index < len(self.layers):
+                level = levels[index % len(levels)]
+                # The released code restricts attention by the video masks, the paper (Eq. 8) by the frame masks.
+                guide = frame_embeddings if self.config.attention_mask_source == "frame" else video_embeddings[:, None]
+                allowed = unblock_empty_rows(guide.detach() @ level.mask_features >= 0)
+                frame_queries = self.layers[index](
+                    frame_queries.flatten(0, 1),
+                    level.keys.flatten(0, 1),
+                    level.values.flatten(0, 1),
+                    allowed.flatten(0, 1),
+                    query_position_embeddings,
+                ).unflatten(0, clip_shape)
+                video_queries = self.temporal_aggregator.aggregate(video_queries, frame_queries)
+        return video_predictions, frame_predictions
+
+
+class TransformerModule(nn.Module):
+    """Learned queries, level embeddings and the decoder of the configured `temporal_mode`."""
+
+    num_levels = 3
+
+    def __init__(self, config: THEMaskConfig):
+        super().__init__()
+        self.config = config
+        self.has_frame_queries = config.num_frames > 1 and config.temporal_mode == "video_frame"
+        # Without video queries nothing crosses frames: each frame is decoded as a clip of its own.
+        self.decodes_frames_alone = config.num_frames == 1 or config.temporal_mode == "one_to_frame"
+        self.position_embedder = Mask2FormerSinePositionEmbedding(config.hidden_dim // 2, normalize=True)
+        self.queries_embedder = nn.Embedding(config.num_queries, config.hidden_dim)
+        self.queries_features = nn.Embedding(config.num_queries, config.hidden_dim)
+        self.level_embed = nn.Embedding(self.num_levels, config.hidden_dim)
+        needs_projection = config.feature_size != config.hidden_dim or config.enforce_input_projection
+        self.input_projections = nn.ModuleList(
+            nn.Conv2d(config.feature_size, config.hidden_dim, kernel_size=1) if needs_projection else nn.Identity()
+            for _ in range(self.num_levels)
+        )
+        decoder_class = TemporalAggregationDecoder if self.has_frame_queries else MaskedAttentionDecoder
+        self.decoder = decoder_class(config)
+
+    def forward(
+        self, feature_maps: list[Tensor], mask_features: Tensor, num_frames: int, all_predictions: bool
+    ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
+        """Decode the frames of a batch of clips, frames folded clip by clip into the first axis.
+
+        Args:
+            feature_maps (`list[torch.Tensor]`): Maps `(batch * num_frames, feature_size, h, w)` at strides 32, 16 and
+            8.
+            mask_features (`torch.Tensor` of shape `(batch * num_frames, mask_feature_size, height / 4, width / 4)`):
+                Per-pixel features.
+            num_frames (`int`): Frames per clip.
+            all_predictions (`bool`): Also return the predictions before the last layer.
+
+        Returns:
+            Video-level and frame-level predictions, one per prediction layer; either list may be empty.
+        """
+        clip_length = 1 if self.decodes_frames_alone else num_frames
+        clip_shape = (len(mask_features) // clip_length, clip_length)
+        levels = [
+            self._read_level(index, feature_map, mask_features.detach(), clip_shape)
+            for index, feature_map in enumerate(feature_maps)
+        ]
+        video, frame = self.decoder(
+            self.queries_features.weight,
+            self.queries_embedder.weight,
+            levels,
+            mask_features.unflatten(0, clip_shape),
+            all_predictions,
+        )
+        if not self.decodes_frames_alone or (num_frames == 1 and self.config.num_frames == 1):
+            return video, frame
+        # A query that sees one frame is a frame query, also when a one-frame model is given longer clips.
+        batch_shape = (len(mask_features) // num_frames, num_frames)
+        folded = [
+            QueryPrediction(x.queries.unflatten(0, batch_shape), x.mask_logits.squeeze(1).unflatten(0, batch_shape))
+            for x in video
+        ]
+        return [], folded
+
+    def _read_level(
+        self, index: int, feature_map: Tensor, mask_features: Tensor, clip_shape: tuple[int, int]
+    ) -> LevelFeatures:
+        values = self.input_projections[index](feature_map) + self.level_embed.weight[index][:, None, None]
+        resized = nn.functional.interpolate(
+            mask_features, feature_map.shape[-2:], mode="bilinear", align_corners=False
+        )
+        positions = self._positions(values, clip_shape[1])
+        values = values.flatten(2).transpose(1, 2).unflatten(0, clip_shape)
+        return LevelFeatures(values + positions, values, resized.flatten(2).unflatten(0, clip_shape))
+
+    def _positions(self, level: Tensor, num_frames: int) -> Tensor:
+        """Sine positions `(num_frames, cells, hidden)` of one scale.
+
+        The frame part matters only where one query attends to several frames; elsewhere it would shift all keys of an
+        attention alike and cancel in the softmax.
+        """
+        dtype = torch.promote_types(level.dtype, torch.float32)
+        planar = self.position_embedder((1, *level.shape[1:]), level.device, dtype)[0].flatten(1).T
+        if self.has_frame_queries or num_frames == 1:
+            return planar[None].to(level.dtype)
+        times = frame_position_embedding(num_frames, planar.shape[-1], level.device, dtype)
+        return (planar[None] + times[:, None]).to(level.dtype)
+
+
+def frame_position_embedding(num_frames: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Sine code of the frame index, normalised to 2π over the clip: `(num_frames, width)` (Mask2Former for video)."""
+    frames = torch.arange(1, num_frames + 1, device=device, dtype=dtype) / (num_frames + 1e-6) * (2 * torch.pi)
+    exponents = 2 * (torch.arange(width, device=device) // 2).to(dtype) / width
+    angles = frames[:, None] / 10000**exponents
+    return torch.where(torch.arange(width, device=device) % 2 == 0, angles.sin(), angles.cos())

@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""THE-Mask: temporal-aware hierarchical object queries for video semantic segmentation (An et al., BMVC 2023)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoBackbone, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_themask import THEMaskConfig
+from .decoder_themask import (
+    FusedProjectionAttention,
+    MaskedAttentionLayer,
+    QueryPrediction,
+    SelfAttention,
+    TemporalAggregationDecoder,
+    TemporalAggregator,
+    TransformerModule,
+)
+from .loss_themask import HierarchicalLoss, LevelPrediction
+from .mit import MiTBackbone
+from .pixel_decoder import DeformableAttention, PixelDecoder
+from .point_sampling import PointSampler, uniform_points
+
+
+@dataclass
+class THEMaskForVideoSemanticSegmentationOutput(ModelOutput):
+    r"""Outputs of [`THEMaskForVideoSemanticSegmentation`].
+
+    A level is `None` where the model has no such queries: the Temporal Aggregation Decoder fills both, `one_to_video`
+    the video level, `one_to_frame` the frame level, and a one-frame model the video level for clips of one frame and
+    the frame level for longer ones, whose frames it treats one by one.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*, returned with `labels`):
+            Total loss, the sum of `loss_terms`.
+        loss_terms (`dict[str, torch.Tensor]`, *optional*, returned with `labels`):
+            Weighted terms `loss_class`, `loss_mask`, `loss_dice`, `loss_secondary_mask`, `loss_secondary_dice` and the
+            same with the prefix `frame_`: scalars, or one value per prediction layer with `output_layer_loss_terms`.
+        class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*):
+            Classes of the video queries; the last one is "no object".
+        masks_queries_logits (`torch.Tensor` of shape `(batch, num_frames, num_queries, height / 4, width / 4)`,
+        *optional*):
+            Masks of the video queries.
+        frame_class_queries_logits (`torch.Tensor` of shape `(batch, num_frames, num_queries, num_labels + 1)`,
+        *optional*):
+            Classes of the frame queries.
+        frame_masks_queries_logits
+            (`torch.Tensor` of shape `(batch, num_frames, num_queries, height / 4, width / 4)`, *optional*):
+            Masks of the frame queries.
+        auxiliary_logits (`list[dict[str, torch.Tensor]]`, *optional*, returned with `output_auxiliary_logits`):
+            The four fields above for every prediction layer but the last.
+    """
+
+    loss: Tensor | None = None
+    loss_terms: dict[str, Tensor] | None = None
+    class_queries_logits: Tensor | None = None
+    masks_queries_logits: Tensor | None = None
+    frame_class_queries_logits: Tensor | None = None
+    frame_masks_queries_logits: Tensor | None = None
+    auxiliary_logits: list[dict[str, Tensor]] | None = None
+
+
+class PixelLevelModule(nn.Module):
+    """Backbone and pixel decoder: everything that sees one frame at a time."""
+
+    def __init__(self, config: THEMaskConfig):
+        super().__init__()
+        backbone_config = config.backbone_config
+        # By name, not by class: in remote code `AutoBackbone` does not know the MiT.
+        if backbone_config.model_type == "mit":
+            self.encoder = MiTBackbone(backbone_config)
+        else:
+            self.encoder = AutoBackbone.from_config(backbone_config)
+        self.strides = tuple(config.feature_strides)
+        self.decoder = PixelDecoder(config, list(self.encoder.channels))
+
+    def forward(self, pixel_values: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Encode frames `(frames, 3, height, width)`; returns what [`PixelDecoder`] does."""
+        features = self.encoder(pixel_values).feature_maps
+        height, width = pixel_values.shape[-2:]
+        expected = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in self.strides]
+        sizes = [tuple(feature.shape[-2:]) for feature in features]
+        if sizes != expected:
+            raise ValueError(
+                f"`backbone_config` must describe a backbone with strides {self.strides}. Got feature maps {sizes} "
+                f"for frames of {height}x{width}. Use 'mit', 'swin', 'resnet', 'convnext', 'pvt_v2' or "
+                "'dinov3_convnext'."
+            )
+        return self.decoder(list(features))
+
+
+class THEMaskModel(nn.Module):
+    """Pixel level and transformer module, under the names of Transformers' `Mask2FormerModel`."""
+
+    def __init__(self, config: THEMaskConfig):
+        super().__init__()
+        self.pixel_level_module = PixelLevelModule(config)
+        self.transformer_module = TransformerModule(config)
+
+
+class THEMaskPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation of THE-Mask."""
+
+    config: THEMaskConfig
+    config_class = THEMaskConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["MaskedAttentionLayer", "DeformableEncoderLayer"]
+    # A constant of Mask2Former's loss; here it follows from the configuration.
+    _keys_to_ignore_on_load_unexpected = [r"^criterion\.empty_weight$"]
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """`False`: `_init_weights` leaves loaded parameters alone by itself.
+
+        For other classes outside Transformers, modules without parameters of their own are never handed to
+        `_init_weights`, which would leave attention and feed-forward layers at PyTorch's defaults.
+        """
+        return False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Initialise as the official code does (a pretrained backbone is initialised by its own class)."""
+        if isinstance(module, DeformableAttention):
+            self._init_deformable_attention(module)
+        elif isinstance(module, FusedProjectionAttention):
+            init.xavier_uniform_(module.in_proj_weight, gain=self.config.init_xavier_std)
+            init.xavier_uniform_(module.out_proj.weight, gain=self.config.init_xavier_std)
+            init.zeros_(module.in_proj_bias)
+            init.zeros_(module.out_proj.bias)
+        elif isinstance(module, SelfAttention):
+            # Three slices of one (3 x hidden, hidden) matrix in the official code, hence the smaller gain.
+            for projection in (module.q_proj, module.k_proj, module.v_proj):
+                init.xavier_uniform_(projection.weight, gain=self.config.init_xavier_std / math.sqrt(2))
+                init.zeros_(projection.bias)
+            init.xavier_uniform_(module.out_proj.weight, gain=self.config.init_xavier_std)
+            init.zeros_(module.out_proj.bias)
+        elif isinstance(module, (MaskedAttentionLayer, TemporalAggregator)):
+            for linear in (child for child in module.children() if isinstance(child, nn.Linear)):
+                init.xavier_uniform_(linear.weight, gain=self.config.init_xavier_std)
+        elif isinstance(module, PixelDecoder):
+            self._init_pixel_decoder(module)
+        elif isinstance(module, TemporalAggregationDecoder):
+            if self.config.frame_head_init == "copy":
+                copy_parameters(module.layernorm, module.frame_layernorm)
+                copy_parameters(module.mask_predictor, module.frame_mask_predictor)
+        elif isinstance(module, THEMaskForVideoSemanticSegmentation):
+            if module.frame_class_predictor is not None and self.config.frame_head_init == "copy":
+                copy_parameters(module.class_predictor, module.frame_class_predictor)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                bound = 1 / math.sqrt(nn.init._calculate_fan_in_and_fan_out(module.weight)[0])
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    def _init_deformable_attention(self, module: DeformableAttention):
+        # Heads look in directions spread around the circle, points further and further out.
+        angles = torch.arange(module.n_heads, dtype=torch.float32) * (2 * math.pi / module.n_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], -1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)
+        distances = torch.arange(1, module.n_points + 1, dtype=torch.float32)
+        offsets = directions[:, None, None] * distances[:, None]  # (heads, 1, points, 2)
+        init.zeros_(module.sampling_offsets.weight)
+        init.copy_(module.sampling_offsets.bias, offsets.expand(-1, module.n_levels, -1, -1).flatten())
+        init.zeros_(module.attention_weights.weight)
+        init.zeros_(module.attention_weights.bias)
+        for projection in (module.value_proj, module.output_proj):
+            init.xavier_uniform_(projection.weight)
+            init.zeros_(projection.bias)
+
+    def _init_pixel_decoder(self, module: PixelDecoder):
+        init.normal_(module.level_embed)
+        for projection, norm in module.input_projections:
+            init.xavier_uniform_(projection.weight)
+            init.zeros_(projection.bias)
+            init.ones_(norm.weight)
+        for layer in module.encoder.layers:
+            init.xavier_uniform_(layer.fc1.weight)
+            init.xavier_uniform_(layer.fc2.weight)
+        for convolution in (module.adapter_1[0], module.layer_1[0], module.mask_projection):
+            init.kaiming_uniform_(convolution.weight, a=1)
+        init.zeros_(module.mask_projection.bias)
+
+
+def copy_parameters(source: nn.Module, target: nn.Module) -> None:
+    """Copy parameters between modules of one shape, leaving those already loaded from a checkpoint."""
+    for source_parameter, target_parameter in zip(source.parameters(), target.parameters(), strict=True):
+        init.copy_(target_parameter, source_parameter)
+
+
+class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
+    r"""THE-Mask with its prediction heads and, given labels, its hierarchical loss.
+
+    `num_frames` of the configuration decides what is built: Mask2Former's decoder for one frame, the Temporal
+    Aggregation Decoder (or an ablation, see `temporal_mode`) for more. Clips of any length can be given to either. A
+    batch is always a batch: its clips never see one another, in training and in evaluation alike.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from transformers_themask import THEMaskConfig, THEMaskForVideoSemanticSegmentation
+    >>> model = THEMaskForVideoSemanticSegmentation(THEMaskConfig(backbone="mit-b0", num_frames=2, num_labels=124))
+    >>> outputs = model(pixel_values_videos=torch.randn(1, 2, 3, 64, 96))
+    >>> outputs.masks_queries_logits.shape
+    torch.Size([1, 2, 100, 16, 24])
+
+    ```
+    """
+
+    # The loss is normalised by the masks of the batch, not by Trainer's count of labelled pixels.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: THEMaskConfig):
+        super().__init__(config)
+        self.model = THEMaskModel(config)
+        self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
+        has_frame_head = self.model.transformer_module.has_frame_queries
+        self.frame_class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1) if has_frame_head else None
+        self._pixel_level_is_frozen = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the backbone's input embedding."""
+        return self.model.pixel_level_module.encoder.get_input_embeddings()
+
+    def freeze_pixel_level(self) -> None:
+        """Freeze backbone and pixel decoder for the second training stage (section 4.1).
+
+        They take no gradient and stay in evaluation mode under `train()`, so that drop path is off.
+        """
+        self._pixel_level_is_frozen = True
+        self.model.pixel_level_module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "THEMaskForVideoSemanticSegmentation":
+        """Set the training mode, of the pixel level only where it is not frozen."""
+        super().train(mode)
+        if self._pixel_level_is_frozen:
+            self.model.pixel_level_module.eval()
+        return self
+
+    def forward(
+        self,
+        pixel_values_videos: Tensor,
+        labels: Tensor | None = None,
+        matching_rounds: int | None = None,
+        output_auxiliary_logits: bool | None = None,
+        output_layer_loss_terms: bool = False,
+        point_sampler: PointSampler = uniform_points,
+        point_generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> THEMaskForVideoSemanticSegmentationOutput:
+        r"""Segment clips and, given labels, compute the loss.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
+                Normalised frames; height and width multiples of 32.
+            labels (`torch.Tensor` of shape `(batch, num_frames, label_height, label_width)`, *optional*):
+                Class indices, `config.ignore_value` where there is none.
+            matching_rounds (`int`, *optional*):
+                Overrides `config.matching_rounds` for this call: 1 is the loss of the warm-up (section 4.1).
+            output_auxiliary_logits (`bool`, *optional*):
+                Return the predictions of the intermediate layers. Defaults to `config.output_auxiliary_logits`.
+            output_layer_loss_terms (`bool`, *optional*, defaults to `False`):
+                Return every loss term as a vector with one value per prediction layer.
+            point_sampler ([`PointSampler`], *optional*):
+                Source of the random points of matching and losses.
+            point_generator (`torch.Generator`, *optional*):
+                Passed on to `point_sampler`.
+
+        Raises:
+            ValueError: If a shape or value is not as described.
+        """
+        check_inputs(pixel_values_videos, labels, matching_rounds, kwargs)
+        num_frames = pixel_values_videos.shape[1]
+        if output_auxiliary_logits is None:
+            output_auxiliary_logits = bool(self.config.output_auxiliary_logits)
+
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._pixel_level_is_frozen):
+            feature_maps, mask_features = self.model.pixel_level_module(pixel_values_videos.flatten(0, 1))
+        video, frame = self.model.transformer_module(
+            feature_maps,
+            mask_features,
+            num_frames,
+            all_predictions=output_auxiliary_logits or labels is not None,
+        )
+        video_levels = [classify(prediction, self.class_predictor) for prediction in video]
+        frame_head = self.class_predictor if self.frame_class_predictor is None else self.frame_class_predictor
+        frame_levels = [classify(prediction, frame_head) for prediction in frame]
+
+        loss, loss_terms = None, None
+        if labels is not None:
+            rounds = self.config.matching_rounds if matching_rounds is None else matching_rounds
+            loss_terms = self._loss_terms(video_levels, frame_levels, labels, rounds, point_sampler, point_generator)
+            loss = torch.stack([term.sum() for term in loss_terms.values()]).sum()
+            if not output_layer_loss_terms:
+                loss_terms = {name: term.sum().detach() for name, term in loss_terms.items()}
+        layers = [name_logits(video_levels, frame_levels, layer) for layer in range(max(len(video), len(frame)))]
+        return THEMaskForVideoSemanticSegmentationOutput(
+            loss=loss,
+            loss_terms=loss_terms,
+            **layers[-1],
+            auxiliary_logits=layers[:-1] if output_auxiliary_logits else None,
+        )
+
+    def _loss_terms(
+        self,
+        video_levels: list[LevelPrediction],
+        frame_levels: list[LevelPrediction],
+        labels: Tensor,
+        matching_rounds: int,
+        point_sampler: PointSampler,
+        point_generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        frames = [
+            LevelPrediction(level.class_logits.flatten(0, 1), level.mask_logits.flatten(0, 1)[:, None])
+            for level in frame_levels
+        ]
+        if self.config.num_frames == 1 and frames:  # a one-frame model: every frame is a clip
+            video_levels, frames, labels = frames, [], labels.flatten(0, 1)[:, None]
+        criterion = HierarchicalLoss(self.config, point_sampler, point_generator)
+        with torch.autocast(labels.device.type, enabled=False):
+            return criterion(video_levels, frames, labels, matching_rounds)
+
+
+def check_inputs(
+    pixel_values_videos: Tensor, labels: Tensor | None, matching_rounds: int | None, unknown: dict[str, Any]
+) -> None:
+    """Reject what `forward` cannot take, in one sentence each.
+
+    Raises:
+        ValueError: See the messages.
+    """
+    unknown = {name: value for name, value in unknown.items() if name != "return_dict" or value is False}
+    if unknown:
+        raise ValueError(
+            f"`forward` must be given arguments it knows. Got {', '.join(sorted(unknown))}. "
+            "Videos go in as `pixel_values_videos`, label maps as `labels`; outputs are always a `ModelOutput`."
+        )
+    shape = tuple(pixel_values_videos.shape)
+    if len(shape) != 5 or shape[2] != 3:
+        raise ValueError(
+            "`pixel_values_videos` must have 5 dimensions (batch, num_frames, 3, height, width). "
+            f"Got shape {shape}; add a batch and a frame axis for a single image."
+        )
+    if shape[1] == 0 or shape[3] % 32 or shape[4] % 32 or 0 in shape:
+        raise ValueError(
+            "`pixel_values_videos` must hold at least one frame, with height and width multiples of 32. "
+            f"Got shape {shape}. The video processor resizes or pads frames accordingly."
+        )
+    if labels is not None and (labels.dim() != 4 or tuple(labels.shape[:2]) != shape[:2]):
+        raise ValueError(
+            "`labels` must have 4 dimensions (batch, num_frames, height, width), two as in `pixel_values_videos` "
+            f"{shape}. Got shape {tuple(labels.shape)}."
+        )
+    if matching_rounds not in (None, 1, 2):
+        raise ValueError(f"`matching_rounds` must be 1 or 2. Got {matching_rounds}.")
+
+
+def classify(prediction: QueryPrediction, head: nn.Linear) -> LevelPrediction:
+    """Add class logits to what queries predict."""
+    return LevelPrediction(head(prediction.queries), prediction.mask_logits)
+
+
+def name_logits(
+    video_levels: list[LevelPrediction], frame_levels: list[LevelPrediction], layer: int
+) -> dict[str, Tensor]:
+    """The output fields of one prediction layer."""
+    fields: dict[str, Tensor] = {}
+    if video_levels:
+        fields["class_queries_logits"], fields["masks_queries_logits"] = video_levels[layer]
+    if frame_levels:
+        fields["frame_class_queries_logits"], fields["frame_masks_queries_logits"] = frame_levels[layer]
+    return fields
+
+
+__all__ = [
+    "THEMaskForVideoSemanticSegmentation",
+    "THEMaskForVideoSemanticSegmentationOutput",
+    "THEMaskPreTrainedModel",
+]

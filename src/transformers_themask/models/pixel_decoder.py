@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pixel decoder of Mask2Former, with a forward pass that compiles, checkpoints and runs in half precision.
+
+Parameters and structure are Transformers' `Mask2FormerPixelDecoder` (Deformable DETR encoder over strides 32, 16 and
+8, then one FPN level at stride 4). Its forward pass branches on `isfinite` in training and computes sampling
+positions in the dtype of the features, which bfloat16 rounds to about half a cell; both are avoided here.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerPixelDecoder,
+    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
+    multi_scale_deformable_attention,
+)
+
+from .configuration_themask import THEMaskConfig
+
+
+class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+    """Multi-scale deformable self-attention (Deformable DETR, Eq. 3), sampling in float32 at least."""
+
+    def forward(
+        self, hidden_states: Tensor, position_embeddings: Tensor, level_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Attend from every cell to a few learned positions of every level.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch, sequence, channels)`): Cells of all levels, level by level.
+            position_embeddings (`torch.Tensor` of shape `(sequence, channels)`): Added to the queries only.
+            level_shapes (`list[tuple[int, int]]`): Height and width of each level.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, sequence, channels)`.
+        """
+        queries = hidden_states + position_embeddings
+        per_head = (self.n_heads, self.n_levels, self.n_points)
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        offsets = self.sampling_offsets(queries).unflatten(-1, (*per_head, 2)).to(dtype)
+        weights = self.attention_weights(queries).unflatten(-1, (self.n_heads, -1)).to(dtype).softmax(-1)
+        values = self.value_proj(hidden_states).unflatten(-1, (self.n_heads, -1)).to(dtype)
+
+        level_sizes = torch.tensor([(width, height) for height, width in level_shapes], device=offsets.device)
+        centres = cell_centres(level_shapes, offsets.device, dtype)[:, None, None, None]  # (sequence, 1, 1, 1, 2)
+        locations = centres + offsets / level_sizes[:, None]
+        attended = multi_scale_deformable_attention(
+            values, level_shapes, locations, weights.unflatten(-1, (self.n_levels, self.n_points))
+        )
+        return self.output_proj(attended.to(hidden_states.dtype))
+
+
+def cell_centres(level_shapes: list[tuple[int, int]], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Centres `(x, y)` in [0, 1] of the cells of all levels: shape `(sequence, 2)`."""
+    centres = []
+    for height, width in level_shapes:
+        rows = (torch.arange(height, device=device, dtype=dtype) + 0.5) / height
+        columns = (torch.arange(width, device=device, dtype=dtype) + 0.5) / width
+        centres.append(torch.cartesian_prod(rows, columns).flip(-1))
+    return torch.cat(centres)
+
+
+class DeformableEncoderLayer(GradientCheckpointingLayer):
+    """Deformable self-attention and feed-forward network, post-norm; parameter names are Transformers'."""
+
+    def __init__(self, config: THEMaskConfig):
+        super().__init__()
+        width = config.feature_size
+        self.dropout = config.dropout
+        self.self_attn = DeformableAttention(width, config.num_attention_heads, n_levels=3, n_points=4)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.encoder_feedforward_dim)
+        self.fc2 = nn.Linear(config.encoder_feedforward_dim, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(
+        self, hidden_states: Tensor, position_embeddings: Tensor, level_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Update the cells of all levels; shapes as in [`DeformableAttention`]."""
+        attended = self.self_attn(hidden_states, position_embeddings, level_shapes)
+        hidden_states = self.self_attn_layer_norm(hidden_states + self._drop(attended))
+        expanded = self._drop(self.fc1(hidden_states).relu())
+        return self.final_layer_norm(hidden_states + self._drop(self.fc2(expanded)))
+
+    def _drop(self, hidden_states: Tensor) -> Tensor:
+        return nn.functional.dropout(hidden_states, self.dropout, self.training)
+
+
+class PixelDecoder(Mask2FormerPixelDecoder):
+    """Multi-scale features and per-pixel mask features from the backbone's four maps."""
+
+    def __init__(self, config: THEMaskConfig, feature_channels: list[int]):
+        super().__init__(config, feature_channels)
+        self.encoder.layers = nn.ModuleList(DeformableEncoderLayer(config) for _ in range(config.encoder_layers))
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Decode the feature maps of a batch of frames.
+
+        Args:
+            features (`list[torch.Tensor]`): Backbone maps `(batch, channels_i, height / s, width / s)`, s = 4, 8, 16,
+            32.
+
+        Returns:
+            The maps `(batch, feature_size, height / s, width / s)` at strides 32, 16 and 8, in this order, and the
+            mask features `(batch, mask_feature_size, height / 4, width / 4)`.
+        """
+        projected = [project(x) for project, x in zip(self.input_projections, features[:0:-1], strict=True)]
+        level_shapes = [(x.shape[-2], x.shape[-1]) for x in projected]
+        positions = [
+            self.position_embedding((1, *x.shape[1:]), x.device, torch.promote_types(x.dtype, torch.float32))[0]
+            .flatten(1)
+            .T.to(x.dtype)
+            + level
+            for x, level in zip(projected, self.level_embed, strict=True)
+        ]
+        hidden_states = torch.cat([x.flatten(2).transpose(1, 2) for x in projected], dim=1)
+        position_embeddings = torch.cat(positions)
+        for layer in self.encoder.layers:
+            hidden_states = layer(hidden_states, position_embeddings, level_shapes)
+
+        levels = hidden_states.split([height * width for height, width in level_shapes], dim=1)
+        maps = [x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(levels, level_shapes, strict=True)]
+        lateral = self.adapter_1(features[0])
+        upsampled = nn.functional.interpolate(maps[-1], lateral.shape[-2:], mode="bilinear", align_corners=False)
+        return maps, self.mask_projection(self.layer_1(lateral + upsampled))

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From class scores at stride 4 to label maps of any size, without ever holding all classes at full size."""
+
+import torch
+from torch import Tensor, nn
+
+PIXELS_PER_CHUNK = 16384
+CLASSES_PER_CHUNK = 16
+
+
+def label_dtype(num_labels: int) -> torch.dtype:
+    """The smallest of uint8 and int32 that holds every class index."""
+    return torch.uint8 if num_labels <= 256 else torch.int32
+
+
+def enlarged_argmax(scores: Tensor, size: tuple[int, int], steps: tuple[float, float]) -> Tensor:
+    """Bilinear enlargement followed by the argmax over classes, exactly, with little work and memory.
+
+    An enlarged pixel is a convex combination of its four neighbours. Where all four agree on the class, so does the
+    pixel; only the rest, next to boundaries, is interpolated.
+
+    Args:
+        scores (`torch.Tensor` of shape `(num_labels, height, width)`): Class scores.
+        size (`tuple[int, int]`): Height and width of the label map.
+        steps (`tuple[float, float]`): Score cells per pixel of the label map, vertically and horizontally.
+
+    Returns:
+        `torch.Tensor` of shape `size`: class indices as uint8 or int32.
+    """
+    num_labels, rows, columns = scores.shape
+    top, bottom, lower = neighbours(size[0], rows, steps[0], scores)
+    left, right, righter = neighbours(size[1], columns, steps[1], scores)
+    winners = scores.argmax(0).to(label_dtype(num_labels))
+    upper_row, lower_row = winners[top], winners[bottom]
+    labels = upper_row[:, left]
+    disagree = (labels != upper_row[:, right]) | (labels != lower_row[:, left]) | (labels != lower_row[:, right])
+
+    table = scores.flatten(1).T.contiguous()  # (cells, num_labels)
+    for pixels in disagree.flatten().nonzero()[:, 0].split(PIXELS_PER_CHUNK):
+        y, x = pixels // size[1], pixels % size[1]
+        corners = torch.stack(
+            [
+                top[y] * columns + left[x],
+                top[y] * columns + right[x],
+                bottom[y] * columns + left[x],
+                bottom[y] * columns + right[x],
+            ],
+            dim=1,
+        )
+        down, across = lower[y], righter[x]
+        weights = torch.stack(
+            [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across], dim=1
+        )
+        blended = nn.functional.embedding_bag(corners, table, per_sample_weights=weights, mode="sum")
+        labels.view(-1)[pixels] = blended.argmax(1).to(labels.dtype)
+    return labels
+
+
+def neighbours(length: int, cells: int, step: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of `length` pixels the two cells around its centre and the weight of the second."""
+    centres = ((torch.arange(length, device=like.device) + 0.5) * step - 0.5).clamp(0, cells - 1)
+    first = centres.long()
+    return first, (first + 1).clamp(max=cells - 1), (centres - first).to(like.dtype)
+
+
+def twice_enlarged_argmax(
+    scores: Tensor, input_size: tuple[int, int], content_size: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
+    """The official order: enlarge to the network's input, cut its content out, resize to the target, then argmax.
+
+    A running maximum over a few classes at a time keeps memory independent of their number.
+
+    Args:
+        scores (`torch.Tensor` of shape `(num_labels, height, width)`): Class scores.
+        input_size (`tuple[int, int]`): Size of the frames the network saw.
+        content_size (`tuple[int, int]`): Their part that is not padding.
+        size (`tuple[int, int]`): Height and width of the label map.
+    """
+    best = torch.full(size, float("-inf"), device=scores.device, dtype=scores.dtype)
+    labels = torch.zeros(size, device=scores.device, dtype=label_dtype(len(scores)))
+    for first in range(0, len(scores), CLASSES_PER_CHUNK):
+        chunk = scores[first : first + CLASSES_PER_CHUNK][None]
+        chunk = nn.functional.interpolate(chunk, input_size, mode="bilinear", align_corners=False)
+        chunk = chunk[..., : content_size[0], : content_size[1]]
+        chunk = nn.functional.interpolate(chunk, size, mode="bilinear", align_corners=False)[0]
+        highest, winner = chunk.max(0)
+        better = highest > best
+        best = torch.where(better, highest, best)
+        labels = torch.where(better, (winner + first).to(labels.dtype), labels)
+    return labels
+
+
+def query_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """Class scores of one frame: Σ over queries of class probability ("no object" left out) times mask probability.
+
+    Args:
+        class_logits (`torch.Tensor` of shape `(num_queries, num_labels + 1)`): Classes.
+        mask_logits (`torch.Tensor` of shape `(num_queries, height, width)`): Masks.
+
+    Returns:
+        `torch.Tensor` of shape `(num_labels, height, width)`.
+    """
+    return torch.einsum("qk,qhw->khw", class_logits.softmax(-1)[:, :-1], mask_logits.sigmoid())

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The video processor of every model family: frames and label maps in, tensors out, outputs back to label maps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as tvf
+from torch import Tensor, nn
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
+from transformers.processing_utils import VideosKwargs
+from transformers.utils import ModelOutput
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import load_video
+
+from .scores_to_labels import enlarged_argmax, query_scores, twice_enlarged_argmax
+
+
+class THEMaskVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
+    """Options of [`THEMaskVideoProcessor`] besides the common ones."""
+
+    fit: str | None
+    size_divisor: int | None
+    do_reduce_labels: bool | None
+    ignore_index: int | None
+
+
+class THEMaskVideoProcessor(BaseVideoProcessor):
+    r"""Prepares clips and turns a model's outputs into label maps.
+
+    Frames are resized as 8-bit images, rescaled, and normalised with the ImageNet mean and deviation. A video is a
+    list of PIL images or `(height, width, 3)` arrays, an array `(num_frames, height, width, 3)`, a tensor
+    `(num_frames, 3, height, width)` or the path of a video file; several videos come as a list.
+
+    Args:
+        size (`dict[str, int]`, *optional*, defaults to `{"shortest_edge": 480, "longest_edge": 853}`):
+            Target size. With both edges, the largest size with this aspect ratio that exceeds neither;
+            `shortest_edge` or `longest_edge` alone fix that edge; `{"height": ..., "width": ...}` is taken literally.
+        fit (`str`, *optional*, defaults to `"stretch"`):
+            How the resized frames reach a multiple of `size_divisor`: `"stretch"` resizes them once more, `"pad"` adds
+            zeros (after normalisation) to the right and at the bottom.
+        size_divisor (`int`, *optional*, defaults to 32):
+            The multiple.
+        do_reduce_labels (`bool`, *optional*, defaults to `True`):
+            Turn raw ids of VSPW-like data sets (0 = void, classes from 1) into class indices. Nothing else in the
+            package does.
+        ignore_index (`int`, *optional*, defaults to 255):
+            The label of pixels without a class.
+        kwargs:
+            The common options of [`BaseVideoProcessor`].
+    """
+
+    valid_kwargs = THEMaskVideoProcessorKwargs
+    model_input_names = ["pixel_values_videos"]
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"shortest_edge": 480, "longest_edge": 853}
+    default_to_square = False
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_sample_frames = False
+    fit = "stretch"
+    size_divisor = 32
+    do_reduce_labels = True
+    ignore_index = 255
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        check_fit(self.fit)
+
+    def __call__(self, videos: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
+        """Prepare videos and, with them, their label maps.
+
+        Args:
+            videos: One video or a list of videos; see the class.
+            segmentation_maps (*optional*): Raw label ids of every frame: per video an array or tensor
+                `(num_frames, height, width)` or a list of single-channel images.
+            kwargs: Any option of the class, for this call; `return_tensors="pt"` stacks clips of one shape.
+
+        Returns:
+            [`BatchFeature`] with `pixel_values_videos` `(batch, num_frames, 3, height, width)` float32 and, with maps,
+            `labels` `(batch, num_frames, height, width)` int64 class indices; without `return_tensors` lists of clips.
+
+        Raises:
+            ValueError: If maps and frames do not fit together.
+        """
+        features = self.preprocess(videos, **kwargs)
+        if segmentation_maps is not None:
+            maps = batched_maps(segmentation_maps)
+            labels = self._prepare_labels(maps, list(features["pixel_values_videos"]), **kwargs)
+            features["labels"] = torch.stack(labels) if kwargs.get("return_tensors") else labels
+        return features
+
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
+        """Decode video files with PyAV, which needs no system libraries."""
+        if isinstance(video_url_or_urls, list):
+            decoded = [self.fetch_videos(path, sample_indices_fn) for path in video_url_or_urls]
+            return list(zip(*decoded, strict=True))
+        return load_video(str(video_url_or_urls), backend="pyav", sample_indices_fn=sample_indices_fn)
+
+    def reduce_labels(self, raw_ids: Tensor) -> Tensor:
+        """Turn raw ids into class indices: 0 and `ignore_index` to `ignore_index`, id k to k - 1.
+
+        Args:
+            raw_ids (`torch.Tensor`): Integer tensor of any shape.
+
+        Returns:
+            int64 tensor of the same shape; `raw_ids` is left as it is.
+        """
+        raw_ids = torch.as_tensor(raw_ids).long()
+        is_void = (raw_ids == 0) | (raw_ids == self.ignore_index)
+        return torch.where(is_void, self.ignore_index, raw_ids - 1)
+
+    def resized_size(self, height: int, width: int, size: Any = None) -> tuple[int, int]:
+        """Height and width that frames of a given size are resized to, before stretching or padding."""
+        size = self.size if size is None else size
+        edges = dict(size)
+        if edges.get("height") and edges.get("width"):
+            return edges["height"], edges["width"]
+        shortest, longest = edges.get("shortest_edge"), edges.get("longest_edge")
+        factors = [longest / max(height, width)] if longest else []
+        factors += [shortest / min(height, width)] if shortest else []
+        if not factors:
+            raise ValueError(
+                f"`size` must give `shortest_edge`, `longest_edge`, both, or `height` and `width`. Got {size}."
+            )
+        factor = min(factors)
+        return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: ModelOutput,
+        target_sizes: Sequence[tuple[int, int]] | None = None,
+        via_input_size: bool = False,
+    ) -> list[Tensor]:
+        """Turn outputs into label maps.
+
+        Video-level and frame-level predictions, where both are there, count half each. Every pixel gets a class.
+
+        Args:
+            outputs ([`ModelOutput`]): Outputs of any model of this package.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): Height and width of the original frames of each
+            video.
+                Defaults to the size of the network's input.
+            via_input_size (`bool`, *optional*, defaults to `False`): Resize twice, by way of the network's input
+            size, as
+                the official code does, instead of once.
+
+        Returns:
+            One tensor `(num_frames, height, width)` per video: class indices, uint8 (int32 beyond 256 classes).
+
+        Raises:
+            ValueError: If `target_sizes` has not one entry per video.
+        """
+        reference = outputs.get("masks_queries_logits")
+        reference = outputs.get("frame_masks_queries_logits") if reference is None else reference
+        batch_size, num_frames = reference.shape[:2]
+        input_size = (4 * reference.shape[-2], 4 * reference.shape[-1])
+        if target_sizes is None:
+            target_sizes, contents = [input_size] * batch_size, [input_size] * batch_size
+        elif len(target_sizes) != batch_size:
+            raise ValueError(
+                f"`target_sizes` must give one (height, width) per video. Got {len(target_sizes)} for {batch_size}."
+            )
+        else:
+            target_sizes = [(int(height), int(width)) for height, width in target_sizes]
+            contents = [self._content_size(size, input_size) for size in target_sizes]
+
+        videos = []
+        for video, (size, content) in enumerate(zip(target_sizes, contents, strict=True)):
+            maps = []
+            for frame in range(num_frames):
+                scores = frame_scores(outputs, video, frame)
+                if via_input_size:
+                    maps.append(twice_enlarged_argmax(scores, input_size, content, size))
+                else:
+                    steps = (content[0] / 4 / size[0], content[1] / 4 / size[1])
+                    maps.append(enlarged_argmax(scores, size, steps))
+            videos.append(torch.stack(maps))
+        return videos
+
+    def _content_size(self, original: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:
+        """The part of the network's input that shows the frame: all of it unless padding was added."""
+        if self.fit == "stretch":
+            return input_size
+        height, width = self.resized_size(*original) if self.do_resize else original
+        return min(height, input_size[0]), min(width, input_size[1])
+
+    def _preprocess(
+        self,
+        videos: list[Tensor],
+        *,
+        do_resize: bool | None = None,
+        size: SizeDict | None = None,
+        resample: Any = None,
+        fit: str | None = None,
+        size_divisor: int | None = None,
+        return_tensors: Any = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        fit = check_fit(fit)
+        resized = [self._resize_frames(video, do_resize, size, resample, fit, size_divisor or 1) for video in videos]
+        features = super()._preprocess(
+            resized, do_resize=False, size=size, resample=resample, return_tensors=None, **kwargs
+        )["pixel_values_videos"]
+        if fit == "pad":
+            features = [pad_to_multiple(video, size_divisor or 1, 0) for video in features]
+        if return_tensors is not None and len({tuple(video.shape) for video in features}) > 1:
+            raise ValueError(
+                "`videos` must have one shape to be stacked by `return_tensors`. "
+                f"Got {[tuple(video.shape) for video in features]}. Process them one by one."
+            )
+        return BatchFeature({"pixel_values_videos": features}, tensor_type=return_tensors)
+
+    def _resize_frames(
+        self, video: Tensor, do_resize: bool | None, size: Any, resample: Any, fit: str, divisor: int
+    ) -> Tensor:
+        # Twice where the second size differs, as the official test pipeline does: aspect ratio first, then the
+        # multiple.
+        height, width = video.shape[-2:]
+        target = self.resized_size(height, width, size) if do_resize else (height, width)
+        targets = [target, round_up(target, divisor)] if fit == "stretch" else [target]
+        for rows, columns in targets:
+            if video.shape[-2:] != (rows, columns):
+                video = self.resize(video, SizeDict(height=rows, width=columns), resample=resample)
+        return video
+
+    def _prepare_labels(self, maps: list[Tensor], videos: list[Tensor], **kwargs: Any) -> list[Tensor]:
+        options = {
+            name: kwargs.get(name, getattr(self, name)) for name in ("do_resize", "size", "fit", "do_reduce_labels")
+        }
+        if len(maps) != len(videos):
+            raise ValueError(f"`segmentation_maps` must come one per video. Got {len(maps)} for {len(videos)} videos.")
+        labels = []
+        for raw_ids, video in zip(maps, videos, strict=True):
+            if len(raw_ids) != len(video):
+                raise ValueError(
+                    f"`segmentation_maps` must hold one map per frame. Got {len(raw_ids)} for {len(video)}."
+                )
+            content = (video.shape[-2], video.shape[-1])
+            if options["fit"] == "pad":
+                size = (raw_ids.shape[-2], raw_ids.shape[-1])
+                content = self.resized_size(size[0], size[1], options["size"]) if options["do_resize"] else size
+            reduced = self.reduce_labels(raw_ids) if options["do_reduce_labels"] else raw_ids.long()
+            reduced = tvf.resize(reduced[:, None], list(content), tvf.InterpolationMode.NEAREST_EXACT)[:, 0]
+            missing = (video.shape[-2] - reduced.shape[-2], video.shape[-1] - reduced.shape[-1])
+            labels.append(nn.functional.pad(reduced, (0, missing[1], 0, missing[0]), value=self.ignore_index))
+        return labels
+
+
+def check_fit(fit: str | None) -> str:
+    """Return `fit` if it is known.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if fit not in ("stretch", "pad"):
+        raise ValueError(f"`fit` must be 'stretch' or 'pad'. Got {fit!r}.")
+    return fit
+
+
+def round_up(size: tuple[int, int], divisor: int) -> tuple[int, int]:
+    """The next multiples of `divisor`."""
+    return -(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor
+
+
+def pad_to_multiple(video: Tensor, divisor: int, value: float) -> Tensor:
+    """Pad `(..., height, width)` to the right and at the bottom to multiples of `divisor`."""
+    height, width = video.shape[-2:]
+    rows, columns = round_up((height, width), divisor)
+    return nn.functional.pad(video, (0, columns - width, 0, rows - height), value=value)
+
+
+def batched_maps(segmentation_maps: Any) -> list[Tensor]:
+    """Bring label maps to one integer tensor `(num_frames, height, width)` per video.
+
+    Raises:
+        ValueError: If they do not have three dimensions per video.
+    """
+
+    def to_tensor(item: Any) -> Tensor:
+        if isinstance(item, (list, tuple)):
+            return torch.stack([to_tensor(part) for part in item])
+        return item if isinstance(item, Tensor) else torch.from_numpy(np.array(item))
+
+    if isinstance(segmentation_maps, (list, tuple)):
+        parts = [to_tensor(item) for item in segmentation_maps]
+        maps = [torch.stack(parts)] if parts and parts[0].dim() == 2 else parts
+    else:
+        whole = to_tensor(segmentation_maps)
+        maps = list(whole) if whole.dim() == 4 else [whole]
+    for item in maps:
+        if item.dim() != 3:
+            raise ValueError(
+                "`segmentation_maps` must have 3 dimensions (num_frames, height, width) per video. "
+                f"Got shape {tuple(item.shape)}."
+            )
+    return maps
+
+
+def frame_scores(outputs: ModelOutput, video: int, frame: int) -> Tensor:
+    """Class scores `(num_labels, height, width)` of one frame: the mean over the levels the outputs have."""
+    levels = []
+    if outputs.get("masks_queries_logits") is not None:
+        classes = outputs["class_queries_logits"][video]
+        levels.append(query_scores(classes.float(), outputs["masks_queries_logits"][video, frame].float()))
+    if outputs.get("frame_masks_queries_logits") is not None:
+        classes = outputs["frame_class_queries_logits"][video, frame]
+        levels.append(query_scores(classes.float(), outputs["frame_masks_queries_logits"][video, frame].float()))
+    return sum(levels[1:], start=levels[0]) / len(levels)
+
+
+__all__ = ["THEMaskVideoProcessor"]

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The learning curve of a run as a CSV file."""
+
+import csv
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+FILE_NAME = "learning_curve.csv"
+COLUMNS = ("step", "epoch", "loss", "learning_rate", "eval_mean_iou", "eval_weighted_iou", "eval_vc8", "eval_vc16")
+
+
+def write_learning_curve(log_history: list[dict], path: Path) -> None:
+    """Write one row per logged optimiser step.
+
+    Args:
+        log_history (`list[dict]`): What `TrainerState` keeps: one entry per logged loss and one per evaluation.
+        path (`Path`): The CSV file to write; a value that was not logged at a step is left empty.
+    """
+    rows: dict[int, dict] = {}
+    for entry in log_history:
+        known = {column: entry[column] for column in COLUMNS if column in entry}
+        if known.keys() - {"step", "epoch"}:
+            rows.setdefault(entry["step"], {}).update(known)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows[step] for step in sorted(rows))
+
+
+class LearningCurveCallback(TrainerCallback):
+    """Keeps `learning_curve.csv` in the output folder up to date at each evaluation, checkpoint and at the end.
+
+    The file is always written whole from the trainer's state, so a resumed run continues the curve without gaps.
+    """
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        """Write the curve after an evaluation."""
+        self._write(args, state)
+
+    def on_save(self, args, state, control, **kwargs):
+        """Write the curve with each checkpoint."""
+        self._write(args, state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Write the final curve."""
+        self._write(args, state)
+
+    def _write(self, args, state) -> None:
+        if state.is_world_process_zero and state.log_history:
+            folder = Path(args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_learning_curve(state.log_history, folder / FILE_NAME)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which learning rate and weight decay each parameter gets."""
+
+from collections.abc import Iterator
+
+from torch import nn
+from transformers.backbone_utils import BackboneMixin
+
+NORM_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+
+# The official optimiser finds norms by the letters "norm" in a parameter's name. The norm layers of the pixel
+# decoder's input projections are unnamed members of a `Sequential`, so they are decayed, and so are ours.
+DECAYED_NORM_PARENT = "input_projections"
+
+
+def parameter_groups(
+    model: nn.Module, learning_rate: float, weight_decay: float, backbone_learning_rate_factor: float
+) -> list[dict]:
+    """Sort the trainable parameters into optimiser groups as the official training does.
+
+    A backbone's parameters get a reduced learning rate and are all decayed, its norms included. Elsewhere norm layers
+    are not decayed, except those inside `input_projections`; everything else is, biases and embeddings included.
+
+    Args:
+        model (`torch.nn.Module`): The model; its backbone is found by type.
+        learning_rate (`float`): Learning rate outside the backbone.
+        weight_decay (`float`): Weight decay of all decayed parameters.
+        backbone_learning_rate_factor (`float`): Multiplies the learning rate of the backbone.
+
+    Returns:
+        Groups for a torch optimiser, none of them empty.
+    """
+    backbone = {id(parameter) for backbone in backbones(model) for parameter in backbone.parameters()}
+    undecayed = {id(parameter) for parameter in _undecayed_parameters(model)} - backbone
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            factor = backbone_learning_rate_factor if id(parameter) in backbone else 1.0
+            decay = 0.0 if id(parameter) in undecayed else weight_decay
+            groups.setdefault((learning_rate * factor, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": group_learning_rate, "weight_decay": decay}
+        # The highest rate first: the log shows that of the first group.
+        for (group_learning_rate, decay), parameters in sorted(groups.items(), key=lambda item: -item[0][0])
+    ]
+
+
+def backbones(model: nn.Module) -> list[nn.Module]:
+    """Find the backbones inside a model by their type.
+
+    Args:
+        model (`torch.nn.Module`): Any model.
+    """
+    return [module for module in model.modules() if isinstance(module, BackboneMixin)]
+
+
+def _undecayed_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    for name, module in model.named_modules():
+        if isinstance(module, NORM_TYPES) and DECAYED_NORM_PARENT not in name.split("."):
+            yield from module.parameters(recurse=False)

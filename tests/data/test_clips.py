@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from transformers_themask.data.clips import distinct_clips, evaluation_clips, sample_clip
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 4])
+def test_evaluation_clips_are_the_official_ones_for_videos_of_at_least_one_block(official_facts, num_frames):
+    videos = official_facts["test_clips"][str(num_frames)].values()
+    complete = [video for video in videos if video["num_frames"] >= (3 * num_frames if num_frames > 1 else 1)]
+    assert len(complete) >= 5
+    for video in complete:
+        assert evaluation_clips(video["num_frames"], num_frames) == video["clips"]
+
+
+def test_a_video_shorter_than_one_block_is_all_remainder():
+    assert evaluation_clips(5, num_frames=2) == [[0, 1], [2, 3], [4]]
+    assert evaluation_clips(7, num_frames=4) == [[0, 1, 2, 3], [4, 5, 6]]
+    assert evaluation_clips(1, num_frames=4) == [[0]]
+
+
+def test_stride_one_gives_contiguous_clips():
+    assert evaluation_clips(7, num_frames=3, frame_stride=1) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+@pytest.mark.parametrize("frame_stride", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 8])
+def test_every_frame_is_evaluated_exactly_once(num_frames, frame_stride):
+    for num_video_frames in range(40):
+        clips = evaluation_clips(num_video_frames, num_frames, frame_stride)
+        assert sorted(index for clip in clips for index in clip) == list(range(num_video_frames))
+
+
+@pytest.mark.parametrize("official_offsets", ["[0]", "[-3]", "[-9, -6, -3]"])
+def test_sampled_clips_are_exactly_the_official_ones(official_facts, official_offsets):
+    recorded = official_facts["train_clips"][official_offsets]
+    frame_offsets = tuple(int(offset) for offset in official_offsets.strip("[]").split(","))
+    frame_offsets = frame_offsets if frame_offsets == (0,) else (*frame_offsets, 0)
+    rng = np.random.default_rng(0)
+    sampled = [sample_clip(recorded["video_frames"], frame_offsets, rng) for _ in range(2000)]
+    assert sorted(map(list, set(map(tuple, sampled)))) == recorded["distinct_clips"]
+
+
+def test_distinct_clips_are_the_official_ones_that_run_forwards(official_facts):
+    recorded = official_facts["train_clips"]["[-9, -6, -3]"]
+    forwards = [clip for clip in recorded["distinct_clips"] if clip[0] < clip[-1]]
+    assert distinct_clips(recorded["video_frames"], (-9, -6, -3, 0)) == forwards
+    assert distinct_clips(3, (-3, 0)) == []
+
+
+def test_half_of_the_sampled_clips_run_backwards():
+    rng = np.random.default_rng(0)
+    clips = [sample_clip(8, (-1, 0), rng) for _ in range(4000)]
+    share = np.mean([first > last for first, last in clips])
+    assert abs(share - 0.5) < 0.04  # five standard deviations
+
+
+@pytest.mark.parametrize("offsets", [(), (-3,), (-3, -6, 0), (-3, -3, 0), (0, 3)])
+def test_offsets_must_increase_and_end_with_the_target_frame(offsets):
+    with pytest.raises(ValueError, match="`frame_offsets` must increase strictly and end with 0"):
+        distinct_clips(10, offsets)
+
+
+def test_sampling_from_a_short_video_says_what_is_missing():
+    with pytest.raises(ValueError, match=r"`num_video_frames` must be at least 10 .* Got 9"):
+        sample_clip(9, (-9, -6, -3, 0), np.random.default_rng(0))
+
+
+def test_clip_length_must_be_positive():
+    with pytest.raises(ValueError, match=r"`num_frames` and `frame_stride` must be at least 1. Got 0 and 3"):
+        evaluation_clips(5, 0)

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from transformers_themask.data.collator import ClipCollator
+
+
+def make_item(video_id, width=6):
+    return {
+        "pixel_values_videos": torch.rand(2, 3, 4, width),
+        "labels": torch.randint(5, (2, 4, width)),
+        "video_id": video_id,
+        "frame_names": ["0001", "0004"],
+    }
+
+
+def test_a_batch_holds_the_items_tensors_in_order_and_nothing_else():
+    items = [make_item("a"), make_item("b"), make_item("c")]
+    batch = ClipCollator()(items)
+    assert set(batch) == {"pixel_values_videos", "labels"}
+    for key, stacked in batch.items():
+        assert all(torch.equal(clip, item[key]) for clip, item in zip(stacked, items, strict=True))
+
+
+def test_the_odd_item_is_named():
+    with pytest.raises(ValueError, match=r"\(2, 3, 4, 5\) for video 'c' \(frames 0001, 0004\) .* for video 'a'; set"):
+        ClipCollator()([make_item("a"), make_item("b"), make_item("c", width=5)])

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from transformers_themask.data.vspw import load_vspw, read_class_names, read_frame, read_mask
+
+
+@pytest.fixture
+def load(vspw_root, tmp_path):
+    return lambda split="train": load_vspw(vspw_root, split, cache_dir=tmp_path / "cache")
+
+
+def test_a_row_lists_a_video_in_time_order_with_relative_paths(load):
+    rows = load()
+    assert rows["video_id"] == ["a", "b"]
+    assert rows["num_frames"] == [5, 3]
+    assert rows[1]["frames"] == [f"data/b/origin/{index:08d}.png" for index in (7, 8, 9)]
+    assert rows[1]["masks"] == [f"data/b/mask/{index:08d}.png" for index in (7, 8, 9)]
+
+
+def test_any_text_file_is_a_split(load, vspw_root):
+    (vspw_root / "train_strict.txt").write_text("b\r\n\n")
+    assert load("train_strict")["video_id"] == ["b"]
+
+
+def test_changed_files_are_noticed(load, vspw_root):
+    assert load()["num_frames"] == [5, 3]
+    for folder, suffix in (("origin", ".png"), ("mask", ".png")):
+        (vspw_root / "data" / "b" / folder / f"00000007{suffix}").unlink()
+    assert load()["num_frames"] == [5, 2]
+    (vspw_root / "train.txt").write_text("b\nc\n")
+    assert load()["video_id"] == ["b", "c"]
+
+
+def test_an_unchanged_listing_is_not_built_again(load):
+    first, second = load(), load()
+    assert first.cache_files == second.cache_files
+
+
+def test_loading_draws_no_progress_bar_and_leaves_the_setting(load, capfd):
+    datasets.enable_progress_bars()
+    load()
+    assert "Generating" not in capfd.readouterr().err
+    assert datasets.is_progress_bar_enabled()
+
+
+def test_the_default_cache_is_that_of_datasets(vspw_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "home")
+    rows = load_vspw(vspw_root, "val")
+    assert rows.cache_files[0]["filename"].startswith(str(tmp_path / "home"))
+
+
+def test_class_names_follow_the_ids_not_the_file(vspw_root):
+    assert read_class_names(vspw_root) == ["left", "right"]
+
+
+def test_frames_and_masks_read_as_written(vspw_root):
+    frame = read_frame(vspw_root / "data" / "b" / "origin" / "00000008.png")
+    mask = read_mask(vspw_root / "data" / "b" / "mask" / "00000008.png")
+    assert frame.dtype == mask.dtype == np.uint8
+    assert frame[3, 20].tolist() == [10, 200, 0]
+    assert (mask == np.repeat([1, 2], 16)).all() and mask.shape == (24, 32)
+
+
+def test_a_missing_root_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`root` must be a folder in VSPW layout. Got .*nowhere"):
+        load_vspw(tmp_path / "nowhere", "train", cache_dir=tmp_path)
+
+
+def test_a_missing_split_lists_the_available_ones(load):
+    with pytest.raises(FileNotFoundError, match="Got 'test'; available: train, val"):
+        load("test")
+
+
+def test_a_split_is_a_plain_name(load):
+    with pytest.raises(ValueError, match=r"letters, digits and underscores only. Got '../train'"):
+        load("../train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "at least one video"), ("a\nb\na\n", "every video once. Got 'a'"), ("a\nd\n", "Got 'd'; remove the line")],
+)
+def test_a_bad_split_file_is_explained(load, vspw_root, content, message):
+    (vspw_root / "train.txt").write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load()
+
+
+def test_a_frame_without_mask_is_named(load, vspw_root):
+    (vspw_root / "data" / "a" / "mask" / "00000009.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"Got no mask for '00000009' .*add 00000009.png to .*a/mask"):
+        load()
+
+
+def test_a_mask_without_frame_is_named(load, vspw_root):
+    (vspw_root / "data" / "a" / "origin" / "00000009.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="Got no frame for '00000009'"):
+        load()
+
+
+def test_two_frames_of_one_stem_are_refused(load, vspw_root):
+    origin = vspw_root / "data" / "a" / "origin"
+    shutil.copy(origin / "00000009.jpg", origin / "00000009.png")
+    with pytest.raises(ValueError, match=r"a stem of its own. Got 6 frames for 5 masks"):
+        load()
+
+
+def test_a_video_without_frames_or_folder_is_named(load, vspw_root):
+    shutil.rmtree(vspw_root / "data" / "a" / "mask")
+    with pytest.raises(FileNotFoundError, match=r"must have the folder .*mask"):
+        load()
+    (vspw_root / "data" / "a" / "mask").mkdir()
+    for frame in (vspw_root / "data" / "a" / "origin").iterdir():
+        frame.unlink()
+    with pytest.raises(FileNotFoundError, match="must hold at least one frame"):
+        load()
+
+
+def test_a_missing_label_file_is_named(vspw_root):
+    (vspw_root / "label_num_dic_final.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"`root` must contain label_num_dic_final.json"):
+        read_class_names(vspw_root)
+
+
+@pytest.mark.parametrize("ids", [{"a": "1", "b": "3"}, {"a": "1", "b": "1"}, {"others": "0"}, {"a": "2"}, {"a": "-1"}])
+def test_class_ids_must_have_neither_gaps_nor_repetitions(vspw_root, ids):
+    (vspw_root / "label_num_dic_final.json").write_text(json.dumps(ids))
+    with pytest.raises(ValueError, match="without gaps or repetitions"):
+        read_class_names(vspw_root)
+
+
+@pytest.mark.parametrize("content", ["{", '["a", "b"]', '{"a": "one"}', '{"a": null}'])
+def test_a_broken_label_file_is_named(vspw_root, content):
+    (vspw_root / "label_num_dic_final.json").write_text(content)
+    with pytest.raises(ValueError, match=r"label_num_dic_final.json must map every class name to an id string"):
+        read_class_names(vspw_root)
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "I;16", "1"])
+def test_only_single_channel_masks_are_read(tmp_path, mode):
+    path = tmp_path / "mask.png"
+    image = Image.new("I;16", (4, 4)) if mode == "I;16" else Image.fromarray(np.ones((4, 4), np.uint8)).convert(mode)
+    image.save(path)
+    with pytest.raises(ValueError, match=r"Mask .*mask.png must be an 8-bit single-channel image"):
+        read_mask(path)
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    for name, content in (("text.jpg", b"no image"), ("empty.png", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(OSError, match=f"Image file .*{name} must be readable"):
+            read_frame(tmp_path / name)
+    whole = tmp_path / "whole.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole)
+    (tmp_path / "half.jpg").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(OSError, match=r"half.jpg must be readable"):
+        read_frame(tmp_path / "half.jpg")
+    with pytest.raises(FileNotFoundError, match=r"missing.png must exist"):
+        read_mask(tmp_path / "missing.png")

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tiny import tiny_model
+from transformers_themask import THEMaskVideoProcessor
+from transformers_themask.inference.video_io import VideoWriter
+
+NAMES = {0: "sky", 1: "meadow", 2: "stripes", 3: "dots", 4: "checks", 5: "bricks"}
+HEIGHT, WIDTH = 36, 50
+
+
+@pytest.fixture(scope="session")
+def segmenter():
+    """A random two-frame model with its processor, which shrinks frames."""
+    model = tiny_model(num_frames=2, id2label=NAMES, label2id={name: index for index, name in NAMES.items()})
+    processor = THEMaskVideoProcessor(size={"shortest_edge": 32, "longest_edge": 64})
+    return SimpleNamespace(model=model, processor=processor)
+
+
+@pytest.fixture(scope="session")
+def model_dir(segmenter, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    segmenter.model.save_pretrained(folder)
+    segmenter.processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def frames():
+    """Eleven frames of coarse random colours, which H.264 keeps nearly as they are."""
+    coarse = np.random.default_rng(0).integers(0, 256, (11, 6, 10, 3), dtype=np.uint8)
+    return coarse.repeat(6, axis=1).repeat(5, axis=2)
+
+
+@pytest.fixture(scope="session")
+def video_path(frames, tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    with VideoWriter(path, 10) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return path
+
+
+@pytest.fixture(scope="session")
+def frame_folder(frames, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("frames")
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{100 + 2 * index:08d}.png")
+    return folder

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transformers_themask.cli import main
+from transformers_themask.inference.frame_source import FrameFolder
+from transformers_themask.inference.segment import segment_frames
+from transformers_themask.inference.video_io import VideoReader
+
+CLASS_NAMES = ["sky", "meadow", "never_seen"]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Two labelled videos in VSPW layout and a folder of perfect label maps."""
+    root, predictions = tmp_path / "data_set", tmp_path / "predictions"
+    rng = np.random.default_rng(0)
+    for video, num_frames in (("a", 9), ("b", 17)):
+        for folder in (root / "data" / video / "origin", root / "data" / video / "mask", predictions / video):
+            folder.mkdir(parents=True)
+        for index in range(num_frames):
+            mask = rng.integers(0, 3, (8, 12), dtype=np.uint8)
+            mask[:4] = 1
+            Image.fromarray(np.zeros((8, 12, 3), dtype=np.uint8)).save(root / f"data/{video}/origin/{index}.jpg")
+            Image.fromarray(mask).save(root / f"data/{video}/mask/{index}.png")
+            Image.fromarray(np.where(mask == 0, 0, mask - 1).astype(np.uint8)).save(
+                predictions / video / f"{index}.png"
+            )
+    (root / "val.txt").write_text("a\nb\n")
+    ids = {name: str(index + 1) for index, name in enumerate(CLASS_NAMES)}
+    (root / "label_num_dic_final.json").write_text(json.dumps({**ids, "others": "0"}))
+    return root, predictions
+
+
+def error_of(arguments, capsys):
+    """The sentence a command ends with."""
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"themask {arguments[0]}: ")
+    return error
+
+
+def test_segment_writes_overlay_and_label_maps(model_dir, video_path, tmp_path, capsys):
+    output, labels = tmp_path / "out.mp4", tmp_path / "labels"
+    arguments = ["segment", video_path, "-o", output, "--model", model_dir, "--labels", labels, "--device", "cpu"]
+    assert main([str(argument) for argument in arguments]) == 0
+    reader = VideoReader(output)
+    assert (reader.num_frames, reader.frame_rate, reader.height, reader.width) == (11, 10, 36, 50)
+    assert len(list(labels.glob("*.png"))) == 11
+    printed = capsys.readouterr()
+    assert f"{output}: 11 frames" in printed.out and f"{labels}: 11 label maps" in printed.out
+    assert "11/11" in printed.err
+
+
+def test_segment_options_change_what_is_written(model_dir, frame_folder, segmenter, tmp_path):
+    def label_maps(name, *options):
+        arguments = ["segment", frame_folder, "-o", tmp_path / f"{name}.mp4", "--model", model_dir, "--device", "cpu"]
+        labels = tmp_path / name
+        assert main([str(argument) for argument in [*arguments, "--labels", labels, *options]]) == 0
+        return np.array([np.asarray(Image.open(path)) for path in sorted(labels.iterdir())])
+
+    strided = label_maps("strided", "--num-frames", 3, "--frame-stride", 2, "--frame-rate", "30000/1001")
+    source = FrameFolder(frame_folder)
+    expected = [label_map for _, label_map in segment_frames(segmenter.model, segmenter.processor, source, 3, 2)]
+    assert np.array_equal(strided, expected)
+    assert str(VideoReader(tmp_path / "strided.mp4").frame_rate) == "30000/1001"
+    label_maps("plain", "--alpha", 0, "--no-legend")
+    shown = np.array(list(VideoReader(tmp_path / "plain.mp4")), dtype=int)
+    assert np.median(np.abs(shown - list(source))) < 8  # only H.264 lies between them
+
+
+def test_segment_names_bad_input(model_dir, video_path, tmp_path, capsys):
+    def error(*arguments):
+        return error_of(["segment", *arguments, "--device", "cpu"], capsys)
+
+    output = tmp_path / "out.mp4"
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty").mkdir()
+    missing = error(tmp_path / "missing.mp4", "-o", output, "--model", model_dir)
+    assert "must name an existing video file" in missing and "missing.mp4" in missing
+    assert "FFmpeg can read" in error(tmp_path / "text.mp4", "-o", output, "--model", model_dir)
+    assert "jpg or png images" in error(tmp_path / "empty", "-o", output, "--model", model_dir)
+    assert "`--model` must be" in error(video_path, "-o", output, "--model", tmp_path / "empty")
+    assert "`path` must end in .mp4" in error(video_path, "-o", tmp_path / "out.avi", "--model", model_dir)
+    assert "must differ from the input" in error(video_path, "-o", video_path, "--model", model_dir)
+    assert "`alpha` must be" in error(video_path, "-o", output, "--model", model_dir, "--alpha", 2)
+    assert "`num_frames` must be" in error(video_path, "-o", output, "--model", model_dir, "--num-frames", 0)
+    assert not output.exists()
+
+
+def test_debug_shows_the_traceback(model_dir, tmp_path):
+    arguments = ["segment", tmp_path / "missing.mp4", "-o", tmp_path / "out.mp4", "--model", model_dir, "--debug"]
+    with pytest.raises(FileNotFoundError):
+        main([str(argument) for argument in arguments])
+
+
+def test_evaluate_scores_perfect_label_maps_with_one(dataset, tmp_path, capsys):
+    root, predictions = dataset
+    report = tmp_path / "scores" / "report.json"
+    assert main(["evaluate", "--predictions", str(predictions), "--data", str(root), "--json", str(report)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["2", "videos,", "26", "frames"]
+    assert lines[1:3] == [["mIoU", "wIoU", "aAcc", "mAcc", "VC8", "VC16"], ["1.0000"] * 6]
+    assert lines[-3:] == [["sky", "1.0000"], ["meadow", "1.0000"], ["never_seen", "-"]]
+    scores = json.loads(report.read_text())
+    names = ("mean_iou", "weighted_iou", "pixel_accuracy", "mean_accuracy", "vc8", "vc16")
+    assert [scores[name] for name in names] == [1.0] * 6
+    assert scores["per_class_iou"] == {"sky": 1.0, "meadow": 1.0, "never_seen": None}
+
+
+def test_evaluate_counts_errors(dataset, tmp_path, capsys):
+    root, predictions = dataset
+    intersection = union = 0
+    for path in predictions.rglob("*.png"):
+        Image.fromarray(np.zeros((8, 12), dtype=np.uint8)).save(path)
+        mask = np.asarray(Image.open(root / "data" / path.parent.name / "mask" / path.name))
+        intersection += (mask == 1).sum()
+        union += (mask != 0).sum()
+    report = tmp_path / "report.json"
+    assert main(["evaluate", "--predictions", str(predictions), "--data", str(root), "--json", str(report)]) == 0
+    scores = json.loads(report.read_text())
+    assert scores["per_class_iou"]["sky"] == pytest.approx(intersection / union)
+    assert scores["mean_iou"] == pytest.approx(intersection / union / 2)
+
+
+def test_evaluate_reads_the_ids_of_the_mask_files_on_request(dataset, capsys):
+    root, _ = dataset
+    raw_predictions = root / "masks_as_predictions"
+    for path in (root / "data").rglob("mask/*.png"):
+        target = raw_predictions / path.parent.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    arguments = ["evaluate", "--predictions", str(raw_predictions), "--data", str(root), "--prediction-ids", "raw"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == ["1.0000"] * 6
+
+
+def test_evaluate_names_bad_input(dataset, capsys):
+    root, predictions = dataset
+
+    def error(folder, data, *options):
+        return error_of(["evaluate", "--predictions", folder, "--data", data, *options], capsys)
+
+    assert "label_num_dic_final.json" in error(predictions, root / "nowhere")
+    assert "test" in error(predictions, root, "--split", "test")
+    assert "nowhere" in error(root / "nowhere", root)
+    (predictions / "b" / "3.png").unlink()
+    assert "b/3.png" in error(predictions, root)
+
+
+def test_convert_names_a_file_that_is_no_checkpoint(tmp_path, capsys):
+    missing = error_of(["convert", tmp_path / "missing.pth", tmp_path / "out"], capsys)
+    assert "missing.pth" in missing
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    assert "text.pth" in error_of(["convert", tmp_path / "text.pth", tmp_path / "out"], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_version_and_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"themask {version('transformers-themask')}\n"
+    with pytest.raises(SystemExit) as stop:
+        main(["segment", "clip.mp4"])
+    assert stop.value.code == 2
+
+
+def test_the_module_of_the_command_line_imports_nothing_heavy():
+    code = (
+        "import sys, importlib.util as u; s = u.spec_from_file_location('cli', sys.argv[1]);"
+        "s.loader.exec_module(u.module_from_spec(s)); print({'torch', 'transformers', 'av'} & sys.modules.keys())"
+    )
+    path = sys.modules[main.__module__].__file__
+    result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from transformers_themask.inference.segment import segment_frames
+from transformers_themask.inference.video_io import VideoReader
+
+
+@pytest.fixture(scope="module")
+def pipe(model_dir):
+    return pipeline("video-semantic-segmentation", model=str(model_dir), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def expected(segmenter, frames):
+    batch = segmenter.processor([list(frames[:2])], return_tensors="pt")
+    with torch.no_grad():
+        outputs = segmenter.model(pixel_values_videos=batch["pixel_values_videos"])
+    (maps,) = segmenter.processor.post_process_semantic_segmentation(outputs, target_sizes=[frames.shape[1:3]])
+    return maps.numpy()
+
+
+@pytest.mark.parametrize(
+    "as_input",
+    [
+        lambda clip: clip,
+        list,
+        lambda clip: [Image.fromarray(frame) for frame in clip],
+        lambda clip: torch.from_numpy(clip).permute(0, 3, 1, 2),
+    ],
+    ids=["array", "list_of_arrays", "list_of_images", "tensor"],
+)
+def test_every_kind_of_video_in_memory_equals_a_direct_call_of_the_model(pipe, frames, expected, as_input):
+    result = pipe(as_input(frames[:2]))
+    assert result["segmentation"].dtype == np.uint8
+    assert np.array_equal(result["segmentation"], expected)
+    assert result["frame_rate"] is None
+
+
+def test_labels_name_the_classes_that_appear(pipe, frames, segmenter):
+    result = pipe(frames)
+    appearing = set(result["segmentation"].ravel().tolist())
+    assert result["labels"] == {index: segmenter.model.config.id2label[index] for index in sorted(appearing)}
+
+
+def test_a_video_file_is_segmented_whole_with_its_frame_rate(pipe, segmenter, video_path):
+    result = pipe(str(video_path))
+    expected = [
+        label_map for _, label_map in segment_frames(segmenter.model, segmenter.processor, VideoReader(video_path))
+    ]
+    assert np.array_equal(result["segmentation"], expected)
+    assert result["frame_rate"] == 10.0
+
+
+def test_a_folder_of_frames_is_a_video(pipe, frames, frame_folder):
+    assert np.array_equal(pipe(str(frame_folder))["segmentation"], pipe(frames)["segmentation"])
+
+
+def test_options_are_those_of_segment_frames_at_construction_and_call(pipe, model_dir, segmenter, frames):
+    maps = [label_map for _, label_map in segment_frames(segmenter.model, segmenter.processor, frames, 3, 2)]
+    assert np.array_equal(pipe(frames, num_frames=3, frame_stride=2)["segmentation"], maps)
+    strided = pipeline("video-semantic-segmentation", model=str(model_dir), device="cpu", num_frames=3, frame_stride=2)
+    assert np.array_equal(strided(frames)["segmentation"], maps)
+
+
+def test_several_videos_give_a_list_and_a_generator_a_stream(pipe, video_path, frames):
+    one_by_one = [pipe(str(video_path)), pipe(frames[:3])]
+    for results in (pipe([str(video_path), frames[:3]]), list(pipe(video for video in [video_path, frames[:3]]))):
+        for result, single in zip(results, one_by_one, strict=True):
+            assert np.array_equal(result["segmentation"], single["segmentation"])
+            assert result["labels"] == single["labels"] and result["frame_rate"] == single["frame_rate"]
+
+
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        (np.zeros((2, 3, 8, 8), dtype=np.uint8), r"\(num_frames, height, width, 3\). Got \(2, 3, 8, 8\)"),
+        (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), r"\(num_frames, 3, height, width\). Got \(2, 8, 8, 3\)"),
+        (np.zeros((0, 8, 8, 3), dtype=np.uint8), "at least one frame"),
+        (7, "a path, an array, a tensor or a list of frames. Got a int"),
+    ],
+    ids=["channels_first_array", "channels_last_tensor", "no_frames", "number"],
+)
+def test_what_is_no_video_is_named(pipe, video, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(video)
+
+
+def test_videos_are_not_batched(pipe, frames):
+    with pytest.raises(ValueError, match=r"`batch_size` must be 1, .* Got 2."):
+        pipe([frames, frames], batch_size=2)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transformers_themask.metrics.prediction_folder import raw_id_table, score_prediction_folder
+
+NUM_LABELS = 5
+SCORE_NAMES = ["mean_iou", "weighted_iou", "pixel_accuracy", "mean_accuracy", "vc8", "vc16"]
+
+
+def write_maps(folder, maps):
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{1000 + 2 * index:08d}.png" for index in range(len(maps))]
+    for path, ids in zip(paths, maps, strict=True):
+        Image.fromarray(ids).save(path)
+    return paths
+
+
+@pytest.fixture
+def raw_masks():
+    """Two videos of raw ids in which every id occurs and moves, with both void ids."""
+    rng = np.random.default_rng(3)
+    frame = np.repeat(np.array([0, 1, 2, 3, 4, 5, 255], dtype=np.uint8), 3)[None].repeat(6, axis=0)
+    rng.shuffle(frame, axis=1)
+    return {
+        "slow": np.stack([np.roll(frame, index // 10, axis=1) for index in range(20)]),
+        "short": np.stack([frame.T.copy()] * 9),
+    }
+
+
+@pytest.fixture
+def videos(tmp_path, raw_masks):
+    return {name: write_maps(tmp_path / "data" / name / "mask", masks) for name, masks in raw_masks.items()}
+
+
+@pytest.fixture
+def predictions_dir(tmp_path, raw_masks, shifted):
+    for name, masks in raw_masks.items():
+        write_maps(tmp_path / "predictions" / name, shifted(masks))
+    return tmp_path / "predictions"
+
+
+def score(predictions_dir, videos, **options):
+    return score_prediction_folder(predictions_dir, videos, NUM_LABELS, progress=False, **options)
+
+
+@pytest.mark.parametrize("prediction_ids", ["reduced", "raw"])
+def test_perfect_label_maps_score_exactly_one(prediction_ids, tmp_path, raw_masks, videos, shifted):
+    for name, masks in raw_masks.items():
+        write_maps(tmp_path / "maps" / name, masks if prediction_ids == "raw" else shifted(masks))
+    scores = score(tmp_path / "maps", videos, prediction_ids=prediction_ids)
+    assert [scores[name] for name in SCORE_NAMES] == [1.0] * 6
+    assert scores["per_class_iou"] == [1.0] * NUM_LABELS
+    assert (scores["num_frames"], scores["num_videos"]) == (29, 2)
+    assert set(scores) == {*SCORE_NAMES, "per_class_iou", "num_frames", "num_videos"}
+
+
+def test_any_class_may_be_predicted_on_void(tmp_path, raw_masks, videos, shifted):
+    for name, masks in raw_masks.items():
+        write_maps(tmp_path / "maps" / name, np.where(shifted(masks) == 255, 2, shifted(masks)).astype(np.uint8))
+    scores = score(tmp_path / "maps", videos)
+    assert [scores[name] for name in SCORE_NAMES[:4]] == [1.0] * 4
+
+
+def test_imperfect_maps_score_as_the_recorded_clips(tmp_path, clips, recorded_scores):
+    videos = {name: write_maps(tmp_path / "masks" / name, labels) for name, (_, labels) in clips.items()}
+    for name, (predictions, _) in clips.items():
+        write_maps(tmp_path / "maps" / name, predictions)
+    scores = score_prediction_folder(tmp_path / "maps", videos, 124, progress=False)
+    evaluator, script = recorded_scores["vspw_evaluator_shifted_masks"], recorded_scores["vspw_script"]
+    assert scores["mean_iou"] == pytest.approx(evaluator["mIoU"], rel=1e-12)
+    assert scores["weighted_iou"] == pytest.approx(evaluator["FWIoU"], rel=1e-12)
+    assert scores["vc8"] == pytest.approx(script["VC8"]["score"], rel=1e-12)
+    assert scores["vc16"] == pytest.approx(script["VC16"]["score"], rel=1e-12)
+
+
+def test_palette_pngs_are_read_by_index(predictions_dir, videos):
+    for path in predictions_dir.glob("*/*.png"):
+        image = Image.open(path)
+        palette_image = Image.fromarray(np.array(image)).convert("P")
+        palette_image.putpalette(list(range(256)) * 3)
+        np.testing.assert_array_equal(palette_image, image)
+        palette_image.save(path)
+    assert score(predictions_dir, videos)["mean_iou"] == 1.0
+
+
+def test_other_window_lengths_are_scored(predictions_dir, videos):
+    scores = score(predictions_dir, videos, window_lengths=(2,))
+    assert scores["vc2"] == 1.0 and "vc8" not in scores
+
+
+def test_a_progress_bar_counts_the_frames(predictions_dir, videos, capfd):
+    score_prediction_folder(predictions_dir, videos, NUM_LABELS)
+    assert "29/29" in capfd.readouterr().err
+    score(predictions_dir, videos)
+    assert capfd.readouterr().err == ""
+
+
+def test_raw_ids_are_reduced_as_specified(shifted):
+    np.testing.assert_array_equal(raw_id_table(), shifted(np.arange(256)))
+
+
+def assert_one_sentence(error, path, *parts):
+    message = str(error.value)
+    assert str(path) in message
+    assert "\n" not in message
+    for part in parts:
+        assert re.search(part, message), (part, message)
+
+
+def test_a_missing_prediction_is_named(predictions_dir, videos):
+    path = predictions_dir / "short" / videos["short"][4].name
+    path.unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        score(predictions_dir, videos)
+    assert_one_sentence(error, path, str(videos["short"][4]), "name predictions <video>/<frame>.png")
+
+
+def test_a_missing_mask_is_named(predictions_dir, videos):
+    videos["slow"][0].unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        score(predictions_dir, videos)
+    assert_one_sentence(error, videos["slow"][0], "check the data folder")
+
+
+def test_a_prediction_of_another_size_is_named(predictions_dir, videos):
+    path = predictions_dir / "slow" / videos["slow"][0].name
+    Image.fromarray(np.zeros((3, 4), dtype=np.uint8)).save(path)
+    with pytest.raises(ValueError, match="must have the size") as error:
+        score(predictions_dir, videos)
+    assert_one_sentence(error, path, r"\(6, 21\) of its mask", r"Got \(3, 4\); resize")
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "broken_header"])
+def test_an_unreadable_png_is_named(damage, predictions_dir, videos):
+    path = predictions_dir / "slow" / videos["slow"][2].name
+    content = path.read_bytes()
+    path.write_bytes({"text": b"not an image", "truncated": content[:60], "broken_header": content[:20]}[damage])
+    with pytest.raises(OSError, match="must be a readable PNG") as error:
+        score(predictions_dir, videos)
+    assert_one_sentence(error, path, "Write the file again")
+
+
+def test_a_colour_image_is_not_a_label_map(predictions_dir, videos):
+    path = predictions_dir / "slow" / videos["slow"][0].name
+    Image.new("RGB", (21, 6)).save(path)
+    with pytest.raises(ValueError, match="one 8-bit channel") as error:
+        score(predictions_dir, videos)
+    assert_one_sentence(error, path, "Got image mode RGB")
+
+
+def test_raw_predictions_read_as_reduced_get_the_hint(tmp_path, raw_masks, videos):
+    paths = [write_maps(tmp_path / "maps" / name, masks) for name, masks in raw_masks.items()]
+    with pytest.raises(ValueError, match="reduced ids 0 to 4 or 255") as error:
+        score(tmp_path / "maps", videos)
+    assert_one_sentence(error, paths[0][0], "Got 5; ", "--prediction-ids raw")
+
+
+def test_reduced_predictions_read_as_raw_get_the_hint(predictions_dir, videos):
+    with pytest.raises(ValueError, match="must hold a class wherever the mask does") as error:
+        score(predictions_dir, videos, prediction_ids="raw")
+    path = predictions_dir / "slow" / videos["slow"][0].name
+    assert_one_sentence(error, path, r"Got 0 or 255 \(void\) at 18 labelled pixels", "--prediction-ids reduced")
+
+
+@pytest.mark.parametrize(("prediction_ids", "highest"), [("reduced", 4), ("raw", 5)])
+def test_a_prediction_id_out_of_range_is_named(prediction_ids, highest, predictions_dir, videos):
+    path = predictions_dir / "slow" / videos["slow"][0].name
+    Image.fromarray(np.full((6, 21), 99, dtype=np.uint8)).save(path)
+    with pytest.raises(ValueError, match=rf"{prediction_ids} ids 0 to {highest} or 255") as error:
+        score(predictions_dir, videos, prediction_ids=prediction_ids)
+    assert_one_sentence(error, path, "Got 99; check the number of classes")
+
+
+def test_a_mask_id_out_of_range_is_named(predictions_dir, videos):
+    Image.fromarray(np.full((6, 21), 6, dtype=np.uint8)).save(videos["slow"][0])
+    with pytest.raises(ValueError, match="raw ids 0 to 5 or 255") as error:
+        score(predictions_dir, videos)
+    assert_one_sentence(error, videos["slow"][0], "Got 6; check the mask")
+
+
+def test_void_at_labelled_pixels_is_counted_in_the_message(predictions_dir, videos):
+    path = predictions_dir / "slow" / videos["slow"][0].name
+    Image.fromarray(np.full((6, 21), 255, dtype=np.uint8)).save(path)
+    with pytest.raises(ValueError, match="Got 255") as error:
+        score(predictions_dir, videos)
+    assert_one_sentence(error, path, "at 90 labelled pixels", "predict one of the classes there")
+
+
+def test_bad_arguments_are_refused(tmp_path, predictions_dir, videos):
+    with pytest.raises(ValueError, match=r"`prediction_ids` must be 'reduced' or 'raw'. Got 'shifted'"):
+        score(predictions_dir, videos, prediction_ids="shifted")
+    with pytest.raises(FileNotFoundError, match=r"`predictions_dir` must be a folder of label maps. Got .*nowhere"):
+        score(tmp_path / "nowhere", videos)
+    with pytest.raises(ValueError, match="`videos` must name at least one mask"):
+        score(predictions_dir, {})

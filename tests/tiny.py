@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The smallest THE-Mask that has every part: used by all tests that need a model."""
+
+import torch
+
+from transformers_themask import MiTConfig, THEMaskConfig, THEMaskForVideoSemanticSegmentation
+
+TINY_MIT = {"hidden_sizes": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 2, 3, 4)}
+
+
+def tiny_config(**overrides) -> THEMaskConfig:
+    fields = {
+        "feature_size": 32,
+        "mask_feature_size": 32,
+        "hidden_dim": 32,
+        "encoder_feedforward_dim": 48,
+        "encoder_layers": 1,
+        "decoder_layers": 3,
+        "num_attention_heads": 4,
+        "dim_feedforward": 48,
+        "num_queries": 8,
+        "train_num_points": 32,
+        "num_labels": 6,
+    }
+    if "backbone_config" not in overrides:
+        fields["backbone_config"] = MiTConfig(**TINY_MIT)
+    return THEMaskConfig(**{**fields, **overrides})
+
+
+def tiny_model(seed: int = 0, **overrides) -> THEMaskForVideoSemanticSegmentation:
+    torch.manual_seed(seed)
+    return THEMaskForVideoSemanticSegmentation(tiny_config(**overrides)).eval()

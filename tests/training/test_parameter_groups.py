@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from tiny import tiny_model
+from transformers_themask.conversion.themask import convert_state_dict
+from transformers_themask.training.parameter_groups import parameter_groups
+
+
+def settings_by_name(model, **settings):
+    """Learning rate and weight decay of each trainable parameter."""
+    arguments = {"learning_rate": 1e-4, "weight_decay": 0.05, "backbone_learning_rate_factor": 0.1, **settings}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: (pytest.approx(group["lr"]), group["weight_decay"])
+        for group in parameter_groups(model, **arguments)
+        for parameter in group["params"]
+    }
+
+
+@pytest.mark.parametrize(("recorded", "num_frames"), [("1f", 1), ("video", 2)])
+def test_groups_are_those_of_the_official_optimizer(official_facts, recorded, num_frames):
+    # The settings travel through the checkpoint converter as if they were weights: six equal rows survive its splits.
+    official = {
+        name: torch.tensor([[facts["lr"], facts["weight_decay"]]] * 6, dtype=torch.float64)
+        for name, facts in official_facts["optimizer_groups"][recorded].items()
+        if facts["trainable"]
+    }
+    converted, _ = convert_state_dict(official)
+    model = tiny_model(num_frames=num_frames)
+    if num_frames > 1:
+        model.freeze_pixel_level()
+    ours = settings_by_name(model)
+    # The recorded model has fewer decoder layers, and projects its features into the decoder.
+    expected = {name: tuple(rows[0].tolist()) for name, rows in converted.items() if name in ours}
+    assert len(expected) > 60
+    assert {name: ours[name] for name in expected} == expected
+    layers_only_here = {name for name in ours if name not in expected}
+    assert all(".decoder.layers." in name for name in layers_only_here)
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group():
+    model = tiny_model(num_frames=2)
+    model.freeze_pixel_level()
+    grouped = [id(p) for group in parameter_groups(model, 1.0, 0.1, 0.1) for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+def test_the_first_group_has_the_rate_that_is_logged():
+    groups = parameter_groups(tiny_model(), 1.0, 0.1, 0.1)
+    assert groups[0]["lr"] == 1.0
+    assert {group["lr"] for group in groups} == {1.0, 0.1}

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny import tiny_model
+from transformers_themask.training.trainer import VSSTrainer
+
+
+def final_weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def test_two_accumulated_batches_train_like_one_of_twice_the_size(
+    pixel_classifier, clips, training_arguments, processor
+):
+    weights = []
+    for batch_size, accumulation in ((4, 1), (2, 2)):
+        model = copy.deepcopy(pixel_classifier)
+        args = training_arguments(
+            per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation, max_steps=3
+        )
+        VSSTrainer(model, args, processor, train_dataset=clips()).train()
+        weights.append(final_weights(model))
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-6, atol=1e-7)
+
+
+def test_only_the_first_optimizer_steps_match_in_one_round(pixel_classifier, clips, training_arguments, processor):
+    args = training_arguments(max_steps=4, one_round_steps=3, gradient_accumulation_steps=2)
+    VSSTrainer(pixel_classifier, args, processor, train_dataset=clips()).train()
+    assert pixel_classifier.received_rounds == [1] * 6 + [None] * 2
+
+
+def test_the_warm_up_goes_on_where_it_was_after_resuming(pixel_classifier, clips, training_arguments, processor):
+    args = training_arguments(max_steps=4, one_round_steps=3, save_strategy="steps", save_steps=2)
+    VSSTrainer(pixel_classifier, args, processor, train_dataset=clips()).train()
+    resumed = copy.deepcopy(pixel_classifier)
+    resumed.received_rounds.clear()
+    trainer = VSSTrainer(resumed, args, processor, train_dataset=clips())
+    trainer.train(resume_from_checkpoint=f"{args.output_dir}/checkpoint-2")
+    assert resumed.received_rounds == [1, None]
+
+
+def test_a_warm_up_is_refused_for_a_model_without_rounds(pixel_classifier, training_arguments, processor):
+    class PlainModel(type(pixel_classifier)):
+        def forward(self, pixel_values_videos, labels=None):
+            raise NotImplementedError
+
+    with pytest.raises(ValueError, match="`one_round_steps` must be 0 for PlainModel"):
+        VSSTrainer(PlainModel(pixel_classifier.config), training_arguments(one_round_steps=3), processor)
+
+
+def test_logged_loss_terms_are_means_over_the_steps_since_the_last_log(
+    pixel_classifier, clips, training_arguments, processor
+):
+    logs = []
+    for logging_steps in (1, 2):
+        model = copy.deepcopy(pixel_classifier)
+        args = training_arguments(max_steps=4, logging_steps=logging_steps)
+        trainer = VSSTrainer(model, args, processor, train_dataset=clips())
+        trainer.train()
+        logs.append([entry for entry in trainer.state.log_history if "loss" in entry])
+    every_step, every_other = logs
+    for index, entry in enumerate(every_other):
+        pair = every_step[2 * index : 2 * index + 2]
+        for name in ("loss", "loss_class", "loss_size"):
+            assert entry[name] == pytest.approx(sum(step[name] for step in pair) / 2)
+    for entry in every_step:
+        assert entry["loss"] == pytest.approx(entry["loss_class"] + entry["loss_size"])
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(clips, training_arguments, processor, tmp_path):
+    def train(folder, resume=None):
+        args = training_arguments(
+            output_dir=str(tmp_path / folder), max_steps=6, save_strategy="steps", save_steps=2, one_round_steps=3
+        )
+        model = tiny_model(num_frames=2, num_labels=8)
+        VSSTrainer(model, args, processor, train_dataset=clips((-1, 0))).train(resume_from_checkpoint=resume)
+        return final_weights(model)
+
+    uninterrupted = train("whole")
+    resumed = train("resumed", resume=str(tmp_path / "whole" / "checkpoint-2"))
+    assert all(torch.equal(resumed[name], weight) for name, weight in uninterrupted.items())
+
+
+def test_frozen_parameters_and_their_statistics_do_not_change(clips, training_arguments, processor):
+    model = tiny_model(num_frames=2, num_labels=8)
+    model.freeze_pixel_level()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    args = training_arguments(max_steps=2)
+    VSSTrainer(model, args, processor, train_dataset=clips((-1, 0))).train()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and not any("pixel_level_module" in name for name in changed)
+
+
+def test_evaluation_during_training_picks_the_best_checkpoint_and_draws_the_curve(
+    clips, videos, training_arguments, processor
+):
+    args = training_arguments(
+        max_steps=4, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, learning_rate=1e-3
+    )
+    trainer = VSSTrainer(tiny_model(num_labels=8), args, processor, clips(), videos())
+    trainer.train()
+    scores = [entry["eval_mean_iou"] for entry in trainer.state.log_history if "eval_mean_iou" in entry]
+    assert len(scores) == 2 and trainer.state.best_metric == max(scores)
+    curve = Path(args.output_dir, "learning_curve.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in curve] == ["step", "1", "2", "3", "4"]
+    assert curve[2].split(",")[4] == str(scores[0])
+
+
+def test_the_best_checkpoint_is_restored_completely(clips, videos, training_arguments, processor):
+    args = training_arguments(
+        max_steps=2,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="mean_iou",
+    )
+    trainer = VSSTrainer(tiny_model(num_labels=8), args, processor, clips(), videos())
+    trainer.train()
+    best = type(trainer.model).from_pretrained(trainer.state.best_model_checkpoint)
+    assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in best.state_dict().items())
+    assert trainer.evaluate()["eval_mean_iou"] == trainer.state.best_metric
+
+
+def test_a_saved_run_holds_model_and_processor(clips, training_arguments, processor):
+    args = training_arguments(max_steps=1)
+    trainer = VSSTrainer(tiny_model(num_labels=8), args, processor, train_dataset=clips())
+    trainer.train()
+    trainer.save_model()
+    saved = json.loads(Path(args.output_dir, "video_preprocessor_config.json").read_text())
+    assert saved["size"] == {"height": 64, "width": 96}
+    reloaded = type(trainer.model).from_pretrained(args.output_dir)
+    assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in reloaded.state_dict().items())
