@@ -30,7 +30,7 @@ def main() -> int:
         model_args, data_args, training_args = parse_recipe(sys.argv[1:])
         trainer, checkpoint = prepare(model_args, data_args, training_args)
     except (ValueError, OSError) as error:
-        print(f"run_vss.py: {error}", file=sys.stderr)
+        print(f"run_vss.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     run(trainer, checkpoint)
     return 0
@@ -42,12 +42,19 @@ def prepare(
     """Check the input and build the trainer; also return the checkpoint to resume from, if any."""
     if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
         raise ValueError("One of `--do_train`, `--do_eval` and `--do_predict` must be given. Got none of them.")
+    if not training_args.do_train and model_args.model_name_or_path is None:
+        raise ValueError("`model_name_or_path` must be given to evaluate or predict without training. Got none.")
     if data_args.data_root is None:
         raise ValueError("`data_root` must be a folder in VSPW layout. Got none; give `--data_root DIR`.")
     set_seed(training_args.seed)
     root = Path(data_args.data_root)
     class_names = read_class_names(root)
     config = load_config(model_args, class_names)
+    if training_args.do_train and len(data_args.frame_offsets) != config.num_frames:
+        raise ValueError(
+            "`frame_offsets` must have one entry per frame of the model. "
+            f"Got {data_args.frame_offsets} for `num_frames` = {config.num_frames}."
+        )
     checkpoint = checkpoint_to_resume(training_args, config) if training_args.do_train else None
     processor = load_processor(model_args, data_args)
     train_dataset = None
@@ -62,6 +69,7 @@ def prepare(
             seed=training_args.seed,
             num_labels=len(class_names),
             clips_per_video=data_args.clips_per_video,
+            sample_by=data_args.sample_by,
         )
     videos = EvaluationVideos(
         rows=load_vspw(root, data_args.eval_split),
@@ -106,7 +114,8 @@ def run(trainer: VSSTrainer, checkpoint: str | None) -> None:
     if args.do_eval or args.do_predict:
         prediction_dir = Path(str(args.output_dir)) / "predictions" if args.do_predict else None
         metrics = trainer.evaluate(prediction_dir=prediction_dir)
-        trainer.save_metrics("eval", metrics)
+        # JSON has no NaN; an undefined score is null.
+        trainer.save_metrics("eval", {name: None if value != value else value for name, value in metrics.items()})
         if trainer.is_world_process_zero():
             print_scores(metrics, prediction_dir)
 

@@ -103,8 +103,11 @@ def demo(options: argparse.Namespace) -> None:
     """Train on synthetic videos, score the model and draw what it sees."""
     from transformers_themask.demo import run_demo
 
-    for name, value in run_demo(options.output).items():
-        print(f"{name}: {value}")
+    def announce(line: str) -> None:
+        print(line, flush=True)  # before what the training processes print
+
+    for name, path in run_demo(options.output, announce).items():
+        print(f"{name}: {path.resolve()}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -105,6 +105,15 @@ def test_every_video_gives_its_share_of_clips(make_dataset):
         dataset[6]
 
 
+def test_videos_can_be_drawn_in_proportion_to_their_length(make_dataset):
+    dataset = make_dataset(clips_per_video=20, sample_by="frame")
+    lengths = {row["video_id"]: row["num_frames"] for row in dataset.rows}
+    drawn = [dataset[index]["video_id"] for index in range(sum(lengths.values()))]
+    assert {video_id: drawn.count(video_id) for video_id in lengths} == lengths
+    with pytest.raises(ValueError, match=r"`sample_by` must be 'video' or 'frame'. Got 'clip'"):
+        make_dataset(sample_by="clip")
+
+
 def test_small_clips_are_padded_after_normalisation(make_dataset):
     item = make_dataset(ClipAugmentation((32, 24), (0.5, 0.5), crop_size=(20, 28), photometric=False))[0]
     pixel_values, labels = item["pixel_values_videos"], item["labels"]

@@ -4,6 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from transformers_themask.data.images import read_frame, read_mask
 from transformers_themask.data.synthetic import (
     SyntheticObject,
     SyntheticScene,
@@ -13,7 +14,7 @@ from transformers_themask.data.synthetic import (
     synthetic_class_names,
     write_synthetic_dataset,
 )
-from transformers_themask.data.vspw import load_vspw, read_class_names, read_frame, read_mask
+from transformers_themask.data.vspw import load_vspw, read_class_names
 
 SIZE = (64, 80)
 

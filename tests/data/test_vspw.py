@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transformers_themask.data.vspw import load_vspw, read_class_names, read_frame, read_mask
+from transformers_themask.data.images import read_frame, read_mask
+from transformers_themask.data.vspw import load_vspw, read_class_names
 
 
 @pytest.fixture

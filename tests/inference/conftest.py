@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tiny import tiny_model
@@ -17,6 +18,11 @@ HEIGHT, WIDTH = 36, 50
 def segmenter():
     """A random two-frame model with its processor, which shrinks frames."""
     model = tiny_model(num_frames=2, id2label=NAMES, label2id={name: index for index, name in NAMES.items()})
+    # A fresh model is undecided and gives every pixel the same class; this one has opinions.
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("class_predictor.weight", "mask_embedder.2.0.weight")):
+                parameter.mul_(10)
     processor = THEMaskVideoProcessor(size={"shortest_edge": 32, "longest_edge": 64})
     return SimpleNamespace(model=model, processor=processor)
 

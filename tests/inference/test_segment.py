@@ -34,11 +34,12 @@ def test_every_frame_gets_the_label_map_of_its_clip_in_order(segmenter, frames, 
         assert np.array_equal([labelled[index][1] for index in clip], expected)
 
 
-def test_label_maps_have_the_frames_size_and_a_random_model_tells_pixels_apart(segmenter, frames):
+def test_label_maps_have_the_frames_size_and_differ_from_frame_to_frame(segmenter, frames):
     labelled = segment_frames(segmenter.model, segmenter.processor, frames)
     maps = np.stack([label_map for _, label_map in labelled])
     assert maps.shape == frames.shape[:3] and maps.dtype == np.uint8
-    assert len(np.unique(maps)) > 1
+    # Guards the comparisons of this file: equal constants would prove nothing.
+    assert len(np.unique(maps.reshape(11, -1), axis=0)) == 11 and all(len(np.unique(map_)) > 1 for map_ in maps)
 
 
 def test_no_more_than_one_block_is_read_ahead(segmenter, frames):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import functools
+import gc
 import http.server
 import struct
 import threading
@@ -8,6 +9,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.sidedata.sidedata import SideDataContainer
 
 from transformers_themask.inference.video_io import VideoReader, VideoWriter
 
@@ -82,6 +84,18 @@ def test_reader_yields_every_frame_in_order_each_time_it_is_iterated(tmp_path):
         frames = list(reader)
         assert all(frame.dtype == np.uint8 and frame.shape == (48, 64, 3) for frame in frames)
         assert [round(frame.mean() / 20) for frame in frames] == list(range(12))
+
+
+def test_read_frames_are_freed_without_the_garbage_collector(tmp_path):
+    path = write_with_pyav(tmp_path / "a.mp4", noise_frames(30))
+    gc.collect()
+    gc.disable()
+    try:
+        assert sum(1 for _ in VideoReader(path)) == 30
+        alive = [thing for thing in gc.get_objects() if type(thing) in (av.VideoFrame, SideDataContainer)]
+    finally:
+        gc.enable()
+    assert len(alive) <= 2  # those of the first frame, whose display matrix was read
 
 
 def test_reader_estimates_the_length_where_the_container_does_not_count_frames(tmp_path):

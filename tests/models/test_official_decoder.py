@@ -192,3 +192,16 @@ def test_frame_positions_reproduce_the_official_ones(golden_dir):
         ours = positions.transpose(1, 2).unflatten(2, (height, width))
         official = next(value for key, value in recorded.items() if key.startswith(case))
         assert_near(ours, official[0])
+
+
+@pytest.mark.golden
+def test_planar_positions_reproduce_the_official_ones(golden_dir):
+    folder = golden_dir / "themask"
+    facts = manifest(folder)["position_encoding.safetensors"]["cases"]
+    recorded = tensors("position_encoding", folder)
+    for case in ("pe2d_3x5", "pe2d_6x4"):
+        height, width = facts[case]["input_shape"][-2:]
+        hidden = 2 * facts[case]["num_pos_feats"]
+        module = TransformerModule(tiny_config(hidden_dim=hidden))
+        positions = module._positions(torch.zeros(1, hidden, height, width), num_frames=1)[0]
+        assert_near(positions.T.unflatten(1, (height, width)), recorded[case][0])

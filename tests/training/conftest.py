@@ -131,9 +131,7 @@ class PixelClassifier(PreTrainedModel):
         targets = nn.functional.one_hot(labels.clamp(max=NUM_CLASSES - 1), NUM_CLASSES)
         loss_class = (is_labelled * (logits.sigmoid() - targets) ** 2).mean()
         loss_size = logits.square().mean()
-        return ModelOutput(
-            loss=loss_class + loss_size, loss_terms={"loss_class": loss_class, "loss_size": loss_size}
-        )
+        return ModelOutput(loss=loss_class + loss_size, loss_terms={"loss_class": loss_class, "loss_size": loss_size})
 
 
 @pytest.fixture

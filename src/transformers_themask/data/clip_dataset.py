@@ -12,8 +12,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
 from .clips import required_video_frames, sample_clip
+from .images import read_frame, read_mask
 from .transforms import ClipAugmentation
-from .vspw import read_frame, read_mask
 
 VOID_ID = 255
 MAX_CLIP_DRAWS = 50
@@ -39,7 +39,9 @@ class ClipDataset(Dataset):
             the augmentation; without either nothing is padded.
         seed (`int`): Seed of every draw.
         num_labels (`int`): Number of classes; raw ids run from 1 to it, 0 and 255 are void.
-        clips_per_video (`int`, *optional*, defaults to 1): How many items each video gives per epoch.
+        clips_per_video (`int`, *optional*, defaults to 1): How many items each video gives per epoch, on average.
+        sample_by (`str`, *optional*, defaults to `"video"`): `"video"` draws every video equally often, as the
+            official code does; `"frame"` in proportion to its frames, where videos differ much in length.
     """
 
     def __init__(
@@ -53,7 +55,10 @@ class ClipDataset(Dataset):
         seed: int,
         num_labels: int,
         clips_per_video: int = 1,
+        sample_by: str = "video",
     ):
+        if sample_by not in ("video", "frame"):
+            raise ValueError(f"`sample_by` must be 'video' or 'frame'. Got {sample_by!r}.")
         if len(rows) == 0 or clips_per_video < 1:
             raise ValueError(
                 "`rows` and `clips_per_video` must give at least one clip. "
@@ -74,6 +79,8 @@ class ClipDataset(Dataset):
         self.seed = seed
         self.num_labels = num_labels
         self.clips_per_video = clips_per_video
+        repeats = 1 if sample_by == "video" else [row["num_frames"] for row in rows]
+        self.video_order = np.repeat(np.arange(len(rows)), repeats)
 
     def __len__(self) -> int:
         return len(self.rows) * self.clips_per_video
@@ -93,7 +100,7 @@ class ClipDataset(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be between 0 and {len(self) - 1}. Got {index}.")
         rng = np.random.default_rng([self.seed, epoch, index])
-        video = index % len(self.rows)
+        video = int(self.video_order[index % len(self.video_order)])
         for _ in range(MAX_CLIP_DRAWS):
             item = self._draw_clip(self.rows[video], rng)
             if bool((item["labels"] != self.processor.ignore_index).any()):

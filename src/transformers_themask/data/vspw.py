@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
-from PIL import Image
 
 LABEL_FILE = "label_num_dic_final.json"
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -111,37 +109,6 @@ def read_class_names(root: str | os.PathLike[str]) -> list[str]:
             "renumber the classes and the masks."
         )
     return [names[raw_id] for raw_id in class_ids]
-
-
-def read_frame(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a frame as RGB, `uint8` of shape `(height, width, 3)`."""
-    with _opened_image(path) as image:
-        return np.array(image.convert("RGB"))
-
-
-def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a mask's raw label ids, `uint8` of shape `(height, width)`."""
-    with _opened_image(path) as image:
-        if image.mode != "L":
-            raise ValueError(
-                f"Mask {path} must be an 8-bit single-channel image of label ids (mode L). Got mode {image.mode}; "
-                "save the ids themselves, not their colours."
-            )
-        return np.array(image)
-
-
-@contextmanager
-def _opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open and decode an image; every failure to do so names the file."""
-    try:
-        image = Image.open(path)
-        image.load()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"Image file {path} must exist. Got no such file; check the data folder.") from None
-    except (OSError, SyntaxError) as error:
-        raise OSError(f"Image file {path} must be readable. Got: {error}. Replace the broken file.") from error
-    with image:
-        yield image
 
 
 @contextmanager

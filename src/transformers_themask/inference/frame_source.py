@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transformers_themask.data.vspw import read_frame
+from transformers_themask.data.images import read_frame
 
 from .video_io import VideoReader
 

@@ -2,6 +2,7 @@
 """Read and write video files one frame at a time, with PyAV; the whole video is never in memory."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -54,8 +55,11 @@ class VideoReader:
             self.has_audio = bool(container.streams.audio)
             self._duration = _declared_duration(container, stream)
             self.num_frames = stream.frames or self._estimated_num_frames()
-        _, first_frame = next(self.timed_frames())
-        self.height, self.width = first_frame.shape[:2]
+        # Looked up once: PyAV ties a frame whose side data was asked for into a cycle, and such frames pile up.
+        _, first_frame = next(self._checked_frames())
+        self._orientation = _Orientation.of(first_frame)
+        sides = first_frame.height, first_frame.width
+        self.height, self.width = reversed(sides) if self._orientation.is_transposed else sides
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`."""
@@ -72,10 +76,15 @@ class VideoReader:
         Returns:
             Iterator over `(Fraction, np.ndarray of shape (height, width, 3))`.
         """
+        for time, frame in self._checked_frames():
+            yield time, self._orientation.apply(frame.to_ndarray(format="rgb24"))
+
+    def _checked_frames(self) -> Iterator[tuple[Fraction, "av.VideoFrame"]]:
+        """Decode the file; every failure to do so names the file and the frame."""
         index = 0
         end = Fraction(0)
         with self._open() as container:
-            frames = self._decoded_frames(container)
+            frames = container.decode(self._video_stream(container))
             while True:
                 try:
                     frame = next(frames, None)
@@ -87,7 +96,7 @@ class VideoReader:
                     raise self._decoding_error(index, "damaged picture data")
                 time = self._frame_time(frame, index)
                 end = time + (frame.duration or 0) * self.time_base
-                yield time, _upright(frame)
+                yield time, frame
                 index += 1
         if index == 0:
             raise ValueError(f"`path` must name a video with at least one frame. Got {self.path}, which has none.")
@@ -109,9 +118,6 @@ class VideoReader:
         if not container.streams.video:
             raise ValueError(f"`path` must name a file with a video stream. Got {self.path}, which has none.")
         return container.streams.video[0]
-
-    def _decoded_frames(self, container: "av.container.InputContainer") -> Iterator["av.VideoFrame"]:
-        yield from container.decode(self._video_stream(container))
 
     def _frame_time(self, frame: "av.VideoFrame", index: int) -> Fraction:
         if frame.pts is not None and frame.time_base is not None:
@@ -316,19 +322,32 @@ def _time_base(stream: "av.VideoStream") -> Fraction:
     return stream.time_base
 
 
-def _upright(frame: "av.VideoFrame") -> np.ndarray:
-    """The frame as RGB array, flipped and turned in quarter turns as its display matrix asks."""
-    picture = frame.to_ndarray(format="rgb24")
-    side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
-    if side_data is None:
-        return picture
-    # Row-major 3x3 matrix in fixed point: a source point (x, y) is shown at (a x + c y, b x + d y).
-    a, b, _, c, d = np.frombuffer(side_data, dtype=np.int32)[:5].tolist()
-    is_transposed = abs(b) + abs(c) > abs(a) + abs(d)
-    if is_transposed:
-        picture = picture.transpose(1, 0, 2)
-    x_scale, y_scale = (c, b) if is_transposed else (a, d)
-    return np.ascontiguousarray(picture[:: -1 if y_scale < 0 else 1, :: -1 if x_scale < 0 else 1])
+@dataclass(frozen=True)
+class _Orientation:
+    """How to turn a decoded picture upright: swap its axes, then mirror rows and columns."""
+
+    is_transposed: bool = False
+    is_upside_down: bool = False
+    is_mirrored: bool = False
+
+    @classmethod
+    def of(cls, frame: "av.VideoFrame") -> "_Orientation":
+        """What the display matrix of a frame asks for, to the nearest quarter turn."""
+        side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+        if side_data is None:
+            return cls()
+        # Row-major 3x3 matrix in fixed point: a source point (x, y) is shown at (a x + c y, b x + d y).
+        a, b, _, c, d = np.frombuffer(side_data, dtype=np.int32)[:5].tolist()
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            return cls(is_transposed=True, is_upside_down=b < 0, is_mirrored=c < 0)
+        return cls(is_upside_down=d < 0, is_mirrored=a < 0)
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """Turn a picture of shape `(height, width, 3)`."""
+        if self.is_transposed:
+            picture = picture.transpose(1, 0, 2)
+        row_step, column_step = -1 if self.is_upside_down else 1, -1 if self.is_mirrored else 1
+        return np.ascontiguousarray(picture[::row_step, ::column_step])
 
 
 def _padded_to_even(frame: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ class ModelArguments:
     )
 
     def __post_init__(self):
+        self.config_overrides = self.overrides
         if self.model_name_or_path is not None and self.backbone_name_or_path is not None:
             raise ValueError(
                 "`backbone_name_or_path` must not be given together with `model_name_or_path`, which has a backbone. "
@@ -64,6 +65,10 @@ class DataArguments:
         metadata={"help": "Frames of a training clip relative to its last frame, e.g. -9 -6 -3 0."},
     )
     clips_per_video: int = field(default=1, metadata={"help": "Training clips drawn from each video per epoch."})
+    sample_by: str = field(
+        default="video",
+        metadata={"help": "Draw every 'video' equally often (the paper) or in proportion to its length ('frame')."},
+    )
     base_size: list[int] = field(
         default_factory=lambda: [853, 480],
         metadata={"help": "Longest and shortest edge that frames are scaled to before the random scale."},

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from transformers_themask.data.vspw import read_frame, read_mask
+from transformers_themask.data.images import read_frame, read_mask
 from transformers_themask.inference.label_maps import write_label_map
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.metrics.video_scores import VideoScores

@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
 
 NORM_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
@@ -45,7 +46,7 @@ def parameter_groups(
     ]
 
 
-def backbones(model: nn.Module) -> list[nn.Module]:
+def backbones(model: nn.Module) -> list[PreTrainedModel]:
     """Find the backbones inside a model by their type.
 
     Args:

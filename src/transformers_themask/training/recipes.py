@@ -25,7 +25,7 @@ def parse_recipe(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgument
         ValueError: For an unknown name or an impossible value.
         FileNotFoundError: If there is no such recipe.
     """
-    parser = RecipeParser((ModelArguments, DataArguments, VSSTrainingArguments))  # type: ignore[arg-type]
+    parser = RecipeParser((ModelArguments, DataArguments, VSSTrainingArguments))
     return parser.parse_recipe(arguments)
 
 
@@ -50,8 +50,9 @@ class RecipeParser(HfArgumentParser):
         *parsed, remaining = self.parse_args_into_dataclasses(
             flags, return_remaining_strings=True, look_for_args_file=False
         )
-        if remaining:
+        if remaining and remaining[0].startswith("--"):
             self._require_known(remaining[0].removeprefix("--").split("=")[0], "The command line")
+        if remaining:
             raise ValueError(f"The command line must be [recipe.yaml] [--flag value ...]. Got {remaining[0]!r}.")
         return tuple(parsed)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoBackbone, AutoModel, AutoVideoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModel, AutoVideoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
@@ -19,7 +19,7 @@ PROCESSOR_FILE = "video_preprocessor_config.json"
 AUTO_RESUME = "auto"
 
 # What may differ between a checkpoint and the model that goes on training from it.
-VOLATILE_FIELDS = {"architectures", "auto_map", "dtype", "transformers_version", "_name_or_path", "use_cache"}
+VOLATILE_FIELDS = {"architectures", "auto_map", "dtype", "transformers_version", "_name_or_path"}
 
 
 def load_config(model_args: ModelArguments, class_names: Sequence[str]) -> PreTrainedConfig:
@@ -64,11 +64,7 @@ def load_model(model_args: ModelArguments, config: PreTrainedConfig) -> PreTrain
         if model_args.backbone_name_or_path is not None:
             _load_backbone(model, model_args.backbone_name_or_path)
     else:
-        model = AutoModel.from_pretrained(
-            model_args.model_name_or_path,
-            config=config,
-            ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
-        )
+        model = _load_weights(model_args, config)
     if model_args.freeze_pixel_level:
         model.freeze_pixel_level()
     return model
@@ -123,9 +119,23 @@ def checkpoint_to_resume(training_args: VSSTrainingArguments, config: PreTrained
     return checkpoint
 
 
+def _load_weights(model_args: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
+    checkpoint = model_args.model_name_or_path
+    model, loading = AutoModel.from_pretrained(
+        checkpoint, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    if loading["mismatched_keys"] and not model_args.ignore_mismatched_sizes:
+        name, saved_shape, shape = min(loading["mismatched_keys"])
+        raise ValueError(
+            f"The weights in {checkpoint} must fit the configuration. Got `{name}` of shape {tuple(saved_shape)} "
+            f"there and {tuple(shape)} here. Leave out the `config_overrides` that change it."
+        )
+    return model
+
+
 def _load_backbone(model: PreTrainedModel, checkpoint: str) -> None:
     for backbone in backbones(model):
-        pretrained = AutoBackbone.from_pretrained(checkpoint, config=backbone.config)
+        pretrained = type(backbone).from_pretrained(checkpoint, config=backbone.config)
         backbone.load_state_dict(pretrained.state_dict())
 
 
@@ -133,14 +143,16 @@ def _saved_config(model_args: ModelArguments, id2label: dict[int, str]) -> dict[
     checkpoint = str(model_args.model_name_or_path)
     try:
         saved, _ = PreTrainedConfig.get_config_dict(checkpoint)
-    except OSError as error:
+    except OSError:
+        saved = {}
+    if "model_type" not in saved:
         raise FileNotFoundError(
-            f"`model_name_or_path` must be a saved model. Got {checkpoint}, which has no readable config.json."
-        ) from error
-    if saved.get("model_type") not in (model_args.model_type, "mask2former"):
+            f"`model_name_or_path` must be a saved model. Got {checkpoint}, which has no config.json of one."
+        )
+    if saved["model_type"] not in (model_args.model_type, "mask2former"):
         raise ValueError(
             f"`model_name_or_path` must hold a {model_args.model_type} or mask2former model. "
-            f"Got {saved.get('model_type')!r} in {checkpoint}; set `--model_type` to train that architecture."
+            f"Got {saved['model_type']!r} in {checkpoint}; set `--model_type` to train that architecture."
         )
     saved_labels = {int(index): name for index, name in saved.get("id2label", {}).items()}
     if saved_labels != id2label and not model_args.ignore_mismatched_sizes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerControl
 from transformers.trainer_utils import speed_metrics
 
 from transformers_themask.data.clip_dataset import ClipDataset, ClipSampler
@@ -32,7 +32,6 @@ class VSSTrainer(Trainer):
         processing_class (`THEMaskVideoProcessor`): The model's video processor, saved with it.
         train_dataset ([`~transformers_themask.data.clip_dataset.ClipDataset`], *optional*): Clips to train on.
         eval_dataset ([`EvaluationVideos`], *optional*): Videos to score.
-        kwargs: Other arguments of `Trainer`.
     """
 
     args: VSSTrainingArguments
@@ -40,6 +39,8 @@ class VSSTrainer(Trainer):
     processing_class: THEMaskVideoProcessor
     train_dataset: ClipDataset
     eval_dataset: EvaluationVideos
+    optimizer: torch.optim.Optimizer | None
+    control: TrainerControl
 
     def __init__(
         self,
@@ -48,7 +49,6 @@ class VSSTrainer(Trainer):
         processing_class: THEMaskVideoProcessor,
         train_dataset: ClipDataset | None = None,
         eval_dataset: EvaluationVideos | None = None,
-        **kwargs: Any,
     ):
         super().__init__(
             model,
@@ -57,7 +57,6 @@ class VSSTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            **kwargs,
         )
         # The loss is a mean over each batch, so accumulated batches are averaged, not rescaled by label counts.
         self.model_accepts_loss_kwargs = False
@@ -119,7 +118,7 @@ class VSSTrainer(Trainer):
             logs.update(self._pop_mean_loss_terms())
         super().log(logs, start_time)
 
-    def evaluate(  # type: ignore[override]
+    def evaluate(
         self,
         eval_dataset: EvaluationVideos | None = None,
         ignore_keys: list[str] | None = None,

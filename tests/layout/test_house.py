@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of the house that can be read off the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import transformers_themask
+
+SOURCE = Path(transformers_themask.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+# Every room may import from the rooms before it only.
+ROOMS = ["models", "data", "metrics", "inference", "training", "conversion", "auto", "demo", "cli"]
+LEAVES = {"models", "data", "metrics"}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or "", node.lineno
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield 0, alias.name, node.lineno
+
+
+def room_of(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "models").glob("[!_]*.py")), ids=lambda path: path.name)
+def test_model_files_survive_save_pretrained(path):
+    """Saving copies, flat, what `from .name import` names; nothing else reaches those without the package."""
+    allowed = {"torch", "torchvision", "scipy", "numpy", "transformers", "huggingface_hub"}
+    standard = {"collections", "dataclasses", "math", "typing"}
+    for level, module, line in imports(path):
+        top = module.split(".")[0]
+        is_sibling = level == 1 and module and "." not in module
+        assert is_sibling or (level == 0 and top in allowed | standard), f"{path.name}:{line} imports {module!r}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_in_one_direction(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    for level, module, line in imports(path):
+        if level == 0 and module.startswith("transformers_themask."):
+            other = module.split(".")[1]
+            if other == room:
+                continue
+            assert ROOMS.index(other) < ROOMS.index(room), f"{path}:{line}: {room} must not import {other}"
+            assert room not in LEAVES, f"{path}:{line}: {room} is a leaf"
+        assert level <= 1 or room == "metrics", f"{path}:{line} reaches out of its folder"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_module_is_too_long(path):
+    assert len(path.read_text().splitlines()) <= 700
+
+
+def test_file_names_say_their_subject():
+    banned = {"utils", "misc", "common", "helpers", "modules"}
+    assert not banned & {path.stem for path in FILES}
+
+
+def test_only_scripts_and_the_command_line_print():
+    printing = {
+        path.name
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert printing <= {"cli.py", "demo.py"}
+
+
+def test_training_and_inference_do_not_know_a_paper_by_name():
+    for path in FILES:
+        if room_of(path) in {"training", "inference", "data", "metrics"}:
+            modules = [module for _, module, _ in imports(path)]
+            assert not any("modeling_" in module or "configuration_" in module for module in modules), path

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from tiny import tiny_config
+from transformers_themask import AutoModelForVideoSemanticSegmentation
+from transformers_themask.metrics.prediction_folder import score_prediction_folder
+from transformers_themask.training.recipes import parse_recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
+QUIET = ["--use_cpu", "--disable_tqdm", "true"]
+
+
+@pytest.fixture(scope="module")
+def run_vss():
+    spec = importlib.util.spec_from_file_location("run_vss", ROOT / "scripts" / "run_vss.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def call(run_vss, data_root, monkeypatch):
+    """Runs the script in this process and returns its exit code."""
+
+    def run(*arguments, root=data_root):
+        monkeypatch.setattr("sys.argv", ["run_vss.py", *map(str, arguments), "--data_root", str(root), *QUIET])
+        return run_vss.main()
+
+    return run
+
+
+def test_train_resume_evaluate_and_predict(call, data_root, tmp_path, capsys):
+    run = tmp_path / "run"
+    smoke = [RECIPES / "smoke.yaml", "--output_dir", run]
+    assert call(*smoke) == 0
+    assert call(*smoke, "--max_steps", 6, "--resume_from_checkpoint", "auto", "--do_predict") == 0
+    results = json.loads((run / "all_results.json").read_text())
+    assert f"mean_iou {results['eval_mean_iou']:.4f}" in capsys.readouterr().out
+    with (run / "learning_curve.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["loss"]] == ["1", "2", "3", "4", "5", "6"]
+    masks = {
+        video: sorted((data_root / "data" / video / "mask").iterdir())
+        for video in (data_root / "val.txt").read_text().split()
+    }
+    from_files = score_prediction_folder(run / "predictions", masks, num_labels=8, progress=False)
+    assert results["eval_mean_iou"] == from_files["mean_iou"]
+    assert results["eval_vc8"] == from_files["vc8"]
+    # The saved folder alone, without the recipe, gives the same scores; `smoke.yaml` evaluates with a stride of 1.
+    again = tmp_path / "again"
+    assert call("--do_eval", "--model_name_or_path", run, "--output_dir", again, "--eval_frame_stride", 1) == 0
+    assert json.loads((again / "all_results.json").read_text())["eval_mean_iou"] == results["eval_mean_iou"]
+
+
+@pytest.mark.parametrize("experiment", ["demo", "camvid_small"])
+def test_recipes_of_both_stages_train(call, tmp_path, experiment):
+    two_steps = ["--max_steps", 2, "--per_device_train_batch_size", 2, "--dataloader_num_workers", 0]
+    two_steps += ["--dataloader_persistent_workers", "false", "--eval_strategy", "no", "--do_eval", "false"]
+    stages = [tmp_path / "stage1", tmp_path / "stage2"]
+    assert call(RECIPES / f"{experiment}_stage1.yaml", "--output_dir", stages[0], *two_steps) == 0
+    stage1_args = parse_recipe([str(RECIPES / f"{experiment}_stage1.yaml")])[2]
+    stage2_model_args = parse_recipe([str(RECIPES / f"{experiment}_stage2.yaml")])[0]
+    assert stage2_model_args.model_name_or_path == stage1_args.output_dir
+    start = ["--model_name_or_path", stages[0], "--output_dir", stages[1]]
+    assert call(RECIPES / f"{experiment}_stage2.yaml", *start, *two_steps) == 0
+    before, after = (AutoModelForVideoSemanticSegmentation.from_pretrained(stage).state_dict() for stage in stages)
+    frozen = [name for name in before if "pixel_level_module" in name]
+    assert frozen and all(after[name].equal(before[name]) for name in frozen)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--do_train", "--train_split", "tran"], "'tran'; available: train, val."),
+        (["--do_train", "--frame_offsets", "-40", "0", "--config_overrides", "{num_frames: 2}"], "at least 41 frames"),
+        (["--do_train", "--frame_offsets", "-1", "0"], "`frame_offsets` must have one entry per frame of the model"),
+        (["--max_steps", "3"], "One of `--do_train`, `--do_eval` and `--do_predict` must be given."),
+        (
+            ["--do_eval", "--model_name_or_path", "no/such/folder"],
+            "Got no/such/folder, which has no config.json of one.",
+        ),
+        (["--do_eval"], "`model_name_or_path` must be given to evaluate or predict without training."),
+        (["--do_train", "--no_such_flag"], "Got `no_such_flag`."),
+    ],
+)
+def test_a_problem_with_the_input_is_one_sentence_and_exit_code_2(call, tmp_path, capsys, flags, message):
+    assert call(*flags, "--output_dir", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("run_vss.py: ") and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_data_folder_is_named(call, tmp_path, capsys):
+    assert call("--do_train", root=tmp_path / "nowhere") == 2
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err
+
+
+def test_a_model_of_other_classes_is_refused(call, tmp_path, capsys):
+    tiny_config(num_labels=3).save_pretrained(tmp_path / "model")
+    assert call("--do_eval", "--model_name_or_path", tmp_path / "model") == 2
+    assert "The data set's 8 classes must be those of" in capsys.readouterr().err
