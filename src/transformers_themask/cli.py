@@ -83,9 +83,26 @@ def evaluate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Turn a checkpoint of the official code into a model folder."""
     from transformers_themask import THEMaskVideoProcessor
-    from transformers_themask.conversion.themask import convert_official_checkpoint, load_official_checkpoint
+    from transformers_themask.conversion.themask import (
+        config_from_state_dict,
+        convert_official_checkpoint,
+        load_official_checkpoint,
+    )
+    from transformers_themask.data.vspw import read_class_names
+    from transformers_themask.training.arguments import mapping_from_text
 
-    model, report = convert_official_checkpoint(load_official_checkpoint(options.checkpoint))
+    state_dict = load_official_checkpoint(options.checkpoint)
+    config = config_from_state_dict(state_dict, **mapping_from_text("config-overrides", options.config_overrides))
+    if options.data is not None:
+        class_names = read_class_names(options.data)
+        if len(class_names) != config.num_labels:
+            raise ValueError(
+                f"`--data` must have the checkpoint's {config.num_labels} classes. Got {len(class_names)} in "
+                f"{options.data}."
+            )
+        config.id2label = dict(enumerate(class_names))
+        config.label2id = {name: index for index, name in config.id2label.items()}
+    model, report = convert_official_checkpoint(state_dict, config)
     if report.missing:
         raise ValueError(
             f"`CHECKPOINT` must fill every parameter of the model. Got {options.checkpoint} without "
@@ -142,6 +159,15 @@ def _parser() -> argparse.ArgumentParser:
     command = _add_command(commands, "convert", convert)
     command.add_argument("checkpoint", type=Path, help="official .pth file")
     command.add_argument("output", type=Path, help="model folder to write")
+    command.add_argument(
+        "--data", type=Path, metavar="ROOT", help="data set in the VSPW layout that names the classes"
+    )
+    command.add_argument(
+        "--config-overrides",
+        default="{}",
+        metavar="MAPPING",
+        help="configuration fields that leave no trace in a checkpoint, e.g. '{num_attention_heads: 4}'",
+    )
 
     command = _add_command(commands, "demo", demo)
     command.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="(default: demo)")

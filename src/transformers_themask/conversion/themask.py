@@ -177,12 +177,17 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
     Args:
         state_dict (`dict[str, torch.Tensor]`): Official parameters.
         overrides: Fields of [`THEMaskConfig`] that win over what was read.
+
+    Raises:
+        ValueError: If an entry that tells the architecture is missing.
     """
 
     def count(pattern: str) -> int:
         return 1 + max((int(match[1]) for key in state_dict if (match := re.match(pattern, key))), default=-1)
 
     def shape(key: str) -> torch.Size:
+        if key not in state_dict:
+            raise ValueError(f"An official state dict must hold `{key}`. Got {len(state_dict)} entries without it.")
         return state_dict[key].shape
 
     head = "decode_head."
@@ -218,10 +223,20 @@ def convert_official_checkpoint(
 
     Returns:
         The model in evaluation mode and a [`ConversionReport`].
+
+    Raises:
+        ValueError: If a parameter has another shape than the configuration asks for.
     """
     model = THEMaskForVideoSemanticSegmentation(config_from_state_dict(state_dict) if config is None else config)
     converted, dropped = convert_state_dict(state_dict)
-    known = set(model.state_dict())
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    for key in converted.keys() & shapes.keys():
+        if converted[key].shape != shapes[key]:
+            raise ValueError(
+                f"`config` must be that of the checkpoint. Got shape {tuple(shapes[key])} for `{key}`, which has "
+                f"{tuple(converted[key].shape)} in the checkpoint."
+            )
+    known = set(shapes)
     missing, unexpected = model.load_state_dict(
         {key: tensor for key, tensor in converted.items() if key in known}, strict=False
     )

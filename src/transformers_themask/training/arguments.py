@@ -47,7 +47,7 @@ class ModelArguments:
     def overrides(self) -> dict[str, Any]:
         """The configuration fields as a mapping, however they were given."""
         if isinstance(self.config_overrides, str):
-            return _mapping_from_text("config_overrides", self.config_overrides)
+            return mapping_from_text("config_overrides", self.config_overrides)
         return self.config_overrides or {}
 
 
@@ -153,7 +153,7 @@ class VSSTrainingArguments(TrainingArguments):
         self.dataloader_pin_memory &= self.device.type != "cpu"  # else torch warns that it does nothing
 
 
-def _mapping_from_text(name: str, text: str) -> dict:
+def mapping_from_text(name: str, text: str) -> dict:
     """Read a mapping given as a flag.
 
     Args:

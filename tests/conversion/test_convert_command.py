@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`themask convert`: from an official checkpoint file to a model folder."""
+
+import json
+
+import pytest
+import torch
+
+from goldens import tensors, weights
+from transformers_themask import AutoModelForVideoSemanticSegmentation
+from transformers_themask.cli import main
+from transformers_themask.conversion.themask import config_from_state_dict, convert_official_key
+
+# The recordings' head counts; official checkpoints have the official ones, which are the default.
+OVERRIDES = json.dumps(
+    {
+        "num_attention_heads": 4,
+        "backbone_config": {
+            "model_type": "mit",
+            "hidden_sizes": [8, 16, 24, 32],
+            "depths": [1, 1, 2, 1],
+            "num_attention_heads": [1, 2, 3, 4],
+        },
+    }
+)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "iter_160000.pth"
+    torch.save({"meta": {"mmseg_version": "0.11.0"}, "state_dict": weights("segmentor_1f")}, path)
+    return path
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    names = {"others": "0", **{f"class {index}": str(index) for index in range(1, 7)}}
+    (tmp_path / "label_num_dic_final.json").write_text(json.dumps(names))
+    return tmp_path
+
+
+def convert(*arguments):
+    return main(["convert", *[str(argument) for argument in arguments]])
+
+
+def test_a_converted_checkpoint_reproduces_the_official_scores(checkpoint, dataset, tmp_path, capsys):
+    output = tmp_path / "model"
+    assert convert(checkpoint, output, "--config-overrides", OVERRIDES, "--data", dataset) == 0
+    assert "dropped: decode_head.conv_seg.bias" in capsys.readouterr().out
+    model = AutoModelForVideoSemanticSegmentation.from_pretrained(output).eval()
+    assert model.config.id2label[5] == "class 6"
+    recorded = tensors("segmentor_1f")
+    with torch.no_grad():
+        outputs = model(pixel_values_videos=recorded["in.img"][:1])
+    scores = torch.einsum(
+        "bqk,btqhw->btkhw",
+        outputs.class_queries_logits.softmax(-1)[..., :-1],
+        outputs.masks_queries_logits.sigmoid(),
+    )[0]
+    torch.testing.assert_close(scores, recorded["test.scores_quarter"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_architecture_is_read_off_the_shapes():
+    config = config_from_state_dict(weights("segmentor_video"), **json.loads(OVERRIDES))
+    assert (config.num_frames, config.num_labels, config.num_queries) == (2, 6, 8)
+    assert (config.hidden_dim, config.feature_size, config.mask_feature_size) == (32, 32, 32)
+    assert (config.encoder_layers, config.decoder_layers, config.dim_feedforward) == (1, 3, 48)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config-overrides", '{"num_queries": 9}'], "`config` must be that of the checkpoint"),
+        (["--config-overrides", "[]"], "`config-overrides` must be a mapping"),
+    ],
+)
+def test_a_wrong_configuration_is_one_sentence(checkpoint, tmp_path, capsys, flags, words):
+    assert convert(checkpoint, tmp_path / "model", *flags) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_other_classes_and_missing_entries_are_one_sentence(checkpoint, dataset, tmp_path, capsys):
+    (dataset / "label_num_dic_final.json").write_text(json.dumps({"others": "0", "road": "1"}))
+    flags = ("--config-overrides", OVERRIDES, "--data", dataset)
+    assert convert(checkpoint, tmp_path / "model", *flags) == 2
+    assert "must have the checkpoint's 6 classes. Got 1" in capsys.readouterr().err
+    state_dict = weights("segmentor_1f")
+    incomplete = {key: value for key, value in state_dict.items() if "query_feat" not in key}
+    torch.save(incomplete, checkpoint)
+    assert convert(checkpoint, tmp_path / "model") == 2
+    assert "must hold `decode_head.predictor.query_feat.weight`" in capsys.readouterr().err
+
+
+def test_misleading_official_names_are_told_apart():
+    prefix = "decode_head.predictor.deformabel_transformer_cross_attention_layers."
+    aggregator = "model.transformer_module.decoder.temporal_aggregator."
+    assert (
+        convert_official_key(f"{prefix}self_attn_box.in_proj_weight") == f"{aggregator}frame_self_attn.in_proj_weight"
+    )
+    assert convert_official_key(f"{prefix}norm2.weight") == f"{aggregator}video_self_attn_layer_norm.weight"
+    assert convert_official_key(f"{prefix}reference_points.weight") is None
