@@ -57,10 +57,15 @@ def prepare(
         )
     checkpoint = checkpoint_to_resume(training_args, config) if training_args.do_train else None
     processor = load_processor(model_args, data_args)
+    with training_args.main_process_first(
+        desc="listing the videos"
+    ):  # one process writes the cache, the others read it
+        eval_rows = load_vspw(root, data_args.eval_split)
+        train_rows = load_vspw(root, data_args.train_split) if training_args.do_train else None
     train_dataset = None
-    if training_args.do_train:
+    if train_rows is not None:
         train_dataset = ClipDataset(
-            rows=load_vspw(root, data_args.train_split),
+            rows=train_rows,
             root=root,
             frame_offsets=data_args.frame_offsets,
             processor=processor,
@@ -72,7 +77,7 @@ def prepare(
             sample_by=data_args.sample_by,
         )
     videos = EvaluationVideos(
-        rows=load_vspw(root, data_args.eval_split),
+        rows=eval_rows,
         root=root,
         class_names=class_names,
         num_frames=data_args.eval_num_frames or config.num_frames,

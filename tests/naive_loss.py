@@ -16,7 +16,8 @@ def naive_loss_terms(config, video, frame, labels, rounds, sampler):
     """Terms as in `HierarchicalLoss`: `{name: [value per layer]}`.
 
     `video` and `frame` are lists over layers of `(class_logits, mask_logits)`: `(batch, queries, classes + 1)` and
-    `(batch, frames, queries, h, w)`, and the same with `batch * frames` entries of one frame each; either may be empty.
+    `(batch, frames, queries, h, w)`, and the same with `batch * frames` entries of one frame each.
+    Either may be empty.
     """
     clips = [clip_masks(clip, config.ignore_value) for clip in labels]
     num_frames = labels.shape[1]
@@ -158,7 +159,9 @@ def point_losses(config, kind, layer, mask_logits, entries, group, sampler, soft
         at_points, truth = read(logits, points), read(mask, points)
         if soft:
             truth = soften(config, at_points.detach().sigmoid() * truth)
-        mask_loss = mask_loss + binary_cross_entropy_with_logits(at_points, truth, reduction="sum") / max(len(truth), 1)
+        mask_loss = mask_loss + binary_cross_entropy_with_logits(at_points, truth, reduction="sum") / max(
+            len(truth), 1
+        )
         dice_loss = dice_loss + dice(at_points.sigmoid(), truth)
     return mask_loss, dice_loss
 
@@ -201,7 +204,9 @@ def usable_points(config, points, ignored, logits_size):
     """Which points read nothing of an ignored pixel, or of a logit whose pixels are all ignored."""
     if config.ignored_pixels == "negative":
         return torch.ones(len(points), dtype=torch.bool)
-    rows, columns = ((torch.arange(full) * small / full).long() for full, small in zip(ignored.shape, logits_size, strict=True))
+    rows, columns = (
+        (torch.arange(full) * small / full).long() for full, small in zip(ignored.shape, logits_size, strict=True)
+    )
     ignored_logits = torch.zeros(*logits_size, dtype=torch.bool)
     for row in range(logits_size[0]):
         for column in range(logits_size[1]):

@@ -132,8 +132,13 @@ def test_default_second_cost_depends_on_the_clip_length():
 def cheapest(cost, rows, targets):
     """The lowest total of all ways to give each of the fewer side its own partner of the other."""
     if len(rows) >= len(targets):
-        return min(sum(cost[q, t] for q, t in zip(chosen, targets, strict=True)) for chosen in permutations(rows, len(targets)))
-    return min(sum(cost[q, t] for q, t in zip(rows, chosen, strict=True)) for chosen in permutations(targets, len(rows)))
+        return min(
+            sum(cost[q, t] for q, t in zip(chosen, targets, strict=True))
+            for chosen in permutations(rows, len(targets))
+        )
+    return min(
+        sum(cost[q, t] for q, t in zip(rows, chosen, strict=True)) for chosen in permutations(targets, len(rows))
+    )
 
 
 @pytest.mark.parametrize(("num_queries", "num_targets"), [(6, 1), (6, 3), (6, 4), (5, 5), (4, 6), (3, 0)])
@@ -148,7 +153,9 @@ def test_both_rounds_are_the_cheapest_and_share_no_query(num_queries, num_target
     free = [query for query in range(num_queries) if query not in primary.query_indices]
     for cost, pairs, rows in ((first, primary, range(num_queries)), (second, secondary, free)):
         assert len(set(pairs.target_indices)) == len(pairs.target_indices)
-        assert np.isclose(cost[pairs.query_indices, pairs.target_indices].sum(), cheapest(cost, rows, range(num_targets)))
+        assert np.isclose(
+            cost[pairs.query_indices, pairs.target_indices].sum(), cheapest(cost, rows, range(num_targets))
+        )
 
 
 def test_zero_costs_still_match_every_target_twice():
@@ -305,7 +312,9 @@ def test_excluded_pixels_influence_neither_loss_nor_gradient(mode, variant, seed
                 for _, mask_logits in level:
                     mask_logits += disturbance * torch.randn_like(mask_logits) * masks_of[name]
         torch.manual_seed(seed)
-        terms = loss_terms(config, video, frame, labels, sampler=lambda kind, layer, shape, generator: torch.rand(shape))
+        terms = loss_terms(
+            config, video, frame, labels, sampler=lambda kind, layer, shape, generator: torch.rand(shape)
+        )
         return terms, gradients(terms, video, frame), (video, frame)
 
     terms, slopes, (video, frame) = terms_and_gradients(0.0)
@@ -337,6 +346,16 @@ def test_the_ignored_value_is_configurable():
     usual = loss_terms(tiny_config(num_labels=5), video, [], labels)
     other = loss_terms(tiny_config(num_labels=5, ignore_value=-1), video, [], torch.where(labels == 255, -1, labels))
     assert torch.equal(total(usual), total(other))
+
+
+@pytest.mark.parametrize("num_labels", [5, 300])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_any_integer_type_are_the_same_labels(dtype, num_labels):
+    config, labels = tiny_config(num_labels=num_labels), label_maps()
+    video, _ = levels(config, "video", 2, 1)
+    assert torch.equal(
+        total(loss_terms(config, video, [], labels.to(dtype))), total(loss_terms(config, video, [], labels))
+    )
 
 
 @pytest.mark.parametrize("wrong", [5, 254, -1, 256])

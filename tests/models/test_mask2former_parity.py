@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of Transformers' own models: what loads, what is new, and that the outputs are theirs.
 
-Transformers' Mask2Former and SegFormer are the independent calculation. Logits agree within 1e-5 of their maximum: both
-sides run in float32 and order their sums differently.
+Transformers' Mask2Former and SegFormer are the independent calculation. Logits agree within 1e-5 of their maximum:
+both sides run in float32 and order their sums differently.
 """
 
 import pytest

@@ -136,7 +136,9 @@ def test_checkpoint_holds_every_parameter_once(saved):
     model = AutoModel.from_pretrained(folder)
     stored = load_file(folder / "model.safetensors")
     buffers = {key for key in model.state_dict() if key not in dict(model.named_parameters(remove_duplicate=False))}
-    assert sum(value.numel() for value in stored.values()) == sum(value.numel() for value in model.state_dict().values())
+    assert sum(value.numel() for value in stored.values()) == sum(
+        value.numel() for value in model.state_dict().values()
+    )
     assert not [key for key in stored if "criterion" in key or "empty_weight" in key]
     assert all("relative_position_index" in key for key in buffers)  # Swin's own constant
 

@@ -108,7 +108,8 @@ def test_two_processes_score_like_one(data_root, processor, videos, training_arg
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [SCRIPT, "--do_eval", "--use_cpu", "--model_name_or_path", tmp_path / "model"]
     command += ["--data_root", data_root, "--output_dir", tmp_path / "run"]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=120)
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
     shared = json.loads((tmp_path / "run" / "all_results.json").read_text())
     alone = evaluate_videos(model, processor, videos(num_frames=2))
     assert {name: shared[f"eval_{name}"] for name in alone} == alone

@@ -133,7 +133,7 @@ class THEMaskConfig(PreTrainedConfig):
                 f"{type(self.backbone_config).__name__}. Keep one of the two."
             )
         if self.backbone_config is None:
-            self.backbone_config = MiTConfig.from_size(self.backbone or "mit-b1")
+            self.backbone_config = MiTConfig.from_size("mit-b1" if self.backbone is None else self.backbone)
         elif isinstance(self.backbone_config, dict):
             self.backbone_config = backbone_config_from_dict(self.backbone_config)
         # Saved with the model as `backbone_config`; kept nowhere else, so the two can never disagree.
@@ -147,6 +147,10 @@ class THEMaskConfig(PreTrainedConfig):
         rules = {
             "num_frames": 1,
             "num_queries": 1,
+            "num_attention_heads": 1,
+            "hidden_dim": 1,
+            "feature_size": 1,
+            "mask_feature_size": 1,
             "decoder_layers": 2,
             "encoder_layers": 1,
             "train_num_points": 1,
@@ -167,6 +171,8 @@ class THEMaskConfig(PreTrainedConfig):
             raise ValueError(
                 f"`feature_size` must be a multiple of 32, for the pixel decoder's GroupNorm. Got {self.feature_size}."
             )
+        if self.hidden_dim % 4:
+            raise ValueError(f"`hidden_dim` must be a multiple of 4, for the position codes. Got {self.hidden_dim}.")
         for name in ("feature_size", "hidden_dim"):
             if getattr(self, name) % self.num_attention_heads:
                 raise ValueError(

@@ -68,6 +68,7 @@ def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ign
     Raises:
         ValueError: If a label is neither a class index nor `ignore_value`.
     """
+    labels = labels.long()  # narrower integers may not hold the two extra bins below
     ignored = labels == ignore_value
     out_of_range = ~ignored & ((labels < 0) | (labels >= num_labels))
     # One histogram per clip, with two more bins for ignored and invalid pixels, read in a single transfer.

@@ -148,6 +148,11 @@ class THEMaskPreTrainedModel(PreTrainedModel):
                 init.xavier_uniform_(linear.weight, gain=self.config.init_xavier_std)
         elif isinstance(module, PixelDecoder):
             self._init_pixel_decoder(module)
+        elif isinstance(module, TransformerModule):
+            for projection in module.input_projections.children():
+                if isinstance(projection, nn.Conv2d):
+                    init.xavier_uniform_(projection.weight, gain=self.config.init_xavier_std)
+                    init.zeros_(projection.bias)
         elif isinstance(module, TemporalAggregationDecoder):
             if self.config.frame_head_init == "copy":
                 copy_parameters(module.layernorm, module.frame_layernorm)
@@ -366,6 +371,8 @@ def check_inputs(
             "`labels` must have 4 dimensions (batch, num_frames, height, width), two as in `pixel_values_videos` "
             f"{shape}. Got shape {tuple(labels.shape)}."
         )
+    if labels is not None and (labels.dtype == torch.bool or labels.is_floating_point()):
+        raise ValueError(f"`labels` must be integers, class indices. Got {labels.dtype}. Convert them with `.long()`.")
     if matching_rounds not in (None, 1, 2):
         raise ValueError(f"`matching_rounds` must be 1 or 2. Got {matching_rounds}.")
 

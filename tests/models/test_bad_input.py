@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What cannot be computed is refused in one sentence: the argument, its value and the remedy."""
+
+import re
+
+import pytest
+import torch
+
+from tiny import tiny_config, tiny_model
+from transformers_themask import THEMaskConfig
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(num_frames=2)
+
+
+def assert_refused(call, *parts):
+    """The message is one that holds all `parts`, in this order."""
+    with pytest.raises(ValueError, match=re.compile(".*".join(map(re.escape, parts)), re.DOTALL)):
+        call()
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 96), (2, 3, 64, 96), (1, 2, 3, 64, 96, 1)])
+def test_wrong_rank(model, shape):
+    assert_refused(
+        lambda: model(pixel_values_videos=torch.zeros(shape)),
+        "`pixel_values_videos` must have 5 dimensions (batch, num_frames, 3, height, width).",
+        f"Got shape {shape}",
+        "add a batch and a frame axis",
+    )
+
+
+@pytest.mark.parametrize("channels", [0, 1, 4])
+def test_wrong_channels(model, channels):
+    shape = (1, 2, channels, 64, 96)
+    assert_refused(
+        lambda: model(pixel_values_videos=torch.zeros(shape)), "num_frames, 3, height", f"Got shape {shape}"
+    )
+
+
+@pytest.mark.parametrize("size", [(64, 95), (60, 96), (0, 96), (31, 31)])
+def test_size_that_is_no_multiple_of_32(model, size):
+    shape = (1, 2, 3, *size)
+    assert_refused(
+        lambda: model(pixel_values_videos=torch.zeros(shape)),
+        "height and width multiples of 32",
+        f"Got shape {shape}",
+        "video processor resizes or pads",
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 3, 64, 96), (0, 2, 3, 64, 96)])
+def test_no_frames_at_all(model, shape):
+    assert_refused(
+        lambda: model(pixel_values_videos=torch.zeros(shape)), "must hold at least one", f"Got shape {shape}"
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 96), (2, 2, 1, 64, 96), (1, 2, 64, 96), (2, 3, 64, 96), (2, 1, 64, 96)])
+def test_labels_that_do_not_go_with_the_frames(model, shape):
+    frames = torch.zeros(2, 2, 3, 64, 96)
+    assert_refused(
+        lambda: model(pixel_values_videos=frames, labels=torch.zeros(shape).long()),
+        "`labels` must have 4 dimensions (batch, num_frames, height, width)",
+        "(2, 2, 3, 64, 96)",
+        f"Got shape {shape}",
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_labels_that_are_no_integers(model, dtype):
+    frames, labels = torch.zeros(1, 2, 3, 64, 96), torch.ones(1, 2, 64, 96, dtype=dtype)
+    assert_refused(
+        lambda: model(pixel_values_videos=frames, labels=labels), "`labels` must be integers", f"Got {dtype}"
+    )
+
+
+def test_raw_labels(model):
+    frames, labels = torch.zeros(1, 2, 3, 64, 96), torch.full((1, 2, 64, 96), 6)
+    assert_refused(
+        lambda: model(pixel_values_videos=frames, labels=labels),
+        "`labels` must hold class indices 0 to 5, or 255 for no class. Got 6.",
+        "`do_reduce_labels=True`",
+    )
+
+
+@pytest.mark.parametrize(
+    "unknown", [{"pixel_values": None}, {"mask_labels": []}, {"return_dict": False}, {"num_items_in_batch": 1}]
+)
+def test_unknown_argument(model, unknown):
+    frames = torch.zeros(1, 2, 3, 64, 96)
+    assert_refused(lambda: model(frames, **unknown), f"Got {next(iter(unknown))}.", "go in as `pixel_values_videos`")
+
+
+def test_unknown_arguments_are_named_together(model):
+    frames = torch.zeros(1, 2, 3, 64, 96)
+    assert_refused(lambda: model(frames, pixel_values=frames, mask=0), "Got mask, pixel_values.")
+
+
+@pytest.mark.parametrize("rounds", [0, 3, "2"])
+def test_wrong_matching_rounds(model, rounds):
+    frames = torch.zeros(1, 2, 3, 64, 96)
+    assert_refused(
+        lambda: model(pixel_values_videos=frames, matching_rounds=rounds),
+        f"`matching_rounds` must be 1 or 2. Got {rounds}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_frames": 0}, "`num_frames` must be at least 1. Got 0."),
+        ({"num_queries": 0}, "`num_queries` must be at least 1. Got 0."),
+        ({"num_attention_heads": 0}, "`num_attention_heads` must be at least 1. Got 0."),
+        ({"hidden_dim": 0}, "`hidden_dim` must be at least 1. Got 0."),
+        ({"mask_feature_size": 0}, "`mask_feature_size` must be at least 1. Got 0."),
+        ({"decoder_layers": 1}, "`decoder_layers` must be at least 2. Got 1."),
+        ({"encoder_layers": 0}, "`encoder_layers` must be at least 1. Got 0."),
+        ({"train_num_points": 0}, "`train_num_points` must be at least 1. Got 0."),
+        ({"matching_rounds": 3}, "`matching_rounds` must be 1 or 2. Got 3."),
+        ({"oversample_ratio": 0.5}, "`oversample_ratio` must be at least 1. Got 0.5."),
+        ({"importance_sample_ratio": 1.5}, "`importance_sample_ratio` must lie in [0, 1]. Got 1.5."),
+        ({"feature_size": 48}, "`feature_size` must be a multiple of 32, for the pixel decoder's GroupNorm. Got 48."),
+        ({"hidden_dim": 36, "num_attention_heads": 8}, "`hidden_dim` must be a multiple of `num_attention_heads` (8)"),
+        ({"hidden_dim": 34, "num_attention_heads": 2}, "`hidden_dim` must be a multiple of 4"),
+        ({"pre_norm": True}, "`pre_norm` must be False for THE-Mask. Got True."),
+        ({"activation_function": "gelu"}, "`activation_function` must be 'relu' for THE-Mask. Got 'gelu'."),
+        ({"common_stride": 8}, "`common_stride` must be 4 for THE-Mask. Got 8."),
+        ({"feature_strides": [8, 16, 32]}, "`feature_strides` must be (4, 8, 16, 32). Got (8, 16, 32)."),
+        ({"temporal_mode": "clip"}, "'video_frame', 'one_to_frame', 'one_to_video'"),
+        ({"second_round_cost": "dice"}, "'auto', 'mask', 'full'"),
+        ({"num_frames": "2"}, "'num_frames' expected int, got str"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_configuration_of_no_network(fields, message):
+    with pytest.raises(Exception, match=re.escape(message)) as caught:
+        tiny_config(**fields)
+    assert "Validation" in type(caught.value).__name__  # from `@strict`, which wraps what the class itself raises
+
+
+def test_configuration_is_checked_when_loaded(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"matching_rounds": 2', '"matching_rounds": 5'))
+    with pytest.raises(Exception, match=r"`matching_rounds` must be 1 or 2\. Got 5\."):
+        THEMaskConfig.from_pretrained(tmp_path)
