@@ -149,10 +149,9 @@ class THEMaskPreTrainedModel(PreTrainedModel):
         elif isinstance(module, PixelDecoder):
             self._init_pixel_decoder(module)
         elif isinstance(module, TransformerModule):
-            for projection in module.input_projections.children():
-                if isinstance(projection, nn.Conv2d):
-                    init.xavier_uniform_(projection.weight, gain=self.config.init_xavier_std)
-                    init.zeros_(projection.bias)
+            for convolution in (child for child in module.input_projections if isinstance(child, nn.Conv2d)):
+                init.xavier_uniform_(convolution.weight, gain=self.config.init_xavier_std)
+                init.zeros_(convolution.bias)
         elif isinstance(module, TemporalAggregationDecoder):
             if self.config.frame_head_init == "copy":
                 copy_parameters(module.layernorm, module.frame_layernorm)
