@@ -211,7 +211,7 @@ def usable_points(config, points, ignored, logits_size):
     for row in range(logits_size[0]):
         for column in range(logits_size[1]):
             below = ignored[rows == row][:, columns == column]
-            ignored_logits[row, column] = bool(below.all())
+            ignored_logits[row, column] = below.numel() > 0 and bool(below.all())
     touched = torch.zeros(len(points), dtype=torch.bool)
     for ignored_map in (ignored, ignored_logits):
         padded = torch.nn.functional.pad(ignored_map, (1, 1, 1, 1))

@@ -24,7 +24,7 @@ from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.conversion.themask import convert_official_checkpoint, convert_state_dict
 from transformers_themask.models.loss_themask import ClipTargets, HierarchicalLoss, LevelPrediction
 from transformers_themask.models.matching import Assignment
-from transformers_themask.models.video_processing_themask import frame_scores
+from transformers_themask.models.video_processing_themask import segmentation_scores
 
 # Where the official matcher raises or, with everything tied, matches a query twice.
 DEVIATIONS = ("more_than_half", "more_than_queries", "zero_targets", "all_tied")
@@ -237,7 +237,7 @@ def test_network_reproduces_official_scores_and_labels(name):
     assert clear.float().mean() > 0.99
     assert torch.equal(labels.long()[clear], recorded["test.pred"][clear])
     for frame, official in enumerate(recorded["test.scores_quarter"]):
-        torch.testing.assert_close(frame_scores(outputs, 0, frame), official, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(segmentation_scores(outputs, 0, frame), official, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["segmentor_1f", "segmentor_video"])
@@ -312,4 +312,4 @@ def test_heads_reproduce_official_losses_gradients_and_scores(golden_dir, name, 
     with torch.no_grad():
         scored = model(pixel_values_videos=frames)
     for frame, official in enumerate(recorded["eval.scores"]):
-        torch.testing.assert_close(frame_scores(scored, 0, frame), official, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(segmentation_scores(scored, 0, frame), official, rtol=1e-4, atol=1e-4)

@@ -84,6 +84,27 @@ def test_a_video_file_is_decoded(tmp_path):
     assert (denormalised(decoded) - denormalised(expected)).abs().mean() < 2  # colour conversion only
 
 
+def test_frames_with_transparency_are_read_as_rgb():
+    frames = frames_of()
+    processor = THEMaskVideoProcessor(size={"height": 32, "width": 64})
+    transparent = [Image.fromarray(frame).convert("RGBA") for frame in frames]
+    expected = processor(frames, return_tensors="pt")["pixel_values_videos"]
+    assert torch.equal(processor(transparent, return_tensors="pt")["pixel_values_videos"], expected)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(FileNotFoundError, match=r"existing files\. Got nowhere\.mp4"):
+        THEMaskVideoProcessor()("nowhere.mp4")
+
+
+@pytest.mark.parametrize("size", [64, {"shortest_edge": 48}])
+def test_options_of_a_call_hold_for_frames_and_labels_alike(size):
+    maps = np.ones((3, 40, 52), dtype=np.uint8)
+    batch = THEMaskVideoProcessor()(frames_of(), segmentation_maps=maps, size=size, fit="pad", return_tensors="pt")
+    content = (batch["pixel_values_videos"] != 0).any(2)
+    assert torch.equal(content, batch["labels"] == 0)
+
+
 def test_padding_adds_zeros_after_normalisation_and_void_labels():
     frames, maps = frames_of(2, 40, 52), np.full((2, 40, 52), 3, dtype=np.uint8)
     processor = THEMaskVideoProcessor(fit="pad", do_resize=False)
@@ -209,9 +230,16 @@ def test_without_target_sizes_labels_have_the_networks_input_size():
 @pytest.mark.parametrize(
     ("act", "words"),
     [
-        (lambda p: p(frames_of(), segmentation_maps=np.zeros((2, 40, 52))), "one map per frame. Got 2 for 3"),
-        (lambda p: p(frames_of(), segmentation_maps=np.zeros((2, 3, 40, 52))), "one per video. Got 2 for 1"),
-        (lambda p: p(frames_of(), segmentation_maps=np.zeros(3)), "3 dimensions"),
+        (lambda p: p(frames_of(), segmentation_maps=np.zeros((2, 40, 52), int)), "one map per frame. Got 2 for 3"),
+        (lambda p: p(frames_of(), segmentation_maps=np.zeros((2, 3, 40, 52), int)), "one per video. Got 2 for 1"),
+        (lambda p: p(frames_of(), segmentation_maps=np.zeros((3, 52, 40), int)), r"\(40, 52\). Got \(52, 40\)"),
+        (lambda p: p(frames_of(), segmentation_maps=np.zeros(3, int)), "3 dimensions"),
+        (lambda p: p(frames_of(), segmentation_maps=np.zeros((3, 40, 52))), "integer ids of at least 0. Got torch.f"),
+        (lambda p: p(frames_of(), segmentation_maps=np.full((3, 40, 52), -2)), "integer ids of at least 0"),
+        (lambda p: p([]), "at least one frame"),
+        (lambda p: p([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)]), "frames of one size"),
+        (lambda p: p(frames_of(), do_center_crop=True, crop_size=32), "`do_center_crop` must be False"),
+        (lambda p: p.post_process_semantic_segmentation(ModelOutput()), "must hold masks"),
         (lambda p: p(frames_of(), fit="crop"), "`fit` must be 'stretch' or 'pad'. Got 'crop'"),
         (lambda p: p([frames_of(), frames_of(2)], return_tensors="pt"), "one shape"),
         (lambda p: p.resized_size(10, 10, {"max_height": 3}), "`size` must give"),

@@ -8,6 +8,30 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .mit import MiTConfig
 
+MINIMA = {
+    "num_labels": 1,
+    "num_frames": 1,
+    "num_queries": 1,
+    "num_attention_heads": 1,
+    "hidden_dim": 1,
+    "feature_size": 1,
+    "mask_feature_size": 1,
+    "encoder_feedforward_dim": 1,
+    "dim_feedforward": 1,
+    "decoder_layers": 2,
+    "encoder_layers": 1,
+    "train_num_points": 1,
+    "oversample_ratio": 1,
+    "no_object_weight": 0,
+    "class_weight": 0,
+    "mask_weight": 0,
+    "dice_weight": 0,
+    "secondary_mask_weight": 0,
+    "secondary_dice_weight": 0,
+    "secondary_round_weight": 0,
+    "frame_loss_weight": 0,
+}
+
 
 @strict
 class THEMaskConfig(PreTrainedConfig):
@@ -70,8 +94,8 @@ class THEMaskConfig(PreTrainedConfig):
             As in [`Mask2FormerConfig`].
 
     Raises:
-        ValueError: For contradicting fields or an unknown backbone.
-        StrictDataclassError: For a field of the wrong type or out of range.
+        ValueError: For contradicting fields, values out of range or an unknown backbone.
+        StrictDataclassError: For a field of the wrong type.
     """
 
     model_type = "themask"
@@ -141,32 +165,29 @@ class THEMaskConfig(PreTrainedConfig):
         request_four_stages(self.backbone_config)
         kwargs.pop("model_type", None)  # a Mask2Former configuration becomes this one
         super().__post_init__(**kwargs)
+        self.check_fields()
 
-    def validate_ranges(self):
-        """Reject numbers no model can be built or trained with."""
-        rules = {
-            "num_frames": 1,
-            "num_queries": 1,
-            "num_attention_heads": 1,
-            "hidden_dim": 1,
-            "feature_size": 1,
-            "mask_feature_size": 1,
-            "decoder_layers": 2,
-            "encoder_layers": 1,
-            "train_num_points": 1,
-        }
-        for name, minimum in rules.items():
+    def check_fields(self) -> None:
+        """Reject values no model can be built or trained with.
+
+        Called at construction, and again by the model, since a loaded configuration's fields may have been overridden.
+
+        Raises:
+            ValueError: See the messages.
+        """
+        if self.backbone is not None:
+            raise ValueError(
+                f"`backbone` must be given to a new configuration only. Got {self.backbone!r} for an existing one. "
+                "Pass `backbone_config=MiTConfig.from_size(...)` instead."
+            )
+        for name, minimum in MINIMA.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"`{name}` must be at least {minimum}. Got {getattr(self, name)}.")
+        for name in ("dropout", "aggregator_dropout", "importance_sample_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must lie in [0, 1]. Got {getattr(self, name)}.")
         if self.matching_rounds not in (1, 2):
             raise ValueError(f"`matching_rounds` must be 1 or 2. Got {self.matching_rounds}.")
-        if self.oversample_ratio < 1:
-            raise ValueError(f"`oversample_ratio` must be at least 1. Got {self.oversample_ratio}.")
-        if not 0 <= self.importance_sample_ratio <= 1:
-            raise ValueError(f"`importance_sample_ratio` must lie in [0, 1]. Got {self.importance_sample_ratio}.")
-
-    def validate_widths(self):
-        """Reject widths the pixel decoder and attention layers cannot divide."""
         if self.feature_size % 32:
             raise ValueError(
                 f"`feature_size` must be a multiple of 32, for the pixel decoder's GroupNorm. Got {self.feature_size}."
@@ -179,11 +200,8 @@ class THEMaskConfig(PreTrainedConfig):
                     f"`{name}` must be a multiple of `num_attention_heads` ({self.num_attention_heads}). "
                     f"Got {getattr(self, name)}."
                 )
-
-    def validate_fixed_fields(self):
-        """Reject Mask2Former settings that THE-Mask does not define."""
-        fixed = {"pre_norm": False, "activation_function": "relu", "common_stride": 4}
-        for name, value in fixed.items():
+        # Settings of Mask2Former that THE-Mask does not define.
+        for name, value in {"pre_norm": False, "activation_function": "relu", "common_stride": 4}.items():
             if getattr(self, name) != value:
                 raise ValueError(f"`{name}` must be {value!r} for THE-Mask. Got {getattr(self, name)!r}.")
         if tuple(self.feature_strides) != (4, 8, 16, 32):

@@ -66,8 +66,13 @@ def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ign
         exclude_ignored (`bool`): Leave such pixels out of the mask losses instead of counting them as background.
 
     Raises:
-        ValueError: If a label is neither a class index nor `ignore_value`.
+        ValueError: If a label is neither a class index nor `ignore_value`, or `ignore_value` is a class index.
     """
+    if 0 <= ignore_value < num_labels:
+        raise ValueError(
+            f"`ignore_value` must not be one of the {num_labels} class indices. Got {ignore_value}. "
+            "Choose another in the configuration, such as -100, and as `ignore_index` of the video processor."
+        )
     labels = labels.long()  # narrower integers may not hold the two extra bins below
     ignored = labels == ignore_value
     out_of_range = ~ignored & ((labels < 0) | (labels >= num_labels))
@@ -448,7 +453,8 @@ def count_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """
 
     def membership(full: int, small: int) -> Tensor:
-        sources = torch.arange(full, device=maps.device) * small // full
+        cells = torch.arange(small, device=maps.device, dtype=torch.float32)
+        sources = nn.functional.interpolate(cells[None, None], full, mode="nearest")[0, 0].long()
         return nn.functional.one_hot(sources, small).to(maps.dtype)  # (full, small)
 
     (height, width), (rows, columns) = maps.shape[-2:], size
@@ -458,11 +464,19 @@ def count_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def touches_ignored(ignored: Tensor, logits_size: tuple[int, int], points: Tensor) -> Tensor:
     """Tell which points read anything of an ignored pixel, in the label map or in the mask logits.
 
-    A logit is ignored if all its pixels are. Args: `ignored` boolean `(maps, 1, height, width)`, `points`
-    `(maps, num_points, 2)`. Returns boolean `(maps, 1, num_points)`.
+    A logit is ignored if it has pixels and all of them are.
+
+    Args:
+        ignored (`torch.Tensor` of shape `(maps, 1, height, width)`): Boolean.
+        logits_size (`tuple[int, int]`): Height and width of the mask logits.
+        points (`torch.Tensor` of shape `(maps, num_points, 2)`): Coordinates in [0, 1].
+
+    Returns:
+        Boolean `(maps, 1, num_points)`.
     """
     full = ignored.to(points.dtype)
-    whole_cells = (count_pixels(1 - full, logits_size) == 0).to(points.dtype)
+    used, unused = count_pixels(1 - full, logits_size), count_pixels(full, logits_size)
+    whole_cells = ((used == 0) & (unused > 0)).to(points.dtype)
     return (sample_points(full, points) > 0) | (sample_points(whole_cells, points) > 0)
 
 

@@ -43,15 +43,12 @@ class THEMaskForVideoSemanticSegmentationOutput(ModelOutput):
             same with the prefix `frame_`: scalars, or one value per prediction layer with `output_layer_loss_terms`.
         class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*):
             Classes of the video queries; the last one is "no object".
-        masks_queries_logits (`torch.Tensor` of shape `(batch, num_frames, num_queries, height / 4, width / 4)`,
-        *optional*):
-            Masks of the video queries.
-        frame_class_queries_logits (`torch.Tensor` of shape `(batch, num_frames, num_queries, num_labels + 1)`,
-        *optional*):
-            Classes of the frame queries.
-        frame_masks_queries_logits
-            (`torch.Tensor` of shape `(batch, num_frames, num_queries, height / 4, width / 4)`, *optional*):
-            Masks of the frame queries.
+        masks_queries_logits (`torch.Tensor`, *optional*):
+            Masks of the video queries: `(batch, num_frames, num_queries, height / 4, width / 4)`.
+        frame_class_queries_logits (`torch.Tensor`, *optional*):
+            Classes of the frame queries: `(batch, num_frames, num_queries, num_labels + 1)`.
+        frame_masks_queries_logits (`torch.Tensor`, *optional*):
+            Masks of the frame queries: `(batch, num_frames, num_queries, height / 4, width / 4)`.
         auxiliary_logits (`list[dict[str, torch.Tensor]]`, *optional*, returned with `output_auxiliary_logits`):
             The four fields above for every prediction layer but the last.
     """
@@ -229,6 +226,7 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
 
     def __init__(self, config: THEMaskConfig):
         super().__init__(config)
+        config.check_fields()
         self.model = THEMaskModel(config)
         self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
         has_frame_head = self.model.transformer_module.has_frame_queries
@@ -354,7 +352,15 @@ def check_inputs(
             f"`forward` must be given arguments it knows. Got {', '.join(sorted(unknown))}. "
             "Videos go in as `pixel_values_videos`, label maps as `labels`; outputs are always a `ModelOutput`."
         )
+    for name, value in (("pixel_values_videos", pixel_values_videos), ("labels", labels)):
+        if not isinstance(value, Tensor) and not (name == "labels" and value is None):
+            raise ValueError(f"`{name}` must be a tensor. Got a {type(value).__name__}. Use the video processor.")
     shape = tuple(pixel_values_videos.shape)
+    if not pixel_values_videos.is_floating_point():
+        raise ValueError(
+            f"`pixel_values_videos` must be floating-point. Got {pixel_values_videos.dtype}. "
+            "The video processor rescales and normalises 8-bit frames."
+        )
     if len(shape) != 5 or shape[2] != 3:
         raise ValueError(
             "`pixel_values_videos` must have 5 dimensions (batch, num_frames, 3, height, width). "
@@ -365,7 +371,7 @@ def check_inputs(
             "`pixel_values_videos` must hold at least one frame, with height and width multiples of 32. "
             f"Got shape {shape}. The video processor resizes or pads frames accordingly."
         )
-    if labels is not None and (labels.dim() != 4 or tuple(labels.shape[:2]) != shape[:2]):
+    if labels is not None and (labels.dim() != 4 or tuple(labels.shape[:2]) != shape[:2] or 0 in labels.shape):
         raise ValueError(
             "`labels` must have 4 dimensions (batch, num_frames, height, width), two as in `pixel_values_videos` "
             f"{shape}. Got shape {tuple(labels.shape)}."

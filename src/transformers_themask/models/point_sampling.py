@@ -17,12 +17,11 @@ class PointSampler(Protocol):
         """Return coordinates in [0, 1].
 
         Args:
-            kind (`str`): What the points are for: `"matching"`, or
-            `"{video|frame}_{primary|secondary}_{candidates|uniform}"`
-                for the points of a mask loss (candidates for the uncertain ones, and the uniform rest).
+            kind (`str`): What the points are for: `"matching"`, or for a mask loss
+                `"{video|frame}_{primary|secondary}_{candidates|uniform}"`, the candidates for uncertain points and the
+                uniform rest.
             layer (`int`): Prediction layer, 0 before the first decoder layer.
-            shape (`tuple[int, ...]`): `(batch, points, 2)` for matching, `(masks, points, 2)` for losses, where masks
-            are
+            shape (`tuple[int, ...]`): `(batch, points, 2)` for matching; `(masks, points, 2)` for losses, masks
                 ordered by clip, then query, then frame.
             generator (`torch.Generator`, *optional*): Source of randomness.
         """

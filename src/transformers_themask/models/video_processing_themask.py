@@ -2,11 +2,13 @@
 """The video processor of every model family: frames and label maps in, tensors out, outputs back to label maps."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as tvf
+from PIL import Image
 from torch import Tensor, nn
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
@@ -25,6 +27,7 @@ class THEMaskVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[ca
     size_divisor: int | None
     do_reduce_labels: bool | None
     ignore_index: int | None
+    segmentation_maps: Any
 
 
 class THEMaskVideoProcessor(BaseVideoProcessor):
@@ -49,7 +52,8 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
         ignore_index (`int`, *optional*, defaults to 255):
             The label of pixels without a class.
         kwargs:
-            The common options of [`BaseVideoProcessor`].
+            The common options of [`BaseVideoProcessor`], except cropping: a crop must cut frames and labels alike and
+            belongs to the augmentation.
     """
 
     valid_kwargs = THEMaskVideoProcessorKwargs
@@ -87,21 +91,22 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
             `labels` `(batch, num_frames, height, width)` int64 class indices; without `return_tensors` lists of clips.
 
         Raises:
-            ValueError: If maps and frames do not fit together.
+            FileNotFoundError: If a video file does not exist.
+            ValueError: If there is no video, its frames differ in size, or maps and frames do not fit together.
         """
-        features = self.preprocess(videos, **kwargs)
         if segmentation_maps is not None:
-            maps = batched_maps(segmentation_maps)
-            labels = self._prepare_labels(maps, list(features["pixel_values_videos"]), **kwargs)
-            features["labels"] = torch.stack(labels) if kwargs.get("return_tensors") else labels
-        return features
+            kwargs["segmentation_maps"] = batched_maps(segmentation_maps)
+        return self.preprocess(uniform_frames(videos), **kwargs)
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
         """Decode video files with PyAV, which needs no system libraries."""
         if isinstance(video_url_or_urls, list):
             decoded = [self.fetch_videos(path, sample_indices_fn) for path in video_url_or_urls]
             return list(zip(*decoded, strict=True))
-        return load_video(str(video_url_or_urls), backend="pyav", sample_indices_fn=sample_indices_fn)
+        path = str(video_url_or_urls)
+        if "://" not in path and not Path(path).is_file():
+            raise FileNotFoundError(f"`videos` must name existing files. Got {path}.")
+        return load_video(path, backend="pyav", sample_indices_fn=sample_indices_fn)
 
     def reduce_labels(self, raw_ids: Tensor) -> Tensor:
         """Turn raw ids into class indices: 0 and `ignore_index` to `ignore_index`, id k to k - 1.
@@ -140,25 +145,27 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
     ) -> list[Tensor]:
         """Turn outputs into label maps.
 
-        Video-level and frame-level predictions, where both are there, count half each. Every pixel gets a class.
+        Video-level and frame-level predictions, where both are there, count half each. Every pixel gets a class. Where
+        the frame lies in the network's input follows from the processor's own `size`, `do_resize` and `fit`, not from
+        options given to a single call.
 
         Args:
             outputs ([`ModelOutput`]): Outputs of any model of this package.
-            target_sizes (`Sequence[tuple[int, int]]`, *optional*): Height and width of the original frames of each
-            video.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): Height and width of each video's original frames.
                 Defaults to the size of the network's input.
-            via_input_size (`bool`, *optional*, defaults to `False`): Resize twice, by way of the network's input
-            size, as
-                the official code does, instead of once.
+            via_input_size (`bool`, *optional*, defaults to `False`): Resize twice, by way of the network's input size
+                as the official code does, instead of once.
 
         Returns:
             One tensor `(num_frames, height, width)` per video: class indices, uint8 (int32 beyond 256 classes).
 
         Raises:
-            ValueError: If `target_sizes` has not one entry per video.
+            ValueError: If `outputs` hold no masks or `target_sizes` has not one entry per video.
         """
         reference = outputs.get("masks_queries_logits")
         reference = outputs.get("frame_masks_queries_logits") if reference is None else reference
+        if reference is None:
+            raise ValueError(f"`outputs` must hold masks of video or frame queries. Got {sorted(outputs.keys())}.")
         batch_size, num_frames = reference.shape[:2]
         input_size = (4 * reference.shape[-2], 4 * reference.shape[-1])
         if target_sizes is None:
@@ -175,7 +182,7 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
         for video, (size, content) in enumerate(zip(target_sizes, contents, strict=True)):
             maps = []
             for frame in range(num_frames):
-                scores = frame_scores(outputs, video, frame)
+                scores = segmentation_scores(outputs, video, frame)
                 if via_input_size:
                     maps.append(twice_enlarged_argmax(scores, input_size, content, size))
                 else:
@@ -200,13 +207,25 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
         resample: Any = None,
         fit: str | None = None,
         size_divisor: int | None = None,
+        do_center_crop: bool | None = None,
+        segmentation_maps: list[Tensor] | None = None,
+        do_reduce_labels: bool | None = None,
+        ignore_index: int | None = None,
         return_tensors: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
         fit = check_fit(fit)
+        if do_center_crop:
+            raise ValueError("`do_center_crop` must be False. Got True. Crop frames and label maps before.")
         resized = [self._resize_frames(video, do_resize, size, resample, fit, size_divisor or 1) for video in videos]
         features = super()._preprocess(
-            resized, do_resize=False, size=size, resample=resample, return_tensors=None, **kwargs
+            resized,
+            do_resize=False,
+            size=size,
+            resample=resample,
+            do_center_crop=False,
+            return_tensors=None,
+            **kwargs,
         )["pixel_values_videos"]
         if fit == "pad":
             features = [pad_to_multiple(video, size_divisor or 1, 0) for video in features]
@@ -215,7 +234,15 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
                 "`videos` must have one shape to be stacked by `return_tensors`. "
                 f"Got {[tuple(video.shape) for video in features]}. Process them one by one."
             )
-        return BatchFeature({"pixel_values_videos": features}, tensor_type=return_tensors)
+        batch = {"pixel_values_videos": features}
+        if segmentation_maps is not None:
+            contents = [(video.shape[-2], video.shape[-1]) for video in resized]
+            check_maps(segmentation_maps, videos)
+            batch["labels"] = [
+                self._prepare_labels(raw_ids, content, (video.shape[-2], video.shape[-1]), bool(do_reduce_labels))
+                for raw_ids, content, video in zip(segmentation_maps, contents, features, strict=True)
+            ]
+        return BatchFeature(batch, tensor_type=return_tensors)
 
     def _resize_frames(
         self, video: Tensor, do_resize: bool | None, size: Any, resample: Any, fit: str, divisor: int
@@ -230,27 +257,13 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
                 video = self.resize(video, SizeDict(height=rows, width=columns), resample=resample)
         return video
 
-    def _prepare_labels(self, maps: list[Tensor], videos: list[Tensor], **kwargs: Any) -> list[Tensor]:
-        options = {
-            name: kwargs.get(name, getattr(self, name)) for name in ("do_resize", "size", "fit", "do_reduce_labels")
-        }
-        if len(maps) != len(videos):
-            raise ValueError(f"`segmentation_maps` must come one per video. Got {len(maps)} for {len(videos)} videos.")
-        labels = []
-        for raw_ids, video in zip(maps, videos, strict=True):
-            if len(raw_ids) != len(video):
-                raise ValueError(
-                    f"`segmentation_maps` must hold one map per frame. Got {len(raw_ids)} for {len(video)}."
-                )
-            content = (video.shape[-2], video.shape[-1])
-            if options["fit"] == "pad":
-                size = (raw_ids.shape[-2], raw_ids.shape[-1])
-                content = self.resized_size(size[0], size[1], options["size"]) if options["do_resize"] else size
-            reduced = self.reduce_labels(raw_ids) if options["do_reduce_labels"] else raw_ids.long()
-            reduced = tvf.resize(reduced[:, None], list(content), tvf.InterpolationMode.NEAREST_EXACT)[:, 0]
-            missing = (video.shape[-2] - reduced.shape[-2], video.shape[-1] - reduced.shape[-1])
-            labels.append(nn.functional.pad(reduced, (0, missing[1], 0, missing[0]), value=self.ignore_index))
-        return labels
+    def _prepare_labels(
+        self, raw_ids: Tensor, content_size: tuple[int, int], padded_size: tuple[int, int], reduce: bool
+    ) -> Tensor:
+        labels = self.reduce_labels(raw_ids) if reduce else raw_ids.long()
+        labels = tvf.resize(labels[:, None], list(content_size), tvf.InterpolationMode.NEAREST_EXACT)[:, 0]
+        below, right = padded_size[0] - content_size[0], padded_size[1] - content_size[1]
+        return nn.functional.pad(labels, (0, right, 0, below), value=self.ignore_index)
 
 
 def check_fit(fit: str | None) -> str:
@@ -300,10 +313,59 @@ def batched_maps(segmentation_maps: Any) -> list[Tensor]:
                 "`segmentation_maps` must have 3 dimensions (num_frames, height, width) per video. "
                 f"Got shape {tuple(item.shape)}."
             )
+        if item.is_floating_point() or item.is_complex() or (item.numel() and int(item.min()) < 0):
+            lowest = item.min().item() if item.numel() else None
+            raise ValueError(
+                f"`segmentation_maps` must hold integer ids of at least 0. Got {item.dtype} from {lowest}."
+            )
     return maps
 
 
-def frame_scores(outputs: ModelOutput, video: int, frame: int) -> Tensor:
+def check_maps(maps: list[Tensor], videos: list[Tensor]) -> None:
+    """Make sure that every frame has its map.
+
+    Raises:
+        ValueError: If numbers or sizes differ.
+    """
+    if len(maps) != len(videos):
+        raise ValueError(f"`segmentation_maps` must come one per video. Got {len(maps)} for {len(videos)} videos.")
+    for raw_ids, video in zip(maps, videos, strict=True):
+        if len(raw_ids) != len(video):
+            raise ValueError(f"`segmentation_maps` must hold one map per frame. Got {len(raw_ids)} for {len(video)}.")
+        if raw_ids.shape[-2:] != video.shape[-2:]:
+            raise ValueError(
+                f"`segmentation_maps` must have the size of their frames, {tuple(video.shape[-2:])}. "
+                f"Got {tuple(raw_ids.shape[-2:])}."
+            )
+
+
+def uniform_frames(videos: Any) -> Any:
+    """Bring PIL frames to RGB and make sure that lists of frames can be stacked.
+
+    Raises:
+        ValueError: If there are no frames or their sizes differ.
+    """
+    if isinstance(videos, Image.Image):
+        return videos.convert("RGB")
+    if not isinstance(videos, (list, tuple)):
+        return videos
+    if len(videos) == 0:
+        raise ValueError("`videos` must hold at least one frame. Got an empty list.")
+    frames = [uniform_frames(item) for item in videos]
+    sizes = {size for size in map(frame_size, frames) if size is not None}
+    if len(sizes) > 1:
+        raise ValueError(f"`videos` must have frames of one size each. Got {sorted(sizes)}.")
+    return frames
+
+
+def frame_size(frame: Any) -> tuple[int, ...] | None:
+    """Size of a single frame given as an image or array; `None` for anything else."""
+    if isinstance(frame, Image.Image):
+        return frame.height, frame.width
+    return tuple(frame.shape) if isinstance(frame, (np.ndarray, Tensor)) and frame.ndim == 3 else None
+
+
+def segmentation_scores(outputs: ModelOutput, video: int, frame: int) -> Tensor:
     """Class scores `(num_labels, height, width)` of one frame: the mean over the levels the outputs have."""
     levels = []
     if outputs.get("masks_queries_logits") is not None:
