@@ -12,28 +12,48 @@ what `do_train`, `do_eval` and `do_predict` say and leaves the model, its proces
 import sys
 from pathlib import Path
 
+from tqdm.auto import tqdm
 from transformers import set_seed
+from transformers.utils import logging
 
 from transformers_themask.data.clip_dataset import ClipDataset
+from transformers_themask.data.file_checks import MAX_CHECKED_FRAMES, check_files
 from transformers_themask.data.transforms import ClipAugmentation
 from transformers_themask.data.vspw import load_vspw, read_class_names
+from transformers_themask.inference.output_folder import check_output_folder
 from transformers_themask.training.arguments import DataArguments, ModelArguments, VSSTrainingArguments
 from transformers_themask.training.evaluation import EvaluationVideos
 from transformers_themask.training.recipes import parse_recipe
 from transformers_themask.training.starting_point import checkpoint_to_resume, load_config, load_model, load_processor
 from transformers_themask.training.trainer import VSSTrainer
 
+# Below Transformers' own logger, so that `--log_level debug` and TRANSFORMERS_VERBOSITY reach it.
+logger = logging.get_logger("transformers.run_vss")
+
 
 def main() -> int:
-    """Run the command line; a problem with the input is one sentence and exit code 2, before anything is trained."""
+    """Run the command line; a problem with the input is one sentence and exit code 2.
+
+    Most are found before anything is trained, a broken file perhaps only when it is read; checkpoints written by then
+    stay. `--log_level debug` shows the traceback.
+    """
     try:
         model_args, data_args, training_args = parse_recipe(sys.argv[1:])
         trainer, checkpoint = prepare(model_args, data_args, training_args)
+        run(trainer, checkpoint)
     except (ValueError, OSError) as error:
-        print(f"run_vss.py: {' '.join(str(error).split())}", file=sys.stderr)
+        logger.debug("The run ends with an error.", exc_info=True)
+        tqdm.write(f"run_vss.py: {one_sentence(error)}", file=sys.stderr)  # clear of progress bars
         return 2
-    run(trainer, checkpoint)
     return 0
+
+
+def one_sentence(error: Exception) -> str:
+    """What an error says, on one line."""
+    message = str(error).strip()
+    if "Original Traceback" in message:  # from a worker of a DataLoader, whose traceback ends with the error
+        message = message.splitlines()[-1].partition(": ")[2]
+    return " ".join(message.split())
 
 
 def prepare(
@@ -46,6 +66,7 @@ def prepare(
         raise ValueError("`model_name_or_path` must be given to evaluate or predict without training. Got none.")
     if data_args.data_root is None:
         raise ValueError("`data_root` must be a folder in VSPW layout. Got none; give `--data_root DIR`.")
+    check_output_folder("output_dir", str(training_args.output_dir))
     set_seed(training_args.seed)
     root = Path(data_args.data_root)
     class_names = read_class_names(root)
@@ -62,6 +83,11 @@ def prepare(
     ):  # one process writes the cache, the others read it
         eval_rows = load_vspw(root, data_args.eval_split)
         train_rows = load_vspw(root, data_args.train_split) if training_args.do_train else None
+    progress = training_args.should_log and not training_args.disable_tqdm
+    check_files(eval_rows, root, len(class_names), progress=progress)
+    if train_rows is not None:
+        seed = training_args.seed
+        check_files(train_rows, root, len(class_names), max_frames=MAX_CHECKED_FRAMES, seed=seed, progress=progress)
     train_dataset = None
     if train_rows is not None:
         train_dataset = ClipDataset(
@@ -80,11 +106,11 @@ def prepare(
         rows=eval_rows,
         root=root,
         class_names=class_names,
-        num_frames=data_args.eval_num_frames or config.num_frames,
+        num_frames=config.num_frames if data_args.eval_num_frames is None else data_args.eval_num_frames,
         frame_stride=data_args.eval_frame_stride,
     )
     trainer = VSSTrainer(
-        model=load_model(model_args, config),
+        model=load_model(model_args, config, for_training=training_args.do_train),
         args=training_args,
         train_dataset=train_dataset,
         eval_dataset=videos,

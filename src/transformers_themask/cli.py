@@ -6,7 +6,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -38,11 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def segment(options: argparse.Namespace) -> None:
     """Write a video again with the class colours on top."""
+    from transformers_themask.data.clips import check_clip_options
     from transformers_themask.inference.frame_source import open_frame_source
+    from transformers_themask.inference.output_folder import check_output_folder
     from transformers_themask.inference.overlay_video import write_overlay_video
+    from transformers_themask.inference.video_io import check_mp4_path
+    from transformers_themask.inference.visualization import check_alpha
 
     if Path(options.input).resolve() == options.output.resolve():
         raise ValueError(f"`--output` must differ from the input. Got {options.output} for both.")
+    check_mp4_path(options.output, "--output")
+    check_output_folder("--output", options.output.parent)
+    if options.labels is not None:
+        check_output_folder("--labels", options.labels)
+    check_alpha(options.alpha)
+    check_clip_options(1 if options.num_frames is None else options.num_frames, options.frame_stride)
+    device = _device(options.device)
     source = open_frame_source(options.input, options.frame_rate)
     model, processor = _load_model(options.model)
     num_frames = write_overlay_video(
@@ -55,7 +67,7 @@ def segment(options: argparse.Namespace) -> None:
         frame_stride=options.frame_stride,
         alpha=options.alpha,
         legend=options.legend,
-        device=options.device or _default_device(),
+        device=device,
         progress=True,
     )
     print(f"{options.output}: {num_frames} frames")
@@ -65,13 +77,22 @@ def segment(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Score a folder of label maps against a data set in the VSPW layout."""
+    import torch
+
+    from transformers_themask import THEMaskVideoProcessor
     from transformers_themask.data.vspw import load_vspw, read_class_names
+    from transformers_themask.inference.output_folder import check_output_folder
     from transformers_themask.metrics.prediction_folder import score_prediction_folder
 
+    if options.json is not None:
+        check_output_folder("--json", options.json.parent)
     class_names = read_class_names(options.data)
     rows = load_vspw(options.data, options.split)
     masks = {row["video_id"]: [options.data / mask for mask in row["masks"]] for row in rows}
-    scores = score_prediction_folder(options.predictions, masks, len(class_names), options.prediction_ids)
+    class_indices = THEMaskVideoProcessor().reduce_labels(torch.arange(256))
+    scores = score_prediction_folder(
+        options.predictions, masks, len(class_names), class_indices, options.prediction_ids
+    )
     scores["per_class_iou"] = dict(zip(class_names, scores["per_class_iou"], strict=True))
     for line in _score_table(scores):
         print(line)
@@ -89,10 +110,14 @@ def convert(options: argparse.Namespace) -> None:
         load_official_checkpoint,
     )
     from transformers_themask.data.vspw import read_class_names
-    from transformers_themask.training.arguments import mapping_from_text
+    from transformers_themask.inference.output_folder import check_output_folder
+    from transformers_themask.training.config_overrides import mapping_from_text
 
+    check_output_folder("OUTPUT", options.output)
+    overrides = mapping_from_text("--config-overrides", options.config_overrides)
     state_dict = load_official_checkpoint(options.checkpoint)
-    config = config_from_state_dict(state_dict, **mapping_from_text("config-overrides", options.config_overrides))
+    with _naming(options.checkpoint):
+        config = config_from_state_dict(state_dict, **overrides)
     if options.data is not None:
         class_names = read_class_names(options.data)
         if len(class_names) != config.num_labels:
@@ -102,7 +127,8 @@ def convert(options: argparse.Namespace) -> None:
             )
         config.id2label = dict(enumerate(class_names))
         config.label2id = {name: index for index, name in config.id2label.items()}
-    model, report = convert_official_checkpoint(state_dict, config)
+    with _naming(options.checkpoint):
+        model, report = convert_official_checkpoint(state_dict, config)
     if report.missing:
         raise ValueError(
             f"`CHECKPOINT` must fill every parameter of the model. Got {options.checkpoint} without "
@@ -185,21 +211,36 @@ def _load_model(path: str) -> tuple[Any, Any]:
     from transformers import AutoVideoProcessor
 
     from transformers_themask import AutoModelForVideoSemanticSegmentation
+    from transformers_themask.inference.loading import load_pretrained, loading_errors_as_sentences
 
-    try:
-        model = AutoModelForVideoSemanticSegmentation.from_pretrained(path)
+    model = load_pretrained(AutoModelForVideoSemanticSegmentation, "--model", path)
+    with loading_errors_as_sentences("--model", path):
         return model, AutoVideoProcessor.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            "`--model` must be a folder or Hub repository with a saved video segmentation model and its video "
-            f"processor. Got {path}; `--debug` shows why it cannot be loaded."
-        ) from error
 
 
-def _default_device() -> str:
+def _device(name: str | None) -> str:
+    """The device asked for, or the best one there is."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, ImportError) as error:  # unknown, not compiled in, not there
+        raise ValueError(
+            f"`--device` must be a device that PyTorch can use here, such as cpu or cuda. Got {name!r}; `--debug` "
+            "shows why not."
+        ) from error
+    return name
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Put a file's name before what is wrong with its content."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _score_table(scores: dict[str, Any]) -> list[str]:

@@ -71,13 +71,41 @@ def test_the_architecture_is_read_off_the_shapes():
     ("flags", "words"),
     [
         (["--config-overrides", '{"num_queries": 9}'], "`config` must be that of the checkpoint"),
-        (["--config-overrides", "[]"], "`config-overrides` must be a mapping"),
+        (["--config-overrides", "{num_querys: 9}"], "must hold fields of THEMaskConfig. Got 'num_querys'"),
+        (["--config-overrides", "{num_frames: two}"], "'num_frames' expected int, got str"),
+        (["--config-overrides", "{num_attention_heads: 5}"], "must be a multiple of `num_attention_heads` (5)"),
     ],
 )
 def test_a_wrong_configuration_is_one_sentence(checkpoint, tmp_path, capsys, flags, words):
     assert convert(checkpoint, tmp_path / "model", *flags) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+    assert str(checkpoint) in error and "with `--config-overrides`" in error
+
+
+def test_overrides_and_output_are_checked_before_the_checkpoint_is_read(tmp_path, capsys):
+    assert convert(tmp_path / "missing.pth", tmp_path / "model", "--config-overrides", "[]") == 2
+    assert "`--config-overrides` must be a mapping" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert convert(tmp_path / "missing.pth", tmp_path / "file") == 2
+    assert "`OUTPUT` must lie in a folder that can be written to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no checkpoint", "must be a PyTorch checkpoint of plain tensors. Got {path}."),
+        ([1, 2], "Got {path} without `decode_head.` entries"),
+        ({1: torch.ones(1)}, "Got {path} without `decode_head.` entries"),
+        ({"decode_head.a": torch.ones(1), "decode_head.b": 1}, "Got {path} with other entries"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_one_short_sentence(content, words, tmp_path, capsys):
+    path = tmp_path / "file.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    assert convert(path, tmp_path / "model") == 2
+    error = capsys.readouterr().err
+    assert words.format(path=path) in error and error.count("\n") == 1
 
 
 def test_other_classes_and_missing_entries_are_one_sentence(checkpoint, dataset, tmp_path, capsys):
@@ -89,7 +117,8 @@ def test_other_classes_and_missing_entries_are_one_sentence(checkpoint, dataset,
     incomplete = {key: value for key, value in state_dict.items() if "query_feat" not in key}
     torch.save(incomplete, checkpoint)
     assert convert(checkpoint, tmp_path / "model") == 2
-    assert "must hold `decode_head.predictor.query_feat.weight`" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert str(checkpoint) in error and "must hold `decode_head.predictor.query_feat.weight`" in error
 
 
 def test_misleading_official_names_are_told_apart():

@@ -123,7 +123,18 @@ def test_a_video_without_frames_or_folder_is_named(load, vspw_root):
         load()
 
 
+def test_a_folder_without_videos_and_a_split_that_is_no_text_are_named(load, vspw_root):
+    (vspw_root / "val.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"val.txt must be a text file with one video name per line"):
+        load("val")
+    shutil.rmtree(vspw_root / "data")
+    with pytest.raises(FileNotFoundError, match=r"must hold the folder data with the videos. Got no .*vspw/data"):
+        load()
+
+
 def test_a_missing_label_file_is_named(vspw_root):
+    with pytest.raises(FileNotFoundError, match=r"`root` must be a folder in VSPW layout. Got .*nowhere"):
+        read_class_names(vspw_root / "nowhere")
     (vspw_root / "label_num_dic_final.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"`root` must contain label_num_dic_final.json"):
         read_class_names(vspw_root)
@@ -143,13 +154,22 @@ def test_a_broken_label_file_is_named(vspw_root, content):
         read_class_names(vspw_root)
 
 
-@pytest.mark.parametrize("mode", ["P", "RGB", "I;16", "1"])
+@pytest.mark.parametrize("mode", ["RGB", "I;16", "1"])
 def test_only_single_channel_masks_are_read(tmp_path, mode):
     path = tmp_path / "mask.png"
     image = Image.new("I;16", (4, 4)) if mode == "I;16" else Image.fromarray(np.ones((4, 4), np.uint8)).convert(mode)
     image.save(path)
-    with pytest.raises(ValueError, match=r"Mask .*mask.png must be an 8-bit single-channel image"):
+    with pytest.raises(ValueError, match=r"Label map .*mask.png must be an 8-bit single-channel image"):
         read_mask(path)
+
+
+def test_the_ids_of_a_palette_image_are_its_indices(tmp_path):
+    ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = Image.fromarray(ids)
+    image.putpalette([255 - level for level in range(256) for _ in range(3)])
+    image.save(tmp_path / "mask.png")
+    assert Image.open(tmp_path / "mask.png").mode == "P"
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), ids)
 
 
 def test_an_unreadable_image_is_named(tmp_path):

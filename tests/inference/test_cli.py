@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -7,6 +8,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from transformers_themask.cli import main
 from transformers_themask.inference.frame_source import FrameFolder
@@ -87,10 +89,71 @@ def test_segment_names_bad_input(model_dir, video_path, tmp_path, capsys):
     assert "FFmpeg can read" in error(tmp_path / "text.mp4", "-o", output, "--model", model_dir)
     assert "jpg or png images" in error(tmp_path / "empty", "-o", output, "--model", model_dir)
     assert "`--model` must be" in error(video_path, "-o", output, "--model", tmp_path / "empty")
-    assert "`path` must end in .mp4" in error(video_path, "-o", tmp_path / "out.avi", "--model", model_dir)
+    assert "`--output` must be a file" in error(video_path, "-o", tmp_path / "out.avi", "--model", model_dir)
     assert "must differ from the input" in error(video_path, "-o", video_path, "--model", model_dir)
-    assert "`alpha` must be" in error(video_path, "-o", output, "--model", model_dir, "--alpha", 2)
-    assert "`num_frames` must be" in error(video_path, "-o", output, "--model", model_dir, "--num-frames", 0)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--alpha", 2], "`alpha` must be between 0 and 1. Got 2.0"),
+        (["--num-frames", 0], "`num_frames` must be at least 1. Got 0"),
+        (["--frame-stride", 0], "`frame_stride` must be at least 1. Got 0"),
+        (["--device", "foo"], "`--device` must be a device that PyTorch can use here, such as cpu or cuda. Got 'foo'"),
+        (["--labels", "{file}/labels"], "`--labels` must lie in a folder that can be written to"),
+        (["-o", "{file}/out.mp4"], "`--output` must lie in a folder that can be written to"),
+        (["-o", "{folder}"], "`--output` must be a file whose name ends in .mp4"),
+    ],
+)
+def test_segment_checks_its_options_before_it_loads_anything(flags, message, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.mp4").mkdir()
+    paths = {"file": tmp_path / "file", "folder": tmp_path / "folder.mp4"}
+    flags = [str(flag).format(**paths) for flag in flags]
+    arguments = ["segment", tmp_path / "no.mp4", "-o", tmp_path / "out.mp4", "--model", tmp_path / "no_model", *flags]
+    assert message in error_of(arguments, capsys)
+
+
+@pytest.fixture
+def broken_model(model_dir, tmp_path):
+    """A copy of the model to damage."""
+    return shutil.copytree(model_dir, tmp_path / "broken")
+
+
+def edit_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def edit_weights(folder, edit):
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"junk" * 9), "which cannot be loaded: "),
+        (lambda folder: (folder / "model.safetensors").unlink(), "which cannot be loaded: "),
+        (lambda folder: (folder / "config.json").write_text("{"), "which cannot be loaded: "),
+        (lambda folder: (folder / "video_preprocessor_config.json").unlink(), "which cannot be loaded: "),
+        (lambda folder: edit_config(folder, num_frames="two"), "'num_frames' expected int, got str"),
+        (lambda folder: edit_config(folder, matching_rounds=7), "`matching_rounds` must be 1 or 2. Got 7"),
+        (lambda folder: edit_config(folder, num_queries=5), "must fit the configuration. Got `"),
+        (
+            lambda folder: edit_weights(folder, lambda weights: weights.pop("class_predictor.weight")),
+            "Got none for 1 parameters, the first `class_predictor.weight`",
+        ),
+    ],
+    ids=["junk", "no_weights", "no_json", "no_processor", "type", "range", "shapes", "incomplete"],
+)
+def test_segment_refuses_a_model_that_is_not_whole(broken_model, damage, message, video_path, tmp_path, capsys):
+    damage(broken_model)
+    output = tmp_path / "out.mp4"
+    error = error_of(["segment", video_path, "-o", output, "--model", broken_model, "--device", "cpu"], capsys)
+    assert message in error and str(broken_model) in error
     assert not output.exists()
 
 
@@ -147,7 +210,10 @@ def test_evaluate_names_bad_input(dataset, capsys):
     def error(folder, data, *options):
         return error_of(["evaluate", "--predictions", folder, "--data", data, *options], capsys)
 
-    assert "label_num_dic_final.json" in error(predictions, root / "nowhere")
+    assert "nowhere, which does not exist" in error(predictions, root / "nowhere")
+    assert "`--json` must lie in" in error(predictions, root, "--json", root / "val.txt" / "scores.json")
+    (root / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    assert "binary.txt must be a text file" in error(predictions, root, "--split", "binary")
     assert "test" in error(predictions, root, "--split", "test")
     assert "nowhere" in error(root / "nowhere", root)
     (predictions / "b" / "3.png").unlink()

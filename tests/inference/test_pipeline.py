@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -80,13 +82,40 @@ def test_several_videos_give_a_list_and_a_generator_a_stream(pipe, video_path, f
         (np.zeros((2, 3, 8, 8), dtype=np.uint8), r"\(num_frames, height, width, 3\). Got \(2, 3, 8, 8\)"),
         (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), r"\(num_frames, 3, height, width\). Got \(2, 8, 8, 3\)"),
         (np.zeros((0, 8, 8, 3), dtype=np.uint8), "at least one frame"),
+        ([], "`inputs` must be a video or a list of videos. Got an empty list"),
+        ({"a": 1}, "a path, an array, a tensor or a list of frames. Got a dict"),
+        (np.zeros((2, 8, 8, 3), dtype=np.float32), r"a uint8 array .* Got float32 of shape \(8, 8, 3\)"),
+        (torch.zeros(2, 3, 8, 8), r"a uint8 array .* Got float32 of shape \(8, 8, 3\)"),
+        ([np.zeros((8, 8, 4), dtype=np.uint8)], r"a uint8 array .* Got uint8 of shape \(8, 8, 4\)"),
+        ([[1, 2]], "A frame must be a PIL image or a uint8 array .* Got int"),
         (7, "a path, an array, a tensor or a list of frames. Got a int"),
     ],
-    ids=["channels_first_array", "channels_last_tensor", "no_frames", "number"],
+    ids=[
+        "channels_first_array",
+        "channels_last_tensor",
+        "no_frames",
+        "empty_list",
+        "dict",
+        "float_array",
+        "float_tensor",
+        "four_channels",
+        "numbers",
+        "number",
+    ],
 )
 def test_what_is_no_video_is_named(pipe, video, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         pipe(video)
+    assert "\n" not in str(error.value)
+
+
+def test_a_saved_pipeline_loads_without_trust_in_remote_code(pipe, frames, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    assert not (tmp_path / "pipeline.py").exists()
+    assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
+    loaded = pipeline("video-semantic-segmentation", model=str(tmp_path), device="cpu")
+    assert type(loaded) is type(pipe)
+    assert np.array_equal(loaded(frames)["segmentation"], pipe(frames)["segmentation"])
 
 
 def test_videos_are_not_batched(pipe, frames):

@@ -285,7 +285,7 @@ def test_a_video_without_frames_is_refused(tmp_path):
 
 
 def test_writer_refuses_what_it_cannot_write(tmp_path):
-    with pytest.raises(ValueError, match=r"`path` must end in .mp4. Got .*a.avi"):
+    with pytest.raises(ValueError, match=r"`path` must be a file whose name ends in .mp4. Got .*a.avi"):
         VideoWriter(tmp_path / "a.avi", 10)
     with pytest.raises(ValueError, match=r"`frame_rate` must be positive. Got 0"):
         VideoWriter(tmp_path / "a.mp4", 0)

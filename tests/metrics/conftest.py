@@ -43,3 +43,9 @@ def shifted():
         return np.where((raw == 0) | (raw == 255), 255, raw.astype(np.int64) - 1).astype(np.uint8)
 
     return shift
+
+
+@pytest.fixture(scope="session")
+def class_indices(shifted):
+    """Class index of every raw id."""
+    return shifted(np.arange(256))

@@ -86,8 +86,25 @@ def test_a_mask_of_another_size_than_its_frame_is_named(processor, videos, tmp_p
     Image.fromarray(np.ones((8, 8), np.uint8)).save(mask)
     row["masks"] = [str(mask)]
     wrong = type(selected)([row], selected.root, selected.class_names, 1)
-    with pytest.raises(ValueError, match=r"mask\.png must have the size of its frame, \(64, 80\)\. Got \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"mask\.png must have its frame's size .* \(64, 80\)\. Got \(8, 8\)"):
         evaluate_videos(tiny_model(num_labels=8), processor, wrong)
+
+
+def test_a_label_out_of_range_names_the_file_and_the_raw_id(processor, videos, tmp_path):
+    selected = videos()
+    row = dict(selected.rows[0])
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.full((64, 80), 9, np.uint8)).save(mask)
+    row["masks"] = [str(mask)]
+    wrong = type(selected)([row], selected.root, selected.class_names, 1)
+    with pytest.raises(ValueError, match=rf"Mask {mask} must hold raw ids from 0 to 8 .* Got 9; correct the mask"):
+        evaluate_videos(tiny_model(num_labels=8), processor, wrong)
+
+
+@pytest.mark.parametrize(("num_frames", "frame_stride", "name"), [(0, 3, "num_frames"), (2, 0, "frame_stride")])
+def test_clips_without_frames_are_refused(videos, num_frames, frame_stride, name):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1. Got 0"):
+        videos(num_frames, frame_stride)
 
 
 def test_the_trainer_returns_and_logs_the_scores(training_arguments, processor, videos):

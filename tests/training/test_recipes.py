@@ -70,6 +70,7 @@ def test_flags_alone_are_enough():
         ("- max_steps", [], r"recipe\.yaml must hold `name: value` lines. Got list"),
         ("a: b: c", [], r"recipe\.yaml must be YAML"),
         ("crop_size: [64]", [], r"`crop_size` must be two numbers. Got \[64\]"),
+        ("crop_size: [64, 33]", [], r"`crop_size` must be multiples of 32, as a model's input. Got \[64, 33\]"),
         ("eval_shortest_edge: 64", [], "must be given together. Got 64 and None"),
         ("one_round_steps: -1", [], "`one_round_steps` must be at least 0. Got -1"),
         ("max_steps: 1", ["--config_overrides", "num_frames"], "`config_overrides` must be a mapping"),

@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
 import importlib.util
+import io
 import json
+import logging
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from tiny import tiny_config
-from transformers_themask import AutoModelForVideoSemanticSegmentation
+from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
+from transformers_themask.data.vspw import load_vspw, read_class_names
 from transformers_themask.metrics.prediction_folder import score_prediction_folder
+from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos
 from transformers_themask.training.recipes import parse_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +56,8 @@ def test_train_resume_evaluate_and_predict(call, data_root, tmp_path, capsys):
         video: sorted((data_root / "data" / video / "mask").iterdir())
         for video in (data_root / "val.txt").read_text().split()
     }
-    from_files = score_prediction_folder(run / "predictions", masks, num_labels=8, progress=False)
+    class_indices = THEMaskVideoProcessor().reduce_labels(torch.arange(256))
+    from_files = score_prediction_folder(run / "predictions", masks, 8, class_indices, progress=False)
     assert results["eval_mean_iou"] == from_files["mean_iou"]
     assert results["eval_vc8"] == from_files["vc8"]
     # The saved folder alone, without the recipe, gives the same scores; `smoke.yaml` evaluates with a stride of 1.
@@ -85,6 +94,11 @@ def test_recipes_of_both_stages_train(call, tmp_path, experiment):
             "Got no/such/folder, which has no config.json of one.",
         ),
         (["--do_eval"], "`model_name_or_path` must be given to evaluate or predict without training."),
+        (["--do_train", "--crop_size", "33", "64"], "`crop_size` must be multiples of 32"),
+        (["--do_train", "--config_overrides", "{num_frames: two}"], "'num_frames' expected int, got str"),
+        (["--do_train", "--config_overrides", "{matching_rounds: 7}"], "`matching_rounds` must be 1 or 2. Got 7."),
+        (["--do_train", "--eval_num_frames", "0"], "`num_frames` must be at least 1. Got 0."),
+        (["--do_train", "--backbone_name_or_path", "no/such/folder"], "`backbone_name_or_path` must be"),
         (["--do_train", "--no_such_flag"], "Got `no_such_flag`."),
     ],
 )
@@ -104,3 +118,79 @@ def test_a_model_of_other_classes_is_refused(call, tmp_path, capsys):
     tiny_config(num_labels=3).save_pretrained(tmp_path / "model")
     assert call("--do_eval", "--model_name_or_path", tmp_path / "model") == 2
     assert "The data set's 8 classes must be those of" in capsys.readouterr().err
+
+
+def test_the_traceback_is_logged_for_debugging(call):
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
+    logger = logging.getLogger("transformers.run_vss")
+    logger.addHandler(handler)
+    try:
+        assert call("--do_eval") == 2 and log.getvalue() == ""
+        logger.setLevel(logging.DEBUG)
+        assert call("--do_eval") == 2 and "Traceback" in log.getvalue()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+
+
+def test_an_output_folder_that_cannot_be_is_named(call, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert call("--do_train", "--output_dir", tmp_path / "file" / "run") == 2
+    assert "`output_dir` must lie in a folder that can be written to" in capsys.readouterr().err
+
+
+def test_evaluation_reads_the_split_and_the_clip_length_asked_for(call, data_root, tmp_path):
+    run = tmp_path / "run"
+    assert call(RECIPES / "smoke.yaml", "--output_dir", run, "--max_steps", 1, "--do_eval", "false") == 0
+    evaluate = ["--do_eval", "--model_name_or_path", run, "--eval_split", "train", "--eval_num_frames", 3]
+    assert call(*evaluate, "--output_dir", tmp_path / "scores") == 0
+    results = json.loads((tmp_path / "scores" / "all_results.json").read_text())
+    model = AutoModelForVideoSemanticSegmentation.from_pretrained(run)
+    rows, class_names = load_vspw(data_root, "train"), read_class_names(data_root)
+    videos = EvaluationVideos(rows, data_root, class_names, num_frames=3)
+    assert results["eval_num_videos"] == len(rows)
+    processor = THEMaskVideoProcessor.from_pretrained(run)
+    assert results["eval_mean_iou"] == evaluate_videos(model, processor, videos)["mean_iou"]
+
+
+@pytest.fixture
+def damaged(data_root, tmp_path):
+    """A copy of the data, and a mask in the middle of a video of each split."""
+    root = shutil.copytree(data_root, tmp_path / "data")
+    longest = {"train": (root / "train.txt").read_text().split()[0], "val": (root / "val.txt").read_text().split()[-1]}
+    return root, {split: sorted((root / "data" / video / "mask").iterdir())[9] for split, video in longest.items()}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_mask_of_another_size_is_found_before_training(call, damaged, tmp_path, capsys, split):
+    root, masks = damaged
+    Image.fromarray(np.ones((8, 8), np.uint8)).save(masks[split])
+    assert call(RECIPES / "smoke.yaml", "--output_dir", tmp_path / "run", root=root) == 2
+    error = capsys.readouterr().err
+    assert f"Mask {masks[split]} must have its frame's size" in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_mask_found_broken_in_training_is_one_sentence(call, damaged, tmp_path, capsys, num_workers):
+    root, masks = damaged
+    for mask in masks["train"].parents[2].glob("*/mask/*.png"):
+        content = mask.read_bytes()
+        if mask not in (min(mask.parent.iterdir()), max(mask.parent.iterdir())):
+            mask.write_bytes(content[:-30])  # the header is whole, the picture is not
+    flags = ["--output_dir", tmp_path / "run", "--dataloader_num_workers", num_workers]
+    assert call(RECIPES / "smoke.yaml", *flags, root=root) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"run_vss.py: Image file {root}") and "must be readable" in last
+
+
+def test_a_label_found_wrong_in_evaluation_leaves_the_trained_model(call, damaged, tmp_path, capsys):
+    root, masks = damaged
+    Image.fromarray(np.full((64, 80), 9, np.uint8)).save(masks["val"])
+    run = tmp_path / "run"
+    assert call(RECIPES / "smoke.yaml", "--output_dir", run, "--max_steps", 2, root=root) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"run_vss.py: Mask {masks['val']} must hold raw ids from 0 to 8") and "Got 9" in last
+    AutoModelForVideoSemanticSegmentation.from_pretrained(run)
+    AutoModelForVideoSemanticSegmentation.from_pretrained(run / "checkpoint-2")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tiny import TINY_MIT, tiny_config, tiny_model
 from transformers_themask import MiTConfig
 from transformers_themask.training.arguments import DataArguments, ModelArguments
 from transformers_themask.training.starting_point import (
+    PROCESSOR_FILE,
     checkpoint_to_resume,
     load_config,
     load_model,
@@ -81,13 +83,52 @@ def test_sizes_that_are_not_the_checkpoints_are_refused(stage1):
     ("fields", "message"),
     [
         ({"config_overrides": {"hidden_dims": 64}}, "must hold fields of THEMaskConfig. Got 'hidden_dims'"),
+        (
+            {"config_overrides": {"num_frames": "two"}},
+            "fields of the right type. Got .*'num_frames' expected int, got str",
+        ),
+        ({"config_overrides": {"matching_rounds": 7}}, "`matching_rounds` must be 1 or 2. Got 7"),
         ({"config_overrides": {"backbone": "mit-b9"}}, "`backbone` must be one of"),
         ({"model_type": "unet"}, "`model_type` must be a registered architecture. Got 'unet'"),
     ],
 )
 def test_an_impossible_model_is_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as raised:
         load_config(ModelArguments(**fields), NAMES)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("ignore_mismatched_sizes", [False, True])
+def test_damaged_weights_are_refused(stage1, ignore_mismatched_sizes):
+    _, path = stage1
+    (Path(path) / "model.safetensors").write_bytes(b"junk" * 9)
+    model_args = ModelArguments(model_name_or_path=path, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    with pytest.raises(ValueError, match=f"`model_name_or_path` must be .* Got {path}, which cannot be loaded"):
+        load_model(model_args, load_config(model_args, NAMES))
+
+
+def test_a_damaged_processor_is_refused(stage1):
+    _, path = stage1
+    (Path(path) / PROCESSOR_FILE).write_text("{")
+    with pytest.raises(ValueError, match=f"`model_name_or_path` must be .* Got {path}, which cannot be loaded"):
+        load_processor(ModelArguments(model_name_or_path=path), DataArguments())
+
+
+def test_a_missing_backbone_is_named(tmp_path):
+    model_args = ModelArguments(backbone_name_or_path=str(tmp_path / "nope"))
+    config = load_config(model_args, NAMES)
+    config.backbone_config = MiTConfig(**TINY_MIT)
+    with pytest.raises(ValueError, match=f"`backbone_name_or_path` must be .* Got {tmp_path / 'nope'}, which cannot"):
+        load_model(model_args, config)
+
+
+def test_only_training_may_start_from_part_of_a_model(stage1):
+    _, path = stage1
+    model_args = ModelArguments(model_name_or_path=path, config_overrides={"num_frames": 2})
+    config = load_config(model_args, NAMES)
+    assert load_model(model_args, config).config.num_frames == 2
+    with pytest.raises(ValueError, match=f"The weights in {path} must fill the whole model. Got none for"):
+        load_model(model_args, config, for_training=False)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers_themask.models.configuration_themask import THEMaskConfig
 from transformers_themask.models.mit import MiTConfig
 from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
+from transformers_themask.training.config_overrides import build_config
 
 # Parameters the official model carries but never uses, or that follow from the configuration.
 DROPPED = (
@@ -29,6 +30,8 @@ PIXEL_DECODER = r"model.pixel_level_module.decoder"
 TRANSFORMER = r"model.transformer_module"
 DECODER = rf"{TRANSFORMER}.decoder"
 AGGREGATOR = rf"{DECODER}.temporal_aggregator"
+
+OVERRIDES_REMEDY = "Give fields that leave no trace in the shapes, such as head counts, with `--config-overrides`."
 
 
 def _stage(match: re.Match) -> str:
@@ -160,12 +163,14 @@ def load_official_checkpoint(path: str | Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"`path` must be a PyTorch checkpoint of plain tensors. Got {path}: {error}") from error
+        raise ValueError(f"`path` must be a PyTorch checkpoint of plain tensors. Got {path}.") from error
     state_dict = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not state_dict or not any(key.startswith("decode_head.") for key in state_dict):
+    if not isinstance(state_dict, dict) or not any(str(key).startswith("decode_head.") for key in state_dict):
         raise ValueError(
             f"`path` must hold an official THE-Mask state dict. Got {path} without `decode_head.` entries."
         )
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state_dict.items()):
+        raise ValueError(f"`path` must hold a state dict of names and tensors. Got {path} with other entries.")
     return state_dict
 
 
@@ -179,7 +184,7 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
         overrides: Fields of [`THEMaskConfig`] that win over what was read.
 
     Raises:
-        ValueError: If an entry that tells the architecture is missing.
+        ValueError: If an entry that tells the architecture is missing, or an override is impossible.
     """
 
     def count(pattern: str) -> int:
@@ -209,7 +214,10 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
         "decoder_layers": 1 + count(rf"{head}predictor\.transformer_ffn_layers\.(\d+)\."),
         "dim_feedforward": shape(f"{head}predictor.transformer_ffn_layers.0.linear1.weight")[0],
     }
-    return THEMaskConfig(**{**fields, **overrides})
+    try:
+        return build_config(THEMaskConfig, fields, overrides)
+    except ValueError as error:
+        raise ValueError(f"{error} {OVERRIDES_REMEDY}") from error
 
 
 def convert_official_checkpoint(
@@ -234,7 +242,7 @@ def convert_official_checkpoint(
         if converted[key].shape != shapes[key]:
             raise ValueError(
                 f"`config` must be that of the checkpoint. Got shape {tuple(shapes[key])} for `{key}`, which has "
-                f"{tuple(converted[key].shape)} in the checkpoint."
+                f"{tuple(converted[key].shape)} in the checkpoint. {OVERRIDES_REMEDY}"
             )
     known = set(shapes)
     missing, unexpected = model.load_state_dict(

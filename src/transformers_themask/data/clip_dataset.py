@@ -12,10 +12,10 @@ from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
 from .clips import required_video_frames, sample_clip
+from .file_checks import check_frame_size, check_label_ids, check_mask_size
 from .images import read_frame, read_mask
 from .transforms import ClipAugmentation
 
-VOID_ID = 255
 MAX_CLIP_DRAWS = 50
 
 
@@ -136,17 +136,10 @@ class ClipDataset(Dataset):
         frames = [read_frame(self.root / path) for path in frame_paths]
         masks = [read_mask(self.root / path) for path in mask_paths]
         for frame, mask, frame_path, mask_path in zip(frames, masks, frame_paths, mask_paths, strict=True):
-            if frame.shape != frames[0].shape:
-                raise ValueError(
-                    f"All frames of a video must have one size. Got {frame.shape[:2]} for {self.root / frame_path} "
-                    f"after {frames[0].shape[:2]} for {self.root / frame_paths[0]}."
-                )
-            if mask.shape != frame.shape[:2]:
-                raise ValueError(
-                    f"A mask must have its frame's (height, width). Got {mask.shape} for {self.root / mask_path} and "
-                    f"{frame.shape[:2]} for {self.root / frame_path}."
-                )
-            _check_label_ids(mask, self.num_labels, self.root / mask_path)
+            size = frame.shape[:2]
+            check_frame_size(size, self.root / frame_path, frames[0].shape[:2], self.root / frame_paths[0])
+            check_mask_size(mask.shape, self.root / mask_path, size)
+            check_label_ids(mask, self.num_labels, self.root / mask_path)
         return np.stack(frames), np.stack(masks)
 
 
@@ -186,15 +179,6 @@ def _check_video_lengths(rows: Sequence[Mapping[str, Any]], frame_offsets: Seque
             f"Every training video must have at least {num_required} frames for the frame offsets "
             f"{tuple(frame_offsets)}. Got {num_frames} in {video_id!r} ({len(too_short)} videos are too short); "
             "remove them from the split file or use smaller offsets."
-        )
-
-
-def _check_label_ids(mask: np.ndarray, num_labels: int, path: Path) -> None:
-    is_out_of_range = (mask > num_labels) & (mask != VOID_ID)
-    if is_out_of_range.any():
-        raise ValueError(
-            f"Mask {path} must hold ids from 0 to {num_labels} (0 is void) or 255. "
-            f"Got {int(mask[is_out_of_range][0])}; correct the mask or the number of classes."
         )
 
 

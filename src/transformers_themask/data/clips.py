@@ -22,24 +22,17 @@ def check_frame_offsets(frame_offsets: Sequence[int]) -> None:
         )
 
 
+def check_clip_options(num_frames: int, frame_stride: int) -> None:
+    """Raise a `ValueError` unless clips of an evaluation have frames, and frames a distance."""
+    for name, value in (("num_frames", num_frames), ("frame_stride", frame_stride)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1. Got {value}.")
+
+
 def required_video_frames(frame_offsets: Sequence[int]) -> int:
     """Smallest number of frames a video needs to hold one clip with these offsets."""
     check_frame_offsets(frame_offsets)
     return 1 - frame_offsets[0]
-
-
-def distinct_clips(num_video_frames: int, frame_offsets: Sequence[int]) -> list[list[int]]:
-    """List every clip that [`sample_clip`] can return without time reversal, in order of the target frame.
-
-    Args:
-        num_video_frames (`int`): Number of frames of the video.
-        frame_offsets (`Sequence[int]`): Offsets of the clip's frames from its last frame; they end with 0.
-
-    Returns:
-        `list[list[int]]`: Frame indices of each clip; empty for a video that is too short.
-    """
-    first_target = required_video_frames(frame_offsets) - 1
-    return [[target + offset for offset in frame_offsets] for target in range(first_target, num_video_frames)]
 
 
 def sample_clip(num_video_frames: int, frame_offsets: Sequence[int], rng: np.random.Generator) -> list[int]:
@@ -81,8 +74,7 @@ def evaluation_clips(num_video_frames: int, num_frames: int, frame_stride: int =
     Returns:
         `list[list[int]]`: Frame indices of each clip.
     """
-    if num_frames < 1 or frame_stride < 1:
-        raise ValueError(f"`num_frames` and `frame_stride` must be at least 1. Got {num_frames} and {frame_stride}.")
+    check_clip_options(num_frames, frame_stride)
     block_size = num_frames * frame_stride
     remainder_start = num_video_frames - num_video_frames % block_size
     interleaved = [

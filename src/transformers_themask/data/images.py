@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames and masks from image files."""
+"""Frames and label maps from image files."""
 
 import os
 from collections.abc import Iterator
@@ -8,33 +8,54 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
+# "P" images hold ids too: their palette only says how to show them.
+LABEL_MAP_MODES = ("L", "P")
+
 
 def read_frame(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a frame as RGB, `uint8` of shape `(height, width, 3)`."""
     with _opened_image(path) as image:
+        image.load()
         return np.array(image.convert("RGB"))
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a mask's raw label ids, `uint8` of shape `(height, width)`."""
-    with _opened_image(path) as image:
-        if image.mode != "L":
-            raise ValueError(
-                f"Mask {path} must be an 8-bit single-channel image of label ids (mode L). Got mode {image.mode}; "
-                "save the ids themselves, not their colours."
-            )
+    """Read the ids of a mask or a predicted label map as they are stored, `uint8` of shape `(height, width)`."""
+    with _opened_label_map(path) as image:
+        image.load()
         return np.array(image)
+
+
+def frame_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of a frame, from the file's header alone."""
+    with _opened_image(path) as image:
+        return image.height, image.width
+
+
+def mask_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of a mask, from the file's header alone."""
+    with _opened_label_map(path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _opened_label_map(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    with _opened_image(path) as image:
+        if image.mode not in LABEL_MAP_MODES:
+            raise ValueError(
+                f"Label map {path} must be an 8-bit single-channel image of ids (mode L or P). Got mode "
+                f"{image.mode}; save the ids themselves, not their colours."
+            )
+        yield image
 
 
 @contextmanager
 def _opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open and decode an image; every failure to do so names the file."""
+    """Open an image; every failure to do so, or to decode it inside the `with` block, names the file."""
     try:
-        image = Image.open(path)
-        image.load()
+        with Image.open(path) as image:
+            yield image
     except FileNotFoundError:
         raise FileNotFoundError(f"Image file {path} must exist. Got no such file; check the data folder.") from None
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError) as error:  # Pillow reports a damaged PNG as either
         raise OSError(f"Image file {path} must be readable. Got: {error}. Replace the broken file.") from error
-    with image:
-        yield image

@@ -94,6 +94,7 @@ def read_class_names(root: str | os.PathLike[str]) -> list[str]:
     Returns:
         `list[str]`: Name of class index 0 (raw id 1), 1 (raw id 2), ...
     """
+    _require_root(Path(root))
     path = Path(root) / LABEL_FILE
     if not path.is_file():
         raise FileNotFoundError(f"`root` must contain {LABEL_FILE}. Got {root}; write it as class name -> id string.")
@@ -123,8 +124,16 @@ def _without_progress_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+def _require_root(root: Path) -> None:
+    if not root.is_dir():
+        raise FileNotFoundError(f"`root` must be a folder in VSPW layout. Got {root}, which does not exist.")
+
+
 def _list_videos(root: Path, split: str) -> Iterator[dict[str, Any]]:
-    for video_id in _read_split(root, split):
+    video_ids = _read_split(root, split)
+    if not (root / "data").is_dir():
+        raise FileNotFoundError(f"{root} must hold the folder data with the videos. Got no {root / 'data'}.")
+    for video_id in video_ids:
         folder = root / "data" / video_id
         if not folder.is_dir():
             raise FileNotFoundError(
@@ -143,8 +152,7 @@ def _list_videos(root: Path, split: str) -> Iterator[dict[str, Any]]:
 
 
 def _read_split(root: Path, split: str) -> list[str]:
-    if not root.is_dir():
-        raise FileNotFoundError(f"`root` must be a folder in VSPW layout. Got {root}, which does not exist.")
+    _require_root(root)
     if not re.fullmatch(r"\w+", split):
         raise ValueError(
             f"`split` must be letters, digits and underscores only. Got {split!r}; rename the split file."
@@ -153,7 +161,11 @@ def _read_split(root: Path, split: str) -> list[str]:
     if not path.is_file():
         available = ", ".join(sorted(file.stem for file in root.glob("*.txt"))) or "none"
         raise FileNotFoundError(f"`split` must name a split file in {root}. Got {split!r}; available: {available}.")
-    video_ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be a text file with one video name per line. Got {error}.") from error
+    video_ids = [line.strip() for line in lines if line.strip()]
     if not video_ids:
         raise ValueError(f"{path} must name at least one video. Got an empty file; write one video name per line.")
     repeated = [video_id for video_id, count in Counter(video_ids).items() if count > 1]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `video-semantic-segmentation` pipeline: a video in, one label map per frame out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,27 @@ class VideoSemanticSegmentationPipeline(Pipeline):
         batch_size = batch_size or self._batch_size or 1
         if batch_size != 1:
             raise ValueError(f"`batch_size` must be 1, because videos differ in length. Got {batch_size}.")
+        if isinstance(inputs, (list, tuple)) and not inputs:
+            raise ValueError("`inputs` must be a video or a list of videos. Got an empty list.")
         video_or_videos = tuple(inputs) if _is_list_of_frames(inputs) else inputs
         return super().__call__(
             video_or_videos, num_workers=num_workers, num_frames=num_frames, frame_stride=frame_stride
         )
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save the model and its video processor, from which `pipeline` builds this pipeline again.
+
+        The base class would also copy this file next to the model and name it in `config.json`. The copy needs the
+        rest of the package, and where the package is installed, Transformers would still ask to trust it.
+
+        Args:
+            save_directory (`str` or `Path`):
+                Folder to write.
+            kwargs:
+                Passed to both `save_pretrained`.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.video_processor.save_pretrained(save_directory, **kwargs)
 
     def preprocess(self, input_: Any, **preprocess_parameters: Any) -> dict[str, Any]:
         """Open one video without reading its frames yet."""
@@ -121,6 +138,7 @@ def _is_list_of_frames(inputs: Any) -> bool:
 
 
 def _rgb_arrays(video: Any) -> Iterator[np.ndarray]:
+    """Yield the frames of a video in memory as `uint8` arrays of shape `(height, width, 3)`."""
     if isinstance(video, torch.Tensor):
         if video.ndim != 4 or video.shape[1] != 3:
             raise ValueError(
@@ -129,8 +147,20 @@ def _rgb_arrays(video: Any) -> Iterator[np.ndarray]:
         video = video.permute(0, 2, 3, 1).cpu().numpy()
     elif isinstance(video, np.ndarray) and (video.ndim != 4 or video.shape[3] != 3):
         raise ValueError(f"A video array must have shape (num_frames, height, width, 3). Got {video.shape}.")
-    elif not isinstance(video, Iterable):
+    elif not isinstance(video, (np.ndarray, list, tuple)):
         raise ValueError(
             f"A video must be a path, an array, a tensor or a list of frames. Got a {type(video).__name__}."
         )
-    return (np.asarray(frame.convert("RGB") if isinstance(frame, Image.Image) else frame) for frame in video)
+    return map(_rgb_array, video)
+
+
+def _rgb_array(frame: Any) -> np.ndarray:
+    if isinstance(frame, Image.Image):
+        return np.asarray(frame.convert("RGB"))
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        kind = f"{frame.dtype} of shape {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise ValueError(
+            f"A frame must be a PIL image or a uint8 array of shape (height, width, 3). Got {kind}; values "
+            "from 0 to 1 become uint8 as `(255 * frame).round().astype(np.uint8)`."
+        )
+    return frame

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from transformers_themask.data.clips import evaluation_clips
+from transformers_themask.data.clips import check_clip_options, evaluation_clips
 
 
 def segment_frames(
@@ -45,9 +45,7 @@ def segment_frames(
         indices `0 ... num_labels - 1`.
     """
     num_frames = model.config.num_frames if num_frames is None else num_frames
-    for name, value in (("num_frames", num_frames), ("frame_stride", frame_stride)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1. Got {value}.")
+    check_clip_options(num_frames, frame_stride)
     model.eval()
     if device is not None:
         model.to(device)

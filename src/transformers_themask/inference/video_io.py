@@ -138,6 +138,12 @@ class VideoReader:
         )
 
 
+def check_mp4_path(path: Path, argument: str = "path") -> None:
+    """Raise a `ValueError` that names the argument unless [`VideoWriter`] can write a file of this name."""
+    if path.suffix != ".mp4" or path.is_dir():
+        raise ValueError(f"`{argument}` must be a file whose name ends in .mp4. Got {path}.")
+
+
 class VideoWriter:
     """Write RGB frames to an H.264 mp4 file (yuv420p, which every player shows).
 
@@ -166,8 +172,7 @@ class VideoWriter:
         audio_from: str | Path | None = None,
     ):
         self.path = Path(path)
-        if self.path.suffix != ".mp4":
-            raise ValueError(f"`path` must end in .mp4. Got {self.path}.")
+        check_mp4_path(self.path)
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"`path` must lie in an existing folder. Got {self.path}.")
         if frame_rate <= 0:

@@ -94,6 +94,12 @@ def colorize(label_map: np.ndarray, palette: np.ndarray, ignore_index: int = 255
     return colors[np.where(is_void, num_classes, label_map)]
 
 
+def check_alpha(alpha: float) -> None:
+    """Raise a `ValueError` unless `alpha` is an opacity."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"`alpha` must be between 0 and 1. Got {alpha}.")
+
+
 def overlay(
     frame: np.ndarray, label_map: np.ndarray, palette: np.ndarray, alpha: float = 0.5, ignore_index: int = 255
 ) -> np.ndarray:
@@ -114,8 +120,7 @@ def overlay(
     Returns:
         `np.ndarray` of shape `(height, width, 3)`: `uint8` RGB, pixel for pixel on top of the frame.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"`alpha` must be between 0 and 1. Got {alpha}.")
+    check_alpha(alpha)
     if label_map.shape != frame.shape[:2]:
         raise ValueError(f"`label_map` must have the frame's size {frame.shape[:2]}. Got {label_map.shape}.")
     colors = colorize(label_map, palette, ignore_index)

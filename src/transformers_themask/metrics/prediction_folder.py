@@ -6,25 +6,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from numpy.typing import ArrayLike
 from transformers.utils import logging
 
+from transformers_themask.data.file_checks import VOID_ID, check_label_ids, id_out_of_range
+from transformers_themask.data.images import read_mask
+
 from .video_scores import VideoScores
-
-VOID = 255
-
-
-def raw_id_table() -> np.ndarray:
-    """Return the class index of every raw VSPW label id: 0 ("others") and 255 are void, k is class k - 1."""
-    class_indices = np.arange(-1, 255)
-    class_indices[[0, 255]] = VOID
-    return class_indices.astype(np.uint8)
 
 
 def score_prediction_folder(
     predictions_dir: str | Path,
     videos: Mapping[str, Sequence[str | Path]],
     num_labels: int,
+    class_indices: ArrayLike,
     prediction_ids: Literal["reduced", "raw"] = "reduced",
     window_lengths: Sequence[int] = (8, 16),
     progress: bool = True,
@@ -35,9 +30,11 @@ def score_prediction_folder(
         predictions_dir (`str` or `Path`):
             Folder with one PNG per mask: `<video_id>/<stem of the mask file>.png`. Other files are ignored.
         videos (`Mapping[str, Sequence[str | Path]]`):
-            The mask files of each video in frame order, with raw label ids (0 and 255 void, class k - 1 as k).
+            The mask files of each video in frame order, with raw label ids.
         num_labels (`int`):
             Number of classes.
+        class_indices (integer array of shape `(256,)`):
+            Class index of each raw label id, 255 for void.
         prediction_ids (`str`, *optional*, defaults to `"reduced"`):
             Ids of the predictions: `"reduced"` for class indices, with which `mean_iou` is computed, `"raw"` for the
             ids of the mask files. Void (255, or raw 0) may be predicted only where the label is void.
@@ -56,14 +53,14 @@ def score_prediction_folder(
     num_frames = sum(len(mask_paths) for mask_paths in videos.values())
     if num_frames == 0:
         raise ValueError("`videos` must name at least one mask. Got none; check the split.")
-    class_indices = raw_id_table()
+    class_indices = np.asarray(class_indices)
     scores = VideoScores(num_labels, class_indices, window_lengths)
     with logging.tqdm(total=num_frames, desc="Scoring", unit="frame", disable=not progress) as bar:
         for video_id, mask_paths in videos.items():
             scores.start_video(video_id)
             for mask_path in map(Path, mask_paths):
-                raw_label = _read_label_map(mask_path)
-                _check_mask_ids(raw_label, mask_path, num_labels)
+                raw_label = read_mask(mask_path)
+                check_label_ids(raw_label, num_labels, mask_path)
                 prediction_path = Path(predictions_dir, video_id, f"{mask_path.stem}.png")
                 prediction = _read_prediction(prediction_path, mask_path, raw_label.shape)
                 _check_prediction_ids(prediction, prediction_path, num_labels, prediction_ids)
@@ -75,19 +72,6 @@ def score_prediction_folder(
     return scores.compute()
 
 
-def _read_label_map(path: Path) -> np.ndarray:
-    """Read the ids of a single-channel PNG."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P"):
-                raise ValueError(f"{path} must be a label map with one 8-bit channel. Got image mode {image.mode}.")
-            return np.array(image)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} must be a label map. Got no such file; check the data folder.") from error
-    except (OSError, SyntaxError) as error:  # Pillow reports a damaged PNG as either.
-        raise OSError(f"{path} must be a readable PNG. Got: {error}. Write the file again.") from error
-
-
 def _read_prediction(path: Path, mask_path: Path, mask_shape: tuple[int, ...]) -> np.ndarray:
     """Read a prediction and check that it has the size of its mask."""
     if not path.is_file():
@@ -95,7 +79,7 @@ def _read_prediction(path: Path, mask_path: Path, mask_shape: tuple[int, ...]) -
             f"{path} must exist, because {mask_path} is a labelled frame. Got no such file; name predictions "
             "<video>/<frame>.png."
         )
-    prediction = _read_label_map(path)
+    prediction = read_mask(path)
     if prediction.shape != mask_shape:
         raise ValueError(
             f"{path} must have the size (height, width) {mask_shape} of its mask {mask_path}. Got "
@@ -104,40 +88,25 @@ def _read_prediction(path: Path, mask_path: Path, mask_shape: tuple[int, ...]) -
     return prediction
 
 
-def _highest_id(ids: np.ndarray, limit: int) -> int | None:
-    """Return the highest id above `limit` that is not void, or None."""
-    is_wrong = (ids > limit) & (ids != VOID)
-    return int(ids[is_wrong].max()) if is_wrong.any() else None
-
-
-def _check_mask_ids(raw_label: np.ndarray, path: Path, num_labels: int) -> None:
-    wrong = _highest_id(raw_label, num_labels)
-    if wrong is not None:
-        raise ValueError(
-            f"{path} must hold the raw ids 0 to {num_labels} or {VOID}. Got {wrong}; check the mask and the number "
-            "of classes."
-        )
-
-
 def _check_prediction_ids(prediction: np.ndarray, path: Path, num_labels: int, prediction_ids: str) -> None:
     is_raw = prediction_ids == "raw"
     highest = num_labels if is_raw else num_labels - 1
-    wrong = _highest_id(prediction, highest)
+    wrong = id_out_of_range(prediction, highest)
     if wrong is None:
         return
     remedy = "check the number of classes"
     if not is_raw and wrong == num_labels:  # the one id that raw maps have and reduced ones do not
         remedy = "if the ids are those of the mask files, pass `--prediction-ids raw`"
-    raise ValueError(f"{path} must hold the {prediction_ids} ids 0 to {highest} or {VOID}. Got {wrong}; {remedy}.")
+    raise ValueError(f"{path} must hold the {prediction_ids} ids 0 to {highest} or {VOID_ID}. Got {wrong}; {remedy}.")
 
 
 def _check_void(prediction: np.ndarray, label: np.ndarray, path: Path, prediction_ids: str) -> None:
-    num_missing = np.count_nonzero((prediction == VOID) & (label != VOID))
+    num_missing = np.count_nonzero((prediction == VOID_ID) & (label != VOID_ID))
     if not num_missing:
         return
-    void, remedy = f"{VOID}", "predict one of the classes there"
+    void, remedy = f"{VOID_ID}", "predict one of the classes there"
     if prediction_ids == "raw":
-        void, remedy = f"0 or {VOID}", "if 0 is meant as the first class, pass `--prediction-ids reduced`"
+        void, remedy = f"0 or {VOID_ID}", "if 0 is meant as the first class, pass `--prediction-ids reduced`"
     raise ValueError(
         f"{path} must hold a class wherever the mask does. Got {void} (void) at {num_missing} labelled pixels; "
         f"{remedy}."

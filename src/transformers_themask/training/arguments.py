@@ -7,8 +7,12 @@ The defaults are the paper's training on VSPW (An et al., BMVC 2023, section 4.1
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from transformers import TrainingArguments
+
+from .config_overrides import mapping_from_text
+
+# The stride of the coarsest feature map.
+SIZE_DIVISOR = 32
 
 
 @dataclass
@@ -103,6 +107,10 @@ class DataArguments:
         for name in ("base_size", "ratio_range", "crop_size"):
             if len(getattr(self, name)) != 2:
                 raise ValueError(f"`{name}` must be two numbers. Got {getattr(self, name)}.")
+        if any(edge % SIZE_DIVISOR or edge < 1 for edge in self.crop_size):
+            raise ValueError(
+                f"`crop_size` must be multiples of {SIZE_DIVISOR}, as a model's input. Got {self.crop_size}."
+            )
         if (self.eval_shortest_edge is None) != (self.eval_longest_edge is None):
             raise ValueError(
                 "`eval_shortest_edge` and `eval_longest_edge` must be given together. "
@@ -151,22 +159,3 @@ class VSSTrainingArguments(TrainingArguments):
             raise ValueError(f"`one_round_steps` must be at least 0. Got {self.one_round_steps}.")
         super().__post_init__()
         self.dataloader_pin_memory &= self.device.type != "cpu"  # else torch warns that it does nothing
-
-
-def mapping_from_text(name: str, text: str) -> dict:
-    """Read a mapping given as a flag.
-
-    Args:
-        name (`str`): The argument's name, for the error.
-        text (`str`): YAML or JSON.
-
-    Raises:
-        ValueError: If the text holds anything but a mapping.
-    """
-    try:
-        mapping = yaml.safe_load(text)
-    except yaml.YAMLError:
-        mapping = text
-    if not isinstance(mapping, dict):
-        raise ValueError(f"`{name}` must be a mapping such as '{{num_frames: 2}}'. Got {text!r}.")
-    return mapping

@@ -14,6 +14,8 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from transformers_themask.data.clips import check_clip_options
+from transformers_themask.data.file_checks import check_label_ids, check_mask_size
 from transformers_themask.data.images import read_frame, read_mask
 from transformers_themask.inference.label_maps import write_label_map
 from transformers_themask.inference.segment import segment_frames
@@ -39,6 +41,9 @@ class EvaluationVideos:
     class_names: Sequence[str]
     num_frames: int
     frame_stride: int = 3
+
+    def __post_init__(self):
+        check_clip_options(self.num_frames, self.frame_stride)
 
     @property
     def num_frames_in_total(self) -> int:
@@ -101,13 +106,12 @@ def _segmented_frames(
     """Yield name, label map and raw mask of every frame of one video, in order."""
     frames = (read_frame(videos.root / path) for path in row["frames"])
     label_maps = segment_frames(model, processor, frames, videos.num_frames, videos.frame_stride, device)
-    for path, (_, label_map) in zip(row["masks"], label_maps, strict=True):
-        mask = read_mask(videos.root / path)
-        if mask.shape != label_map.shape:
-            raise ValueError(
-                f"{videos.root / path} must have the size of its frame, {label_map.shape}. Got {mask.shape}."
-            )
-        yield Path(path).stem, label_map, mask
+    paths = (videos.root / path for path in row["masks"])
+    for path, (_, label_map) in zip(paths, label_maps, strict=True):
+        mask = read_mask(path)
+        check_mask_size(mask.shape, path, label_map.shape)
+        check_label_ids(mask, len(videos.class_names), path)
+        yield path.stem, label_map, mask
 
 
 def _named_scores(scores: VideoScores, class_names: Sequence[str]) -> dict[str, Any]:

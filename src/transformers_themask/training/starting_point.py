@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model and the processor a run starts from, checked against the data set before anything is trained."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,11 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoModel, AutoVideoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
+from transformers_themask.inference.loading import load_pretrained, loading_errors_as_sentences
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
 from .arguments import DataArguments, ModelArguments, VSSTrainingArguments
+from .config_overrides import build_config
 from .parameter_groups import backbones
 
 NEW_PROCESSOR_SIZE = {"shortest_edge": 480, "longest_edge": 853}
@@ -39,32 +40,40 @@ def load_config(model_args: ModelArguments, class_names: Sequence[str]) -> PreTr
     if model_args.model_type not in CONFIG_MAPPING:
         raise ValueError(f"`model_type` must be a registered architecture. Got {model_args.model_type!r}.")
     config_class = CONFIG_MAPPING[model_args.model_type]
-    overrides = model_args.overrides
-    unknown = sorted(overrides.keys() - {field.name for field in dataclasses.fields(config_class)})
-    if unknown:
-        raise ValueError(f"`config_overrides` must hold fields of {config_class.__name__}. Got {unknown[0]!r}.")
     id2label = dict(enumerate(class_names))
     label2id = {name: index for index, name in id2label.items()}
     saved = {} if model_args.model_name_or_path is None else _saved_config(model_args, id2label)
-    return config_class.from_dict({**saved, **overrides, "id2label": id2label, "label2id": label2id})
+    return build_config(config_class, saved, {**model_args.overrides, "id2label": id2label, "label2id": label2id})
 
 
-def load_model(model_args: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
+def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_training: bool = True) -> PreTrainedModel:
     """Build the model, with the checkpoint's weights if there is one.
 
     Args:
         model_args ([`ModelArguments`]): Checkpoint and whether its pixel level stays as it is.
         config ([`PreTrainedConfig`]): What [`load_config`] returned.
+        for_training (`bool`, *optional*, defaults to `True`): Whether the model is trained next. If not, the
+            checkpoint must hold all of it.
 
     Returns:
         The model. Weights that the checkpoint lacks are new and named in a warning.
+
+    Raises:
+        ValueError: If the checkpoint cannot be loaded or does not fit.
     """
     if model_args.model_name_or_path is None:
         model = AutoModel.from_config(config)
         if model_args.backbone_name_or_path is not None:
             _load_backbone(model, model_args.backbone_name_or_path)
     else:
-        model = _load_weights(model_args, config)
+        model = load_pretrained(
+            AutoModel,
+            "model_name_or_path",
+            model_args.model_name_or_path,
+            allow_missing=for_training,
+            allow_mismatched=for_training and model_args.ignore_mismatched_sizes,
+            config=config,
+        )
     if model_args.freeze_pixel_level:
         model.freeze_pixel_level()
     return model
@@ -85,7 +94,8 @@ def load_processor(model_args: ModelArguments, data_args: DataArguments) -> THEM
     if data_args.eval_shortest_edge is not None:
         size = {"shortest_edge": data_args.eval_shortest_edge, "longest_edge": data_args.eval_longest_edge}
     if checkpoint is not None and (Path(checkpoint) / PROCESSOR_FILE).is_file():
-        return AutoVideoProcessor.from_pretrained(checkpoint, **({"size": size} if size else {}))
+        with loading_errors_as_sentences("model_name_or_path", checkpoint):
+            return AutoVideoProcessor.from_pretrained(checkpoint, **({"size": size} if size else {}))
     return THEMaskVideoProcessor(size=size or NEW_PROCESSOR_SIZE, do_reduce_labels=True)
 
 
@@ -119,23 +129,12 @@ def checkpoint_to_resume(training_args: VSSTrainingArguments, config: PreTrained
     return checkpoint
 
 
-def _load_weights(model_args: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
-    checkpoint = model_args.model_name_or_path
-    model, loading = AutoModel.from_pretrained(
-        checkpoint, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-    )
-    if loading["mismatched_keys"] and not model_args.ignore_mismatched_sizes:
-        name, saved_shape, shape = min(loading["mismatched_keys"])
-        raise ValueError(
-            f"The weights in {checkpoint} must fit the configuration. Got `{name}` of shape {tuple(saved_shape)} "
-            f"there and {tuple(shape)} here. Leave out the `config_overrides` that change it."
-        )
-    return model
-
-
 def _load_backbone(model: PreTrainedModel, checkpoint: str) -> None:
     for backbone in backbones(model):
-        pretrained = type(backbone).from_pretrained(checkpoint, config=backbone.config)
+        # Other tasks' checkpoints lack, for example, the norms that some backbones put after their stages.
+        pretrained = load_pretrained(
+            type(backbone), "backbone_name_or_path", checkpoint, allow_missing=True, config=backbone.config
+        )
         backbone.load_state_dict(pretrained.state_dict())
 
 

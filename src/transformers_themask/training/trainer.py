@@ -13,6 +13,7 @@ from transformers.trainer_utils import speed_metrics
 
 from transformers_themask.data.clip_dataset import ClipDataset, ClipSampler
 from transformers_themask.data.collator import ClipCollator
+from transformers_themask.inference.loading import load_pretrained
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
 from .arguments import VSSTrainingArguments
@@ -162,7 +163,7 @@ class VSSTrainer(Trainer):
         # `Trainer` copies the file's tensors by name and only warns of those that are missing. Files of a model with a
         # SegFormer part carry that part's legacy names, which `from_pretrained` alone translates.
         model = self.model if model is None else model
-        saved = type(model).from_pretrained(resume_from_checkpoint, config=model.config)
+        saved = load_pretrained(type(model), "checkpoint", resume_from_checkpoint, config=model.config)
         model.load_state_dict(saved.state_dict())
 
     def _load_best_model(self) -> None:

@@ -44,6 +44,7 @@ _CITATION = """@inproceedings{miao2021vspw,
 }"""
 
 
+# `evaluate.load` copies this file alone, so it imports nothing from its neighbours and repeats a few lines of them.
 def _as_ids(name: str, ids: ArrayLike) -> np.ndarray:
     """Return `ids` as an integer array."""
     array = np.asarray(ids)

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether results can be written, asked before the work that leads to them."""
+
+import tempfile
+from pathlib import Path
+
+
+def check_output_folder(argument: str, folder: str | Path) -> None:
+    """Raise a `ValueError` unless files can be written to a folder, which need not exist yet; leave nothing behind.
+
+    Args:
+        argument (`str`):
+            Name of the argument that asks for the folder, for the error.
+        folder (`str` or `Path`):
+            The folder.
+    """
+    existing = Path(folder).absolute()
+    try:
+        while not existing.exists():
+            existing = existing.parent
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"`{argument}` must lie in a folder that can be written to. Got {folder} ({error.strerror}: {existing})."
+        ) from error

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+from PIL import Image
+
+from transformers_themask.data.file_checks import check_files
+from transformers_themask.data.vspw import load_vspw
+
+NUM_FRAMES = 8  # in the two training videos of 5 and 3
+
+
+@pytest.fixture
+def check(vspw_root, tmp_path):
+    def run(**options):
+        check_files(load_vspw(vspw_root, "train", cache_dir=tmp_path / "cache"), vspw_root, 2, **options)
+
+    return run
+
+
+@pytest.fixture
+def video(vspw_root):
+    return vspw_root / "data" / "a"
+
+
+def test_a_sound_split_passes(check, capfd):
+    check()
+    assert capfd.readouterr().err == ""
+    check(progress=True)
+    assert f"{NUM_FRAMES}/{NUM_FRAMES}" in capfd.readouterr().err
+
+
+def test_a_mask_of_another_size_or_kind_is_named(check, video):
+    path = video / "mask" / "00000009.png"
+    Image.fromarray(np.ones((24, 30), np.uint8)).save(path)
+    with pytest.raises(ValueError, match=r"a/mask/00000009.png must have its frame's size .*Got \(24, 30\)"):
+        check()
+    Image.new("RGB", (32, 24)).save(path)
+    with pytest.raises(ValueError, match=r"a/mask/00000009.png must be an 8-bit single-channel image"):
+        check()
+
+
+def test_a_frame_that_is_broken_or_of_another_size_is_named(check, video):
+    path = video / "origin" / "00000009.jpg"
+    Image.new("RGB", (40, 24)).save(path)
+    with pytest.raises(ValueError, match=r"one size .*Got \(24, 40\) for .*09.jpg after \(24, 32\) for .*07.jpg"):
+        check()
+    path.write_bytes(b"junk")
+    with pytest.raises(OSError, match=r"a/origin/00000009.jpg must be readable"):
+        check()
+
+
+@pytest.mark.parametrize("name", ["00000007", "00000011"])
+def test_ids_are_checked_in_the_first_and_the_last_mask(check, video, name):
+    Image.fromarray(np.full((24, 32), 9, np.uint8)).save(video / "mask" / f"{name}.png")
+    with pytest.raises(ValueError, match=rf"a/mask/{name}.png must hold raw ids from 0 to 2 .*Got 9"):
+        check()
+
+
+def test_of_a_large_split_a_random_sample_is_checked(check, vspw_root):
+    for path in vspw_root.glob("data/[ab]/origin/*"):
+        path.write_bytes(b"junk")  # any frame that is opened raises
+    check(max_frames=0)
+
+    def first_opened(seed):
+        with pytest.raises(OSError, match="must be readable") as error:
+            check(max_frames=1, seed=seed)
+        return str(error.value)
+
+    assert first_opened(0) == first_opened(0)
+    assert len({first_opened(seed) for seed in range(60)}) == NUM_FRAMES
