@@ -27,7 +27,7 @@ from transformers_themask.training.recipes import parse_recipe
 from transformers_themask.training.starting_point import checkpoint_to_resume, load_config, load_model, load_processor
 from transformers_themask.training.trainer import VSSTrainer
 
-# Below Transformers' own logger, so that `--log_level debug` and TRANSFORMERS_VERBOSITY reach it.
+# Below Transformers' own logger, so that TRANSFORMERS_VERBOSITY reaches it.
 logger = logging.get_logger("transformers.run_vss")
 
 
@@ -35,7 +35,7 @@ def main() -> int:
     """Run the command line; a problem with the input is one sentence and exit code 2.
 
     Most are found before anything is trained, a broken file perhaps only when it is read; checkpoints written by then
-    stay. `--log_level debug` shows the traceback.
+    stay. The environment variable TRANSFORMERS_VERBOSITY=debug shows the traceback.
     """
     try:
         model_args, data_args, training_args = parse_recipe(sys.argv[1:])

@@ -39,7 +39,7 @@ def register() -> None:
         model_class.register_for_auto_class("AutoModel")
         processor_class.register_for_auto_class()
     if "video-semantic-segmentation" not in PIPELINE_REGISTRY.get_supported_tasks():
-        # A saved pipeline names this auto class, which must be one of Transformers' own.
+        # Pipelines resolve the model through this class, which must be one of Transformers' own.
         PIPELINE_REGISTRY.register_pipeline(
             "video-semantic-segmentation",
             pipeline_class=VideoSemanticSegmentationPipeline,
