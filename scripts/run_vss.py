@@ -134,14 +134,36 @@ def build_augmentation(data_args: DataArguments) -> ClipAugmentation:
     )
 
 
+def announce(trainer: VSSTrainer, checkpoint: str | None) -> None:
+    """Say what is about to be trained or scored, on which data, and from where."""
+    model, videos = trainer.model, trainer.eval_dataset
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(
+        f"{type(model).__name__}: {num_parameters / 1e6:.2f} M parameters, {model.config.num_labels} classes, "
+        f"clips of {model.config.num_frames}"
+    )
+    if trainer.train_dataset is not None:
+        clips = trainer.train_dataset
+        steps, epochs = trainer.args.max_steps, trainer.args.num_train_epochs
+        length = f"{steps} steps" if steps > 0 else f"{epochs:g} epochs"
+        print(f"training: {len(clips.rows)} videos, {len(clips)} clips per epoch, {length}")
+        if checkpoint is not None:
+            print(f"resuming from {checkpoint}")
+    print(f"evaluation: {len(videos.rows)} videos, {videos.num_frames_in_total} frames", flush=True)
+
+
 def run(trainer: VSSTrainer, checkpoint: str | None) -> None:
     """Train, save, score and write label maps, as the arguments say."""
     args = trainer.args
+    if trainer.is_world_process_zero():
+        announce(trainer, checkpoint)
     if args.do_train:
         result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         trainer.save_state()
         trainer.save_metrics("train", result.metrics)
+        if trainer.is_world_process_zero():
+            print(f"model: {args.output_dir}")
     if args.do_eval or args.do_predict:
         prediction_dir = Path(str(args.output_dir)) / "predictions" if args.do_predict else None
         metrics = trainer.evaluate(prediction_dir=prediction_dir)

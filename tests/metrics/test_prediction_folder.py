@@ -168,6 +168,25 @@ def test_reduced_predictions_read_as_raw_get_the_hint(predictions_dir, videos, s
     assert_one_sentence(error, path, r"Got 0 or 255 \(void\) at 18 labelled pixels", "--prediction-ids reduced")
 
 
+@pytest.mark.parametrize("prediction_ids", ["reduced", "raw"])
+def test_ids_of_the_other_kind_that_pass_every_check_get_a_warning(prediction_ids, tmp_path, score, caplog):
+    """The highest raw id does not occur in the first case, nor index 0 in the second: every id has both readings."""
+    raw_masks = np.array([1, 2, 3, 3] if prediction_ids == "reduced" else [2, 3, 4, 0], dtype=np.uint8)
+    raw_masks = raw_masks[None, None].repeat(6, axis=1).repeat(3, axis=0)
+    videos = {"a": write_maps(tmp_path / "masks" / "a", raw_masks)}
+    other = raw_masks if prediction_ids == "reduced" else np.maximum(raw_masks, 2) - 1
+    write_maps(tmp_path / "maps" / "a", other)
+    wrong = score(tmp_path / "maps", videos, prediction_ids=prediction_ids)
+    other_ids = "raw" if prediction_ids == "reduced" else "reduced"
+    (warning,) = caplog.messages
+    expected = f"Read as {prediction_ids} ids, 0% of the pixels agree; as {other_ids} ids 100% would: see"
+    assert warning == f"{expected} `--prediction-ids`."
+    assert wrong["pixel_accuracy"] == 0
+    caplog.clear()
+    assert score(tmp_path / "maps", videos, prediction_ids=other_ids)["pixel_accuracy"] == 1
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(("prediction_ids", "highest"), [("reduced", 4), ("raw", 5)])
 def test_a_prediction_id_out_of_range_is_named(prediction_ids, highest, predictions_dir, videos, score):
     path = predictions_dir / "slow" / videos["slow"][0].name

@@ -47,8 +47,22 @@ def test_flags_override_the_recipe(recipe):
     assert training_args.learning_rate == 0.5
     assert data_args.frame_offsets == [-2, -1, 0]
     assert data_args.photometric is True
-    assert model_args.overrides == {"num_frames": 3}
+    assert model_args.overrides == {"backbone": "mit-b0", "num_frames": 3}
     assert training_args.max_steps == 7
+
+
+def test_fields_on_the_command_line_are_added_to_the_recipes(recipe):
+    """Else the recipe's network would silently become the default one."""
+    model_args, _, _ = parse_recipe([recipe(RECIPE), "--config_overrides", "{matching_rounds: 1, num_frames: 3}"])
+    assert model_args.overrides == {"backbone": "mit-b0", "num_frames": 3, "matching_rounds": 1}
+    model_args, _, _ = parse_recipe([recipe("max_steps: 3"), "--config_overrides", "{matching_rounds: 1}"])
+    assert model_args.overrides == {"matching_rounds": 1}
+
+
+def test_help_names_the_recipe(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(["--help"])
+    assert "run_vss.py [RECIPE.yaml] [--flag value ...]" in capsys.readouterr().out
 
 
 def test_flags_alone_are_enough():

@@ -14,6 +14,11 @@ from transformers_themask.data.images import read_mask
 
 from .video_scores import VideoScores
 
+logger = logging.get_logger(__name__)
+
+# From this gain in pixel accuracy on, the other reading of the ids is what the folder most likely holds.
+CLEAR_GAIN = 0.2
+
 
 def score_prediction_folder(
     predictions_dir: str | Path,
@@ -37,7 +42,8 @@ def score_prediction_folder(
             Class index of each raw label id, 255 for void.
         prediction_ids (`str`, *optional*, defaults to `"reduced"`):
             Ids of the predictions: `"reduced"` for class indices, with which `mean_iou` is computed, `"raw"` for the
-            ids of the mask files. Void (255, or raw 0) may be predicted only where the label is void.
+            ids of the mask files. Void (255, or raw 0) may be predicted only where the label is void. A warning tells
+            when the other reading fits the masks far better.
         window_lengths (`Sequence[int]`, *optional*, defaults to `(8, 16)`):
             Frames per window of the video consistency.
         progress (`bool`, *optional*, defaults to `True`):
@@ -55,6 +61,7 @@ def score_prediction_folder(
         raise ValueError("`videos` must name at least one mask. Got none; check the split.")
     class_indices = np.asarray(class_indices)
     scores = VideoScores(num_labels, class_indices, window_lengths)
+    num_agreeing_otherwise = 0
     with logging.tqdm(total=num_frames, desc="Scoring", unit="frame", disable=not progress) as bar:
         for video_id, mask_paths in videos.items():
             scores.start_video(video_id)
@@ -64,12 +71,18 @@ def score_prediction_folder(
                 prediction_path = Path(predictions_dir, video_id, f"{mask_path.stem}.png")
                 prediction = _read_prediction(prediction_path, mask_path, raw_label.shape)
                 _check_prediction_ids(prediction, prediction_path, num_labels, prediction_ids)
+                label = class_indices[raw_label]
+                other_reading = class_indices[prediction]
                 if prediction_ids == "raw":
-                    prediction = class_indices[prediction]
-                _check_void(prediction, class_indices[raw_label], prediction_path, prediction_ids)
+                    prediction, other_reading = other_reading, prediction
+                _check_void(prediction, label, prediction_path, prediction_ids)
                 scores.add_frame(prediction, raw_label)
+                num_agreeing_otherwise += np.count_nonzero((other_reading == label) & (label != VOID_ID))
                 bar.update()
-    return scores.compute()
+    result = scores.compute()
+    other_accuracy = num_agreeing_otherwise / max(1, scores.matrix.sum())
+    _warn_of_other_ids(prediction_ids, result["pixel_accuracy"], other_accuracy)
+    return result
 
 
 def _read_prediction(path: Path, mask_path: Path, mask_shape: tuple[int, ...]) -> np.ndarray:
@@ -111,3 +124,12 @@ def _check_void(prediction: np.ndarray, label: np.ndarray, path: Path, predictio
         f"{path} must hold a class wherever the mask does. Got {void} (void) at {num_missing} labelled pixels; "
         f"{remedy}."
     )
+
+
+def _warn_of_other_ids(prediction_ids: str, accuracy: float, other_accuracy: float) -> None:
+    other_ids = "raw" if prediction_ids == "reduced" else "reduced"
+    if other_accuracy > accuracy + CLEAR_GAIN:
+        logger.warning(
+            f"Read as {prediction_ids} ids, {accuracy:.0%} of the pixels agree; as {other_ids} ids "
+            f"{other_accuracy:.0%} would: see `--prediction-ids`."
+        )

@@ -25,7 +25,12 @@ def parse_recipe(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgument
         ValueError: For an unknown name or an impossible value.
         FileNotFoundError: If there is no such recipe.
     """
-    parser = RecipeParser((ModelArguments, DataArguments, VSSTrainingArguments))
+    parser = RecipeParser(
+        (ModelArguments, DataArguments, VSSTrainingArguments),
+        usage="run_vss.py [RECIPE.yaml] [--flag value ...]",
+        description="Train, evaluate and predict. RECIPE.yaml sets any of the arguments below; flags override it. "
+        "The fields of --config_overrides are added to the recipe's.",
+    )
     return parser.parse_recipe(arguments)
 
 
@@ -45,8 +50,10 @@ class RecipeParser(HfArgumentParser):
             One instance per dataclass of the parser.
         """
         flags = list(arguments)
+        recipe: dict[str, Any] = {}
         if flags and flags[0].endswith(RECIPE_SUFFIXES):
-            self.set_defaults(**self._read_recipe(Path(flags.pop(0))))
+            recipe = self._read_recipe(Path(flags.pop(0)))
+            self.set_defaults(**recipe)
         *parsed, remaining = self.parse_args_into_dataclasses(
             flags, return_remaining_strings=True, look_for_args_file=False
         )
@@ -54,6 +61,9 @@ class RecipeParser(HfArgumentParser):
             self._require_known(remaining[0].removeprefix("--").split("=")[0], "The command line")
         if remaining:
             raise ValueError(f"The command line must be [recipe.yaml] [--flag value ...]. Got {remaining[0]!r}.")
+        model_args = parsed[0]
+        # One field on the command line must not replace the recipe's whole network by the default one.
+        model_args.config_overrides = {**recipe.get("config_overrides", {}), **model_args.overrides}
         return tuple(parsed)
 
     def error(self, message: str) -> NoReturn:
