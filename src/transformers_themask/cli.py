@@ -41,7 +41,7 @@ def segment(options: argparse.Namespace) -> None:
     """Write a video again with the class colours on top."""
     from transformers_themask.data.clips import check_clip_options
     from transformers_themask.inference.frame_source import open_frame_source
-    from transformers_themask.inference.output_folder import check_output_folder
+    from transformers_themask.inference.output_folder import check_new_folder, check_output_folder
     from transformers_themask.inference.overlay_video import write_overlay_video
     from transformers_themask.inference.video_io import check_mp4_path
     from transformers_themask.inference.visualization import check_alpha
@@ -51,13 +51,13 @@ def segment(options: argparse.Namespace) -> None:
     check_mp4_path(options.output, "--output")
     check_output_folder("--output", options.output.parent)
     if options.labels is not None:
-        check_output_folder("--labels", options.labels)
+        check_new_folder("--labels", options.labels)
     check_alpha(options.alpha)
     check_clip_options(1 if options.num_frames is None else options.num_frames, options.frame_stride)
     device = _device(options.device)
     source = open_frame_source(options.input, options.frame_rate)
     model, processor = _load_model(options.model)
-    num_frames = write_overlay_video(
+    written = write_overlay_video(
         model,
         processor,
         source,
@@ -70,9 +70,13 @@ def segment(options: argparse.Namespace) -> None:
         device=device,
         progress=True,
     )
-    print(f"{options.output}: {num_frames} frames")
+    print(f"{options.output}: {_counted(written.num_frames, 'frame')}")
     if options.labels is not None:
-        print(f"{options.labels}: {num_frames} label maps")
+        print(f"{options.labels}: {_counted(written.num_frames, 'label map')}")
+    if options.legend and not written.has_legend:
+        print("The pictures are too small for a legend. Their colours are:")
+        for name, color in written.class_colors.items():
+            print(f"  {color}  {name}")
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -162,9 +166,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("input", help="video file or URL, or folder of jpg or png frames")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="MP4", help="overlay video to write")
     command.add_argument("--model", required=True, metavar="DIR", help="saved model (folder or Hub id)")
-    command.add_argument("--labels", type=Path, metavar="DIR", help="also write class indices, one PNG per frame")
+    command.add_argument(
+        "--labels", type=Path, metavar="DIR", help="also write class indices, one PNG per frame, to a new folder"
+    )
     command.add_argument("--num-frames", type=int, metavar="N", help="frames per clip (default: the model's)")
-    command.add_argument("--frame-stride", type=int, default=1, metavar="N", help="frames between those of a clip")
+    command.add_argument(
+        "--frame-stride",
+        type=int,
+        default=1,
+        metavar="N",
+        help="distance between the frames of a clip (default: 1; run_vss.py evaluates with the recipe's "
+        "eval_frame_stride)",
+    )
     command.add_argument("--alpha", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
     command.add_argument("--no-legend", dest="legend", action="store_false", help="leave out the class names")
     command.add_argument("--frame-rate", type=Fraction, default=Fraction(15), help="of a folder (default: 15)")
@@ -178,7 +191,8 @@ def _parser() -> argparse.ArgumentParser:
         "--prediction-ids",
         choices=("reduced", "raw"),
         default="reduced",
-        help="class indices, as `segment` writes them, or the ids of the mask files",
+        help="reduced: class indices, as `segment` writes them; raw: ids of the mask files; class index k is raw id "
+        "k + 1 (default: reduced)",
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to a file")
 
@@ -252,13 +266,17 @@ def _score_table(scores: dict[str, Any]) -> list[str]:
         "VC8": "vc8",
         "VC16": "vc16",
     }
-    lines = [f"{scores['num_videos']} videos, {scores['num_frames']} frames"]
+    lines = [f"{_counted(scores['num_videos'], 'video')}, {_counted(scores['num_frames'], 'frame')}"]
     lines.append("".join(f"{title:>8}" for title in columns))
     lines.append("".join(f"{_score_text(scores[name]):>8}" for name in columns.values()))
     name_width = max(map(len, scores["per_class_iou"]))
     lines += ["", f"{'class':<{name_width}}{'IoU':>8}"]
     lines += [f"{name:<{name_width}}{_score_text(iou):>8}" for name, iou in scores["per_class_iou"].items()]
     return lines
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _score_text(score: float) -> str:

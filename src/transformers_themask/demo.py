@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo: train a small THE-Mask on synthetic videos, score it, and draw what it sees in a video it never saw."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,13 @@ from transformers_themask.auto import AutoModelForVideoSemanticSegmentation
 from transformers_themask.data.synthetic import render_synthetic_video, write_synthetic_dataset
 from transformers_themask.inference.overlay_video import write_overlay_video
 from transformers_themask.inference.video_io import VideoReader, VideoWriter
-from transformers_themask.inference.visualization import class_palette, draw_legend, overlay, side_by_side
+from transformers_themask.inference.visualization import (
+    class_palette,
+    draw_contours,
+    draw_legend,
+    overlay,
+    side_by_side,
+)
 
 CHECKOUT = Path(__file__).parents[2]
 NUM_TRAIN_VIDEOS = 60
@@ -109,6 +116,9 @@ def draw_held_out_clip(model_dir: Path, output: Path) -> dict[str, Path]:
     with VideoWriter(paths["clip"], FRAME_RATE) as writer:
         for frame in frames:
             writer.write(frame)
+    # Nothing of an earlier run may lie between the new label maps.
+    if paths["label maps"].exists():
+        shutil.rmtree(paths["label maps"])
     source = VideoReader(paths["clip"])
     write_overlay_video(
         model, processor, source, paths["overlay video"], labels_dir=paths["label maps"], progress=True
@@ -140,8 +150,8 @@ def compare(frame: np.ndarray, prediction: np.ndarray, truth: np.ndarray, class_
     palette = class_palette(len(class_names))
     panels = [
         ("frame", frame),
-        ("prediction", overlay(frame, prediction, palette, alpha=0.7)),
-        ("truth", overlay(frame, truth, palette, alpha=0.7)),
+        ("prediction", draw_contours(overlay(frame, prediction, palette, alpha=0.7), prediction, palette)),
+        ("truth", draw_contours(overlay(frame, truth, palette, alpha=0.7), truth, palette)),
     ]
     picture = np.asarray(side_by_side(panels))
     room_below = np.pad(picture, ((0, picture.shape[0] // 10), (0, 0), (0, 0)))

@@ -14,7 +14,9 @@ from transformers_themask.cli import main
 from transformers_themask.inference.frame_source import FrameFolder
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.inference.video_io import VideoReader
+from transformers_themask.inference.visualization import class_palette
 
+NAMES = {0: "sky", 1: "meadow", 2: "stripes", 3: "dots", 4: "checks", 5: "bricks"}
 CLASS_NAMES = ["sky", "meadow", "never_seen"]
 
 
@@ -58,6 +60,29 @@ def test_segment_writes_overlay_and_label_maps(model_dir, video_path, tmp_path, 
     printed = capsys.readouterr()
     assert f"{output}: 11 frames" in printed.out and f"{labels}: 11 label maps" in printed.out
     assert "11/11" in printed.err
+    legend = printed.out.splitlines()[2:]
+    assert legend[0] == "The pictures are too small for a legend. Their colours are:"
+    shown = np.unique([np.asarray(Image.open(path)) for path in labels.iterdir()])
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in class_palette(6)[shown]]
+    assert legend[1:] == [f"  {color}  {NAMES[index]}" for index, color in zip(shown, colors, strict=True)]
+
+
+def test_segment_counts_one_frame_and_prints_no_legend_that_was_not_asked_for(model_dir, frames, tmp_path, capsys):
+    folder, output = tmp_path / "frames", tmp_path / "out.mp4"
+    folder.mkdir()
+    Image.fromarray(frames[0]).save(folder / "0.png")
+    arguments = ["segment", folder, "-o", output, "--model", model_dir, "--no-legend", "--device", "cpu"]
+    assert main([str(argument) for argument in arguments]) == 0
+    assert capsys.readouterr().out == f"{output}: 1 frame\n"
+
+
+def test_segment_does_not_mix_label_maps_with_earlier_ones(model_dir, video_path, tmp_path, capsys):
+    output, labels = tmp_path / "out.mp4", tmp_path / "labels"
+    labels.mkdir()
+    (labels / "00000099.png").touch()
+    arguments = ["segment", video_path, "-o", output, "--model", model_dir, "--labels", labels]
+    assert f"`--labels` must be a new or empty folder. Got {labels}" in error_of(arguments, capsys)
+    assert not output.exists()
 
 
 def test_segment_options_change_what_is_written(model_dir, frame_folder, segmenter, tmp_path):
@@ -202,6 +227,20 @@ def test_evaluate_reads_the_ids_of_the_mask_files_on_request(dataset, capsys):
     arguments = ["evaluate", "--predictions", str(raw_predictions), "--data", str(root), "--prediction-ids", "raw"]
     assert main(arguments) == 0
     assert capsys.readouterr().out.splitlines()[2].split() == ["1.0000"] * 6
+
+
+def test_evaluate_warns_of_ids_of_the_other_kind(dataset, tmp_path, capsys, caplog):
+    root, predictions = dataset
+    for path in (root / "data").rglob("mask/*.png"):
+        mask = np.asarray(Image.open(path)).clip(1)  # no pixel has the highest raw id
+        Image.fromarray(mask).save(path)
+        Image.fromarray(mask).save(predictions / path.parent.parent.name / path.name)
+    assert main(["evaluate", "--predictions", str(predictions), "--data", str(root)]) == 0
+    (warning,) = caplog.messages
+    assert "as raw ids 100% would: see `--prediction-ids`." in warning
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert "class index k is raw id k + 1 (default: reduced)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_evaluate_names_bad_input(dataset, capsys):

@@ -21,6 +21,8 @@ def test_the_held_out_clip_is_segmented_and_compared(segmenter, tmp_path):
     )
     for part in (model, segmenter.processor):
         part.save_pretrained(tmp_path / "model")
+    (tmp_path / "demo" / "label_maps").mkdir(parents=True)
+    (tmp_path / "demo" / "label_maps" / "00009999.png").touch()  # of an earlier run
     paths = draw_held_out_clip(tmp_path / "model", tmp_path / "demo")
     frames, _ = render_synthetic_video(HELD_OUT_SEED, size=(384, 480))
     shown = VideoReader(paths["overlay video"])

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from transformers_themask.inference.visualization import (
     RecentClasses,
     class_palette,
     colorize,
+    draw_contours,
     draw_legend,
     overlay,
     side_by_side,
@@ -80,6 +82,23 @@ def test_overlay_names_what_does_not_fit():
         overlay(grey_frame(4, 4), np.zeros((4, 4), dtype=np.uint8), class_palette(1), alpha=1.5)
     with pytest.raises(ValueError, match=r"frame's size \(4, 4\). Got \(4, 5\)"):
         overlay(grey_frame(4, 4), np.zeros((4, 5), dtype=np.uint8), class_palette(1))
+
+
+@pytest.mark.parametrize(("height", "thickness"), [(40, 1), (360, 1), (720, 2)])
+def test_contours_run_inside_every_region_along_its_borders(height, thickness):
+    cells = np.random.default_rng(0).integers(0, 5, (5, 8), dtype=np.uint8)
+    cells[0, 0] = 255
+    label_map = cells.repeat(height // 5, axis=0).repeat(height // 5, axis=1)
+    palette = class_palette(5)
+    frame = grey_frame(*label_map.shape)
+    picture = draw_contours(frame, label_map, palette)
+    cross = np.zeros((2 * thickness + 1,) * 2, dtype=bool)
+    cross[thickness] = cross[:, thickness] = True
+    around = {"footprint": cross, "mode": "nearest"}
+    is_contour = ndimage.maximum_filter(label_map, **around) != ndimage.minimum_filter(label_map, **around)
+    expected = np.where(is_contour[..., None], colorize(label_map, palette), frame)
+    assert np.array_equal(picture, expected)
+    assert np.array_equal(frame, grey_frame(*label_map.shape))
 
 
 @pytest.mark.parametrize(("height", "width"), [(360, 640), (720, 1280), (121, 640)])

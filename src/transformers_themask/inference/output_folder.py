@@ -24,3 +24,20 @@ def check_output_folder(argument: str, folder: str | Path) -> None:
         raise ValueError(
             f"`{argument}` must lie in a folder that can be written to. Got {folder} ({error.strerror}: {existing})."
         ) from error
+
+
+def check_new_folder(argument: str, folder: str | Path) -> None:
+    """Raise a `ValueError` unless a folder can be written to and holds nothing yet that new files could mix with.
+
+    Args:
+        argument (`str`):
+            Name of the argument that asks for the folder, for the error.
+        folder (`str` or `Path`):
+            The folder.
+    """
+    check_output_folder(argument, folder)
+    if any(Path(folder).glob("*")):
+        raise ValueError(
+            f"`{argument}` must be a new or empty folder. Got {folder}, which holds files that would mix with the new "
+            "ones. Remove them or name another folder."
+        )

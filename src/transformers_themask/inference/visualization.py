@@ -31,6 +31,8 @@ MAX_CHROMA = 0.25
 MAX_CLASSES = 1024
 PANEL_COLOR = (16, 16, 16, 184)
 TEXT_COLOR = (255, 255, 255, 255)
+# Contours are one pixel wide per this many pixels of the picture's shorter side: 1 at 360, 2 at 720.
+PIXELS_PER_CONTOUR = 360
 # No legend covers more than this share of the picture's height.
 LEGEND_HEIGHT_SHARE = 1 / 3
 
@@ -126,6 +128,36 @@ def overlay(
     colors = colorize(label_map, palette, ignore_index)
     blended = frame * np.float32(1 - alpha) + colors * np.float32(alpha)
     return blended.round().astype(np.uint8)
+
+
+def draw_contours(
+    image: np.ndarray, label_map: np.ndarray, palette: np.ndarray, ignore_index: int = 255
+) -> np.ndarray:
+    """Draw a thin line in the class's full colour along the inside of every region's border with another class.
+
+    Args:
+        image (`np.ndarray` of shape `(height, width, 3)`):
+            `uint8` RGB picture, for example what [`overlay`] returns; it is not changed.
+        label_map (`np.ndarray` of shape `(height, width)`):
+            Class index of every pixel of the picture.
+        palette (`np.ndarray` of shape `(num_classes, 3)`):
+            RGB colour of each class.
+        ignore_index (`int`, *optional*, defaults to 255):
+            Value of void pixels.
+
+    Returns:
+        `np.ndarray` of shape `(height, width, 3)`: the picture with its contours.
+    """
+    is_contour = np.zeros(label_map.shape, dtype=bool)
+    for distance in range(1, max(1, round(min(label_map.shape) / PIXELS_PER_CONTOUR)) + 1):
+        # The transposed views share the memory of the maps: rows first, then columns.
+        for labels, contour in ((label_map, is_contour), (label_map.T, is_contour.T)):
+            differs = labels[distance:] != labels[:-distance]
+            contour[distance:] |= differs
+            contour[:-distance] |= differs
+    picture = image.copy()
+    picture[is_contour] = colorize(label_map[is_contour], palette, ignore_index)
+    return picture
 
 
 class RecentClasses:

@@ -77,7 +77,7 @@ def score_prediction_folder(
                     prediction, other_reading = other_reading, prediction
                 _check_void(prediction, label, prediction_path, prediction_ids)
                 scores.add_frame(prediction, raw_label)
-                num_agreeing_otherwise += np.count_nonzero((other_reading == label) & (label != VOID_ID))
+                num_agreeing_otherwise += int(np.count_nonzero((other_reading == label) & (label != VOID_ID)))
                 bar.update()
     result = scores.compute()
     other_accuracy = num_agreeing_otherwise / max(1, scores.matrix.sum())
