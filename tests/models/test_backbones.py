@@ -34,7 +34,7 @@ FITTING = {
 
 
 @pytest.mark.parametrize("name", FITTING)
-def test_backbone_builds_runs_and_takes_a_step(name):
+def test_backbone_builds_runs_and_learns(name):
     model = tiny_model(num_frames=2, backbone_config=FITTING[name](), aggregator_dropout=0.0)
     assert model.config.backbone_config.out_features == ["stage1", "stage2", "stage3", "stage4"]
     frames, labels = random_clips()
@@ -44,10 +44,14 @@ def test_backbone_builds_runs_and_takes_a_step(name):
     first.backward()
     slopes = [parameter.grad for parameter in model.model.pixel_level_module.encoder.parameters()]
     assert any(slope is not None and slope.any() for slope in slopes)  # the loss reaches the backbone
-    length = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    torch.optim.SGD(model.parameters(), lr=1e-3 / length.item()).step()
-    generator.manual_seed(generator.initial_seed())
-    assert model(**options).loss < first
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(5):  # a single small step may lose to a point or a pair that changes
+        optimizer.step()
+        optimizer.zero_grad()
+        generator.manual_seed(generator.initial_seed())
+        loss = model(**options).loss
+        loss.backward()
+    assert loss < first - 0.5
 
 
 @pytest.mark.parametrize("name", FITTING)
