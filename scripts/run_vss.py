@@ -41,6 +41,9 @@ def main() -> int:
         model_args, data_args, training_args = parse_recipe(sys.argv[1:])
         trainer, checkpoint = prepare(model_args, data_args, training_args)
         run(trainer, checkpoint)
+        # Without this a process may abort at exit, while the other one still talks to it.
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
     except (ValueError, OSError) as error:
         logger.debug("The run ends with an error.", exc_info=True)
         tqdm.write(f"run_vss.py: {one_sentence(error)}", file=sys.stderr)  # clear of progress bars
