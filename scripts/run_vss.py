@@ -81,9 +81,8 @@ def prepare(
         )
     checkpoint = checkpoint_to_resume(training_args, config) if training_args.do_train else None
     processor = load_processor(model_args, data_args)
-    with training_args.main_process_first(
-        desc="listing the videos"
-    ):  # one process writes the cache, the others read it
+    # One process writes the cache of paths, the others read it.
+    with training_args.main_process_first(desc="listing the videos"):
         eval_rows = load_vspw(root, data_args.eval_split)
         train_rows = load_vspw(root, data_args.train_split) if training_args.do_train else None
     progress = training_args.should_log and not training_args.disable_tqdm

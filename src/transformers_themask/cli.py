@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `themask` command: parse, call, print."""
 
-# Heavy imports (torch, transformers) stand in the functions that need them, so that `--help` answers at once.
+# What a sub-command alone needs is imported inside it.
 import argparse
 import json
 import math
