@@ -48,7 +48,7 @@ def levels(config, mode, batch_size, num_frames, **options):
 
 def loss_terms(config, video, frame, labels, rounds=2, sampler=points_by_name):
     wrapped = ([LevelPrediction(*layer) for layer in level] for level in (video, frame))
-    return HierarchicalLoss(config, sampler)(*wrapped, labels, rounds)
+    return HierarchicalLoss(config, sampler)(*wrapped, labels, rounds).terms
 
 
 def total(terms):

@@ -22,7 +22,7 @@ from goldens import (
 from tiny import tiny_config
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.conversion.themask import convert_official_checkpoint, convert_state_dict
-from transformers_themask.models.loss_themask import ClipTargets, HierarchicalLoss, LevelPrediction
+from transformers_themask.models.loss_themask import ClipTargets, HierarchicalLoss, LevelPrediction, loss_counts_of
 from transformers_themask.models.matching import Assignment
 from transformers_themask.models.video_processing_themask import segmentation_scores
 
@@ -128,7 +128,7 @@ def test_one_frame_criterion_reproduces_the_official_one(case):
     leaves, predictions = predictions_of(recorded, "in.", num_layers=2)
     sampler = one_frame_points(recorded, "rand.", facts["B"], num_layers=2)
     rounds = 2 if facts["iter"] >= facts["warmup_iters"] else 1
-    terms = HierarchicalLoss(config, sampler)(predictions, [], recorded["in.labels_map"][:, :, 0].long(), rounds)
+    terms = HierarchicalLoss(config, sampler)(predictions, [], recorded["in.labels_map"][:, :, 0].long(), rounds).terms
     assert_terms_equal(terms, official_loss_terms(recorded, "loss.", 2), loss_weights(config))
     assert not sampler.draws
     total = sum(term.sum() for term in terms.values())
@@ -166,7 +166,9 @@ def test_video_criterion_reproduces_the_official_one(case, level):
     for layer in (2, 0, 1):
         replay["candidates", layer], replay["uniform", layer] = next(draws), next(draws)
     sampler = lambda kind, layer, shape, generator: replay[kind.split("_")[-1], layer]  # noqa: E731
-    terms = HierarchicalLoss(config, sampler).level_terms(level, predictions, targets, assignments, matching_rounds=2)
+    divisors = loss_counts_of(torch.tensor([len(classes) for classes in targets.class_labels]), config, 2)
+    criterion = HierarchicalLoss(config, sampler)
+    terms = criterion.level_terms(level, predictions, targets, assignments, 2, divisors.float())
     assert_terms_equal(terms, official_loss_terms(recorded, f"{level}.loss.", 2), loss_weights(config))
     total = sum(term.sum() for term in terms.values())
     expected = recorded[f"{level}.loss_weighted_total_before_aux_weight"]

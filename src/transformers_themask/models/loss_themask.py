@@ -68,6 +68,31 @@ def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ign
     Raises:
         ValueError: If a label is neither a class index nor `ignore_value`, or `ignore_value` is a class index.
     """
+    counts = count_classes(labels, num_labels, ignore_value)
+    labels = labels.long()
+    ignored = labels == ignore_value
+    class_labels = [clip_counts.nonzero()[:, 0].to(labels.device) for clip_counts in counts]
+    return ClipTargets(
+        class_labels=class_labels,
+        mask_labels=[clip == classes[:, None, None, None] for clip, classes in zip(labels, class_labels, strict=True)],
+        ignored=ignored if exclude_ignored else None,
+    )
+
+
+def count_classes(labels: Tensor, num_labels: int, ignore_value: int) -> Tensor:
+    """Count the pixels of every class in each clip.
+
+    Args:
+        labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices; `ignore_value` for none.
+        num_labels (`int`): Number of classes.
+        ignore_value (`int`): The value that stands for no class.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_labels)` on the CPU.
+
+    Raises:
+        ValueError: If a label is neither a class index nor `ignore_value`, or `ignore_value` is a class index.
+    """
     if 0 <= ignore_value < num_labels:
         raise ValueError(
             f"`ignore_value` must not be one of the {num_labels} class indices. Got {ignore_value}. "
@@ -87,22 +112,50 @@ def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ign
             f"`labels` must hold class indices 0 to {num_labels - 1}, or {ignore_value} for no class. Got {wrong}. "
             "Raw dataset ids are reduced by the video processor (`do_reduce_labels=True`)."
         )
-    class_labels = [counts[:num_labels].nonzero()[:, 0].to(labels.device) for counts in histogram]
-    return ClipTargets(
-        class_labels=class_labels,
-        mask_labels=[clip == classes[:, None, None, None] for clip, classes in zip(labels, class_labels, strict=True)],
-        ignored=ignored if exclude_ignored else None,
-    )
+    return histogram[:, :num_labels]
 
 
-def num_masks_of(targets: ClipTargets) -> float:
-    """Targets of the batch, averaged over the processes and at least one: the divisor of the mask losses."""
-    count = float(sum(len(classes) for classes in targets.class_labels))
+def loss_counts_of(num_targets: Tensor, config: THEMaskConfig, matching_rounds: int) -> Tensor:
+    """What the loss terms of a batch are divided by: known before any prediction, additive over clips.
+
+    Of N queries a clip with n targets matches min(n, N) in the first round and min(n, N - n) in the second; a matched
+    query weighs 1 in the class term, any other `no_object_weight`.
+
+    Args:
+        num_targets (`torch.Tensor` of shape `(batch,)`): Number of classes in each clip.
+        config ([`THEMaskConfig`]): Number of queries and weight of "no object".
+        matching_rounds (`int`): 1 or 2.
+
+    Returns:
+        `torch.Tensor` of shape `(2,)`, float64: number of targets, and class weights of all queries together.
+    """
+    num_targets = num_targets.to(torch.float64)
+    primary = num_targets.clamp(max=config.num_queries)
+    secondary = torch.minimum(num_targets, config.num_queries - primary) if matching_rounds == 2 else 0 * primary
+    matched = primary + secondary
+    class_weights = matched + config.no_object_weight * (config.num_queries - matched)
+    return torch.stack([num_targets.sum(), class_weights.sum()])
+
+
+def averaged_over_processes(counts: Tensor) -> Tensor:
+    """Counts of a batch as their mean over the processes, since those then average their gradients."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        total = torch.tensor(count, device=targets.class_labels[0].device)
-        torch.distributed.all_reduce(total)
-        count = float(total) / torch.distributed.get_world_size()
-    return max(count, 1.0)
+        torch.distributed.all_reduce(counts)
+        counts = counts / torch.distributed.get_world_size()
+    return counts
+
+
+class LossTerms(NamedTuple):
+    """The loss of a batch, term by term.
+
+    Attributes:
+        terms (`dict[str, torch.Tensor]`): Per term a vector with one weighted value per layer; their sum is the loss.
+        query_shares (`dict[str, torch.Tensor]`): `primary_query_share` and `secondary_query_share`, the share of the
+            queries that received a target in the two rounds of the last layer.
+    """
+
+    terms: dict[str, Tensor]
+    query_shares: dict[str, Tensor]
 
 
 class HierarchicalLoss:
@@ -111,10 +164,16 @@ class HierarchicalLoss:
     Args:
         config ([`THEMaskConfig`]): Weights and variants.
         point_sampler ([`PointSampler`]): Source of all random points.
-        generator (`torch.Generator`, *optional*): Passed on to the point sampler.
+        generator (`torch.Generator` or a sequence of them, *optional*): Passed on to the point sampler. With one per
+            clip the points of a clip do not depend on the other clips of the batch.
     """
 
-    def __init__(self, config: THEMaskConfig, point_sampler: PointSampler, generator: torch.Generator | None = None):
+    def __init__(
+        self,
+        config: THEMaskConfig,
+        point_sampler: PointSampler,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    ):
         self.config = config
         self.point_sampler = point_sampler
         self.generator = generator
@@ -125,7 +184,8 @@ class HierarchicalLoss:
         frame_predictions: Sequence[LevelPrediction],
         labels: Tensor,
         matching_rounds: int,
-    ) -> dict[str, Tensor]:
+        loss_counts: Tensor | None = None,
+    ) -> LossTerms:
         """Compute the weighted loss terms.
 
         Args:
@@ -134,11 +194,13 @@ class HierarchicalLoss:
             empty.
             labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
             matching_rounds (`int`): 1 for the one-round loss of the warm-up, 2 for the hierarchical loss.
+            loss_counts (`torch.Tensor` of shape `(2,)`, *optional*): Sum of [`loss_counts_of`] over all clips of the
+            optimiser step, to which this batch then contributes its share. Defaults to the batch's own counts,
+            averaged over the processes.
 
         Returns:
-            Per term a vector with one weighted value per layer; their sum is the loss. Names are `loss_class`,
-            `loss_mask`, `loss_dice` and, with two rounds, `loss_secondary_mask` and `loss_secondary_dice`, with the
-            prefix `frame_` for the frame level.
+            [`LossTerms`] with `loss_class`, `loss_mask`, `loss_dice` and, with two rounds, `loss_secondary_mask` and
+            `loss_secondary_dice`, with the prefix `frame_` for the frame level.
 
         Raises:
             ValueError: If a label is out of range.
@@ -149,17 +211,24 @@ class HierarchicalLoss:
         frame_predictions = [as_float32(prediction) for prediction in frame_predictions]
         assignments = self.match(video_predictions, frame_predictions, targets, matching_rounds)
         num_frames = labels.shape[1]
+        if loss_counts is None:
+            num_targets = torch.tensor([len(classes) for classes in targets.class_labels], device=labels.device)
+            loss_counts = averaged_over_processes(loss_counts_of(num_targets, config, matching_rounds))
+        dtype = (video_predictions or frame_predictions)[0].class_logits.dtype
+        divisors = loss_counts.to(labels.device, dtype).clamp(min=1)
 
         terms: dict[str, Tensor] = {}
         if video_predictions:
-            terms |= self.level_terms("video", video_predictions, targets, assignments, matching_rounds)
+            terms |= self.level_terms("video", video_predictions, targets, assignments, matching_rounds, divisors)
         if frame_predictions:
             per_frame = [[pair for pair in layer for _ in range(num_frames)] for layer in assignments]
-            frame_terms = self.level_terms("frame", frame_predictions, targets.per_frame(), per_frame, matching_rounds)
+            frame_terms = self.level_terms(
+                "frame", frame_predictions, targets.per_frame(), per_frame, matching_rounds, divisors * num_frames
+            )
             # A single level carries the whole loss; beside video queries the frame level counts for a quarter.
             weight = config.frame_loss_weight if video_predictions else 1.0
             terms |= {f"frame_{name}": weight * value for name, value in frame_terms.items()}
-        return terms
+        return LossTerms(terms, query_shares(assignments[-1], config.num_queries))
 
     # ---- matching -------------------------------------------------------------------------------------------------
 
@@ -186,7 +255,7 @@ class HierarchicalLoss:
             mask_logits = masks.mask_logits.unflatten(0, (num_clips, -1)).flatten(
                 1, 2
             )  # (clips, frames, queries, h, w)
-            points = self._draw("matching", layer, (num_clips, self.config.train_num_points, 2), mask_logits.device)
+            points = self._draw("matching", layer, [1] * num_clips, self.config.train_num_points, mask_logits.device)
             for clip in range(num_clips):
                 matrices += self._cost_matrices(clip, probabilities, mask_logits, targets, points)
         on_host = torch.cat([matrix.flatten() for matrix in matrices]).cpu().numpy()
@@ -236,6 +305,7 @@ class HierarchicalLoss:
         targets: ClipTargets,
         assignments: Sequence[Sequence[tuple[Assignment, Assignment]]],
         matching_rounds: int,
+        divisors: Tensor,
     ) -> dict[str, Tensor]:
         """Weighted terms of one level, a vector over layers each.
 
@@ -246,14 +316,15 @@ class HierarchicalLoss:
             assignments (`Sequence[Sequence[tuple[Assignment, Assignment]]]`): Per layer and entry, primary and
             secondary.
             matching_rounds (`int`): Whether there is a secondary group.
+            divisors (`torch.Tensor` of shape `(2,)`): What mask and class terms are divided by.
         """
         config = self.config
-        num_masks = num_masks_of(targets)
+        num_masks, class_weights = divisors.unbind()
         layers = []
         for layer, (prediction, pairs) in enumerate(zip(predictions, assignments, strict=True)):
             primary = MatchedRows.gather([first for first, _ in pairs], prediction, targets)
             secondary = MatchedRows.gather([second for _, second in pairs], prediction, targets)
-            terms = {"loss_class": config.class_weight * self._class_loss(prediction, (primary, secondary))}
+            terms = {"loss_class": config.class_weight * self._class_loss(prediction, (primary, secondary)) / class_weights}
             mask, dice = self._sampled_mask_losses(f"{level}_primary", layer, prediction, primary, targets, num_masks)
             terms |= {"loss_mask": config.mask_weight * mask, "loss_dice": config.dice_weight * dice}
             if matching_rounds == 2:
@@ -263,14 +334,14 @@ class HierarchicalLoss:
         return {name: torch.stack([terms[name] for terms in layers]) for name in layers[0]}
 
     def _class_loss(self, prediction: LevelPrediction, groups: tuple["MatchedRows", ...]) -> Tensor:
-        """Cross-entropy of all queries: both groups towards their class, the rest towards "no object"."""
+        """Cross-entropy of all queries: both groups towards their class, the rest towards "no object", summed."""
         logits = prediction.class_logits
         classes = torch.full(logits.shape[:2], self.config.num_labels, device=logits.device)
         for rows in groups:
             classes[rows.entries, rows.queries] = rows.classes
         weights = logits.new_ones(self.config.num_labels + 1)
         weights[-1] = self.config.no_object_weight
-        return nn.functional.cross_entropy(logits.transpose(1, 2), classes, weights)
+        return nn.functional.cross_entropy(logits.transpose(1, 2), classes, weights, reduction="sum")
 
     def _secondary_losses(
         self,
@@ -279,7 +350,7 @@ class HierarchicalLoss:
         prediction: LevelPrediction,
         rows: "MatchedRows",
         targets: ClipTargets,
-        num_masks: float,
+        num_masks: Tensor,
     ) -> tuple[Tensor, Tensor]:
         config = self.config
         if config.secondary_loss == "original":  # Table 4, "two round, original loss"
@@ -301,7 +372,7 @@ class HierarchicalLoss:
         prediction: LevelPrediction,
         rows: "MatchedRows",
         targets: ClipTargets,
-        num_masks: float,
+        num_masks: Tensor,
         soft: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy and dice at points, three quarters of them where the masks are uncertain."""
@@ -326,16 +397,17 @@ class HierarchicalLoss:
         num_candidates = int(config.train_num_points * config.oversample_ratio)
         num_uncertain = int(config.train_num_points * config.importance_sample_ratio)
         num_uniform = config.train_num_points - num_uncertain
-        candidates = self._draw(f"{kind}_candidates", layer, (len(logits), num_candidates, 2), logits.device)
+        num_rows = [count * targets.mask_labels[0].shape[1] for count in rows.per_entry]
+        candidates = self._draw(f"{kind}_candidates", layer, num_rows, num_candidates, logits.device)
         usable = rows.usability(targets, candidates)
         uncertain = select_uncertain(sample_points(logits, candidates)[:, 0], candidates, num_uncertain, usable)
         if num_uniform == 0:
             return uncertain
-        uniform = self._draw(f"{kind}_uniform", layer, (len(logits), num_uniform, 2), logits.device)
+        uniform = self._draw(f"{kind}_uniform", layer, num_rows, num_uniform, logits.device)
         return torch.cat([uncertain, uniform], dim=1)
 
     def _dense_soft_losses(
-        self, prediction: LevelPrediction, rows: "MatchedRows", targets: ClipTargets, num_masks: float
+        self, prediction: LevelPrediction, rows: "MatchedRows", targets: ClipTargets, num_masks: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The soft loss over every pixel of the label map.
 
@@ -365,16 +437,24 @@ class HierarchicalLoss:
             return (scores * masks > 0.5).to(masks.dtype)
         return masks * (scores > 0.5)  # pixel counts: the label itself is 0 or 1, so only the score decides
 
-    def _draw(self, kind: str, layer: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    def _draw(self, kind: str, layer: int, num_rows: Sequence[int], num_points: int, device: torch.device) -> Tensor:
+        """Draw points for rows ordered by entry, `num_rows` for each: `(rows, num_points, 2)`."""
         with device:  # so that the sampler's new tensors live where they are used
-            return self.point_sampler(kind, layer, shape, self.generator).to(device)
+            if not isinstance(self.generator, Sequence):
+                return self.point_sampler(kind, layer, (sum(num_rows), num_points, 2), self.generator).to(device)
+            per_clip = np.reshape(num_rows, (len(self.generator), -1)).sum(1)
+            parts = [
+                self.point_sampler(kind, layer, (int(count), num_points, 2), generator)
+                for count, generator in zip(per_clip, self.generator, strict=True)
+            ]
+            return torch.cat(parts).to(device)
 
 
 class MatchedRows(NamedTuple):
     """The matched queries of one group, entry by entry, with what they predict and what they should.
 
     `entries`, `queries` and `classes` are `(rows,)`, `logits` `(rows, num_frames, h, w)` and `masks`
-    `(rows, num_frames, height, width)` boolean.
+    `(rows, num_frames, height, width)` boolean; `per_entry` is the number of rows of each entry.
     """
 
     entries: Tensor
@@ -382,6 +462,7 @@ class MatchedRows(NamedTuple):
     classes: Tensor
     logits: Tensor
     masks: Tensor
+    per_entry: list[int]
 
     @classmethod
     def gather(
@@ -402,6 +483,7 @@ class MatchedRows(NamedTuple):
             classes=torch.cat(targets.class_labels)[chosen_],
             logits=prediction.mask_logits[entries_, :, queries_],
             masks=torch.cat(targets.mask_labels)[chosen_],
+            per_entry=[len(a.query_indices) for a in assignments],
         )
 
     def usability(self, targets: ClipTargets, points: Tensor) -> Tensor | None:
@@ -410,6 +492,13 @@ class MatchedRows(NamedTuple):
             return None
         ignored = targets.ignored[self.entries].flatten(0, 1)[:, None]
         return ~touches_ignored(ignored, map_size(self.logits), points)[:, 0]
+
+
+def query_shares(pairs: Sequence[tuple[Assignment, Assignment]], num_queries: int) -> dict[str, Tensor]:
+    """The share of the queries of one layer that received a target, by round."""
+    primary = np.mean([len(first.query_indices) for first, _ in pairs]) / num_queries
+    secondary = np.mean([len(second.query_indices) for _, second in pairs]) / num_queries
+    return {"primary_query_share": torch.tensor(primary), "secondary_query_share": torch.tensor(secondary)}
 
 
 def as_float32(prediction: LevelPrediction) -> LevelPrediction:
@@ -424,14 +513,14 @@ def map_size(maps: Tensor) -> tuple[int, int]:
     return maps.shape[-2], maps.shape[-1]
 
 
-def weighted_mask_losses(logits: Tensor, masks: Tensor, counts: Tensor, divisor: float) -> tuple[Tensor, Tensor]:
+def weighted_mask_losses(logits: Tensor, masks: Tensor, counts: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy and dice loss of mask logits that stand for `counts` pixels each.
 
     Args:
         logits (`torch.Tensor` of shape `(rows, cells)`): Mask logits.
         masks (`torch.Tensor` of shape `(rows, cells)`): Of those pixels, how many belong to the mask.
         counts (`torch.Tensor` of shape `(rows, cells)`): Pixels per cell; 0 takes a cell out.
-        divisor (`float`): Number of masks the summed rows are divided by.
+        divisor (`torch.Tensor` of shape `()`): Number of masks the summed rows are divided by.
 
     Returns:
         Two scalars: per row the mean cross-entropy and `1 - (2·Σ s·m + 1) / (Σ s + Σ m + 1)`, summed and divided.

@@ -2,6 +2,7 @@
 """THE-Mask: temporal-aware hierarchical object queries for video semantic segmentation (An et al., BMVC 2023)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from .decoder_themask import (
     TemporalAggregator,
     TransformerModule,
 )
-from .loss_themask import HierarchicalLoss, LevelPrediction
+from .loss_themask import HierarchicalLoss, LevelPrediction, LossTerms, count_classes, loss_counts_of
 from .mit import MiTBackbone
 from .pixel_decoder import DeformableAttention, PixelDecoder
 from .point_sampling import PointSampler, uniform_points
@@ -41,6 +42,8 @@ class THEMaskForVideoSemanticSegmentationOutput(ModelOutput):
         loss_terms (`dict[str, torch.Tensor]`, *optional*, returned with `labels`):
             Weighted terms `loss_class`, `loss_mask`, `loss_dice`, `loss_secondary_mask`, `loss_secondary_dice` and the
             same with the prefix `frame_`: scalars, or one value per prediction layer with `output_layer_loss_terms`.
+        statistics (`dict[str, torch.Tensor]`, *optional*, returned with `labels`):
+            `primary_query_share` and `secondary_query_share`: the share of the queries that received a target.
         class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*):
             Classes of the video queries; the last one is "no object".
         masks_queries_logits (`torch.Tensor`, *optional*):
@@ -55,6 +58,7 @@ class THEMaskForVideoSemanticSegmentationOutput(ModelOutput):
 
     loss: Tensor | None = None
     loss_terms: dict[str, Tensor] | None = None
+    statistics: dict[str, Tensor] | None = None
     class_queries_logits: Tensor | None = None
     masks_queries_logits: Tensor | None = None
     frame_class_queries_logits: Tensor | None = None
@@ -221,7 +225,7 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
     ```
     """
 
-    # The loss is normalised by the masks of the batch, not by Trainer's count of labelled pixels.
+    # The loss is normalised by its own counts, not by Trainer's count of labelled pixels.
     accepts_loss_kwargs = False
 
     def __init__(self, config: THEMaskConfig):
@@ -254,15 +258,32 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
             self.model.pixel_level_module.eval()
         return self
 
+    def loss_counts(self, labels: Tensor, matching_rounds: int | None = None) -> Tensor:
+        """What the loss of a batch is divided by; the sum over the batches of a step makes their losses shares of one.
+
+        Args:
+            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
+            matching_rounds (`int`, *optional*): As in `forward`.
+
+        Returns:
+            `torch.Tensor` of shape `(2,)`: number of targets, and class weights of all queries together.
+        """
+        if self.config.num_frames == 1:
+            labels = labels.flatten(0, 1)[:, None]  # every frame is a clip
+        rounds = self.config.matching_rounds if matching_rounds is None else matching_rounds
+        num_targets = (count_classes(labels, self.config.num_labels, self.config.ignore_value) > 0).sum(1)
+        return loss_counts_of(num_targets, self.config, rounds)
+
     def forward(
         self,
         pixel_values_videos: Tensor,
         labels: Tensor | None = None,
+        loss_counts: Tensor | None = None,
         matching_rounds: int | None = None,
         output_auxiliary_logits: bool | None = None,
         output_layer_loss_terms: bool = False,
         point_sampler: PointSampler = uniform_points,
-        point_generator: torch.Generator | None = None,
+        point_generator: torch.Generator | Sequence[torch.Generator] | None = None,
         **kwargs: Any,
     ) -> THEMaskForVideoSemanticSegmentationOutput:
         r"""Segment clips and, given labels, compute the loss.
@@ -272,6 +293,10 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
                 Normalised frames; height and width multiples of 32.
             labels (`torch.Tensor` of shape `(batch, num_frames, label_height, label_width)`, *optional*):
                 Class indices, `config.ignore_value` where there is none.
+            loss_counts (`torch.Tensor` of shape `(2,)`, *optional*):
+                Sum of `loss_counts(labels)` over all batches of an optimiser step and all processes. The loss is then
+                this batch's share: the losses of the step add up to what one large batch would give. Defaults to the
+                counts of this batch, averaged over the processes.
             matching_rounds (`int`, *optional*):
                 Overrides `config.matching_rounds` for this call: 1 is the loss of the warm-up (section 4.1).
             output_auxiliary_logits (`bool`, *optional*):
@@ -280,8 +305,8 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
                 Return every loss term as a vector with one value per prediction layer.
             point_sampler ([`PointSampler`], *optional*):
                 Source of the random points of matching and losses.
-            point_generator (`torch.Generator`, *optional*):
-                Passed on to `point_sampler`.
+            point_generator (`torch.Generator` or a sequence of them, *optional*):
+                Passed on to `point_sampler`. With one per clip the points of a clip do not depend on its batch.
 
         Raises:
             ValueError: If a shape or value is not as described.
@@ -303,10 +328,13 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
         frame_head = self.class_predictor if self.frame_class_predictor is None else self.frame_class_predictor
         frame_levels = [classify(prediction, frame_head) for prediction in frame]
 
-        loss, loss_terms = None, None
+        loss, loss_terms, statistics = None, None, None
         if labels is not None:
             rounds = self.config.matching_rounds if matching_rounds is None else matching_rounds
-            loss_terms = self._loss_terms(video_levels, frame_levels, labels, rounds, point_sampler, point_generator)
+            criterion = HierarchicalLoss(self.config, point_sampler, point_generator)
+            loss_terms, statistics = self._loss_terms(
+                criterion, video_levels, frame_levels, labels, rounds, loss_counts
+            )
             loss = torch.stack([term.sum() for term in loss_terms.values()]).sum()
             if not output_layer_loss_terms:
                 loss_terms = {name: term.sum().detach() for name, term in loss_terms.items()}
@@ -314,28 +342,28 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
         return THEMaskForVideoSemanticSegmentationOutput(
             loss=loss,
             loss_terms=loss_terms,
+            statistics=statistics,
             **layers[-1],
             auxiliary_logits=layers[:-1] if output_auxiliary_logits else None,
         )
 
     def _loss_terms(
         self,
+        criterion: HierarchicalLoss,
         video_levels: list[LevelPrediction],
         frame_levels: list[LevelPrediction],
         labels: Tensor,
         matching_rounds: int,
-        point_sampler: PointSampler,
-        point_generator: torch.Generator | None,
-    ) -> dict[str, Tensor]:
+        loss_counts: Tensor | None,
+    ) -> LossTerms:
         frames = [
             LevelPrediction(level.class_logits.flatten(0, 1), level.mask_logits.flatten(0, 1)[:, None])
             for level in frame_levels
         ]
         if self.config.num_frames == 1 and frames:  # a one-frame model: every frame is a clip
             video_levels, frames, labels = frames, [], labels.flatten(0, 1)[:, None]
-        criterion = HierarchicalLoss(self.config, point_sampler, point_generator)
         with torch.autocast(labels.device.type, enabled=False):
-            return criterion(video_levels, frames, labels, matching_rounds)
+            return criterion(video_levels, frames, labels, matching_rounds, loss_counts)
 
 
 def check_inputs(
