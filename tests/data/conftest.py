@@ -52,14 +52,16 @@ def vspw_root(tmp_path):
 class PlainProcessor:
     """Stand-in for the video processor: halves the size when it resizes, scales to 0..1 + 1, reduces the labels."""
 
-    do_reduce_labels = True
+    do_reduce_labels = do_rescale = do_normalize = True
+    rescale_factor, image_mean, image_std = 1 / 255, [-1.0] * 3, [1.0] * 3
     ignore_index = 255
 
-    def __call__(self, videos, segmentation_maps, return_tensors, do_resize=True, size_divisor=32):
-        step = 2 if do_resize else 1
-        pixel_values = torch.from_numpy(videos[:, ::step, ::step]).permute(0, 3, 1, 2) / 255 + 1
-        raw = torch.from_numpy(segmentation_maps[:, ::step, ::step]).long()
-        labels = torch.where((raw == 0) | (raw == 255), 255, raw - 1)
+    def reduce_labels(self, raw):
+        return torch.where((raw == 0) | (raw == 255), 255, raw - 1)
+
+    def __call__(self, videos, segmentation_maps, return_tensors):
+        pixel_values = torch.from_numpy(videos[:, ::2, ::2]).permute(0, 3, 1, 2) / 255 + 1
+        labels = self.reduce_labels(torch.from_numpy(segmentation_maps[:, ::2, ::2]).long())
         return {"pixel_values_videos": pixel_values[None], "labels": labels[None]}
 
 

@@ -10,16 +10,27 @@ from torch.utils.data import DataLoader
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.data.clip_dataset import ClipDataset, ClipSampler
 from transformers_themask.data.collator import ClipCollator
+from transformers_themask.data.labelled_videos import LabelledVideos
+from transformers_themask.data.normalization import prepare_on_device
 from transformers_themask.data.transforms import ClipAugmentation
 from transformers_themask.data.vspw import load_vspw
 
 
 @pytest.fixture
 def make_dataset(vspw_root, tmp_path, plain_processor):
-    def make(augmentation=None, crop_size=None, frame_offsets=(-1, 0), processor=plain_processor, **options):
+    def make(
+        augmentation=None,
+        crop_size=None,
+        frame_offsets=(-1, 0),
+        processor=plain_processor,
+        path_is_kept=lambda path: True,
+        **options,
+    ):
         rows = load_vspw(vspw_root, "train", cache_dir=tmp_path / "cache")
-        options = {"seed": 0, "num_labels": 2, **options}
-        return ClipDataset(rows, vspw_root, frame_offsets, processor, augmentation, crop_size, **options)
+        rows = [{**row, "masks": [path if path_is_kept(path) else "" for path in row["masks"]]} for row in rows]
+        videos = LabelledVideos(rows, vspw_root, ["left", "right"])
+        options = {"seed": 0, **options}
+        return ClipDataset(videos, frame_offsets, processor, augmentation, crop_size, **options)
 
     return make
 
@@ -49,7 +60,7 @@ def test_frames_labels_and_names_belong_together(make_dataset):
         indices = torch.tensor([int(name) - 7 for name in item["frame_names"]])
         assert (red - 10 * indices).abs().max() < 3  # JPEG
         assert abs(int(indices[0]) - int(indices[2])) == 2
-        assert torch.equal(item["labels"], torch.arange(16).ge(8).long().expand(3, 12, 16))
+        assert torch.equal(item["labels"], torch.arange(16).ge(8).to(torch.uint8).expand(3, 12, 16))
 
 
 def test_labels_follow_the_augmented_frames(make_dataset):
@@ -59,7 +70,7 @@ def test_labels_follow_the_augmented_frames(make_dataset):
         green = (item["pixel_values_videos"][:, 1] - 1) * 255
         is_clear = ((green - 100).abs() > 70) & (item["labels"] != 255)  # away from the blurred edge
         assert is_clear.float().mean() > 0.5
-        assert torch.equal(item["labels"][is_clear], (green > 100).long()[is_clear])
+        assert torch.equal(item["labels"][is_clear], (green > 100).to(torch.uint8)[is_clear])
 
 
 def test_an_item_depends_on_seed_epoch_and_index_only(make_dataset):
@@ -107,7 +118,7 @@ def test_every_video_gives_its_share_of_clips(make_dataset):
 
 def test_videos_can_be_drawn_in_proportion_to_their_length(make_dataset):
     dataset = make_dataset(clips_per_video=20, sample_by="frame")
-    lengths = {row["video_id"]: row["num_frames"] for row in dataset.rows}
+    lengths = {row["video_id"]: row["num_frames"] for row in dataset.videos.rows}
     drawn = [dataset[index]["video_id"] for index in range(sum(lengths.values()))]
     assert {video_id: drawn.count(video_id) for video_id in lengths} == lengths
     with pytest.raises(ValueError, match=r"`sample_by` must be 'video' or 'frame'. Got 'clip'"):
@@ -138,6 +149,98 @@ def test_a_clip_without_labels_is_replaced_by_another_video(make_dataset, vspw_r
     assert {dataset[index]["video_id"] for index in range(20)} == {"b"}
 
 
+def only_frame(*indices):
+    """Keeps the masks of these frames of every video; the first frame is called 7."""
+    return lambda path: int(path[-12:-4]) - 7 in indices
+
+
+def test_a_clip_ends_with_a_labelled_frame_and_the_others_may_have_no_labels(make_dataset):
+    dataset = make_dataset(SMALL, path_is_kept=only_frame(1), clips_per_video=20)
+    seen = set()
+    for index in range(len(dataset)):
+        item = dataset[index]
+        seen.add((item["video_id"], *item["frame_names"]))
+        assert (item["labels"][0] == 255).all() and (item["labels"][1] != 255).any()
+    assert seen == {(video, neighbour, "00000008") for video in "ab" for neighbour in ("00000007", "00000009")}
+
+
+def test_videos_whose_labelled_frames_have_too_little_context_are_refused(make_dataset):
+    with pytest.raises(ValueError, match=r"at least 3 frames .* Got 3 in 'b', 1 of them labelled \(1 videos"):
+        make_dataset(frame_offsets=(-2, 0), path_is_kept=only_frame(1, 3, 4))
+    with pytest.raises(ValueError, match=r"Got 5 in 'a', 0 of them labelled \(2 videos"):
+        make_dataset(path_is_kept=only_frame())
+
+
+def test_an_unreadable_frame_is_named_and_never_replaced_in_silence(make_dataset, vspw_root):
+    for path in (vspw_root / "data" / "a" / "origin").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(OSError, match=r"Image file .*a/origin/000000\d\d.jpg must be readable"):
+        make_dataset()[0]
+
+
+def test_sample_ids_number_the_clips_of_all_epochs(make_dataset):
+    dataset = make_dataset(clips_per_video=3)
+    ids = [dataset[index, epoch]["sample_id"] for epoch in range(3) for index in range(len(dataset))]
+    assert ids == list(range(18))
+
+
+def test_augmented_frames_are_normalised_as_by_the_processor(make_dataset):
+    options = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}
+    augmentation = dataclasses.replace(SMALL, photometric=False)
+    for switches in ({}, {"do_normalize": False}, {"do_rescale": False, "do_normalize": False}):
+        processor = THEMaskVideoProcessor(**options, **switches)
+        frames = make_dataset(augmentation, processor=processor, photometric_on="device")[0]["pixel_values_videos"]
+        expected = processor(frames, do_resize=False, size_divisor=1, return_tensors="pt")["pixel_values_videos"][0]
+        normalised = make_dataset(augmentation, processor=processor)[0]["pixel_values_videos"]
+        torch.testing.assert_close(normalised, expected.float(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio_range", [(0.5, 0.5), (0.9, 1.6)])
+def test_colors_finished_on_the_device_are_those_of_the_exact_items(make_dataset, ratio_range):
+    augmentation = dataclasses.replace(SMALL, ratio_range=ratio_range)
+    processor = THEMaskVideoProcessor(do_normalize=False, rescale_factor=1.0)
+    exact, later = (
+        make_dataset(augmentation, processor=processor, clips_per_video=4, photometric_on=place)
+        for place in ("cpu", "device")
+    )
+    collate = ClipCollator()
+    expected = collate([exact[index] for index in range(8)])
+    batch = collate([later[index] for index in range(8)])
+    assert batch["pixel_values_videos"].dtype == torch.uint8
+    finished = prepare_on_device(batch, processor)
+    assert set(finished) == set(expected) and same(prepare_on_device(expected, processor), expected)
+    assert torch.equal(finished["labels"], expected["labels"])
+    assert torch.equal(finished["sample_ids"], expected["sample_ids"])
+    assert (finished["pixel_values_videos"] - expected["pixel_values_videos"]).abs().max() <= 1
+
+
+def test_padding_stays_zero_when_colors_are_finished_on_the_device(make_dataset):
+    augmentation = dataclasses.replace(SMALL, ratio_range=(0.5, 0.5))
+    dataset = make_dataset(augmentation, processor=THEMaskVideoProcessor(), photometric_on="device")
+    finished = prepare_on_device(ClipCollator()([dataset[0], dataset[1]]), dataset.processor)
+    pixel_values = finished["pixel_values_videos"]
+    assert pixel_values.shape[-2:] == (20, 28) and (pixel_values[..., :12, :16] != 0).all()
+    assert (pixel_values[..., 12:, :] == 0).all() and (pixel_values[..., 16:] == 0).all()
+
+
+def test_photometric_on_names_a_place(make_dataset):
+    with pytest.raises(ValueError, match=r"`photometric_on` must be 'cpu' or 'device'. Got 'gpu'"):
+        make_dataset(photometric_on="gpu")
+
+
+def test_an_epoch_has_whole_steps_only():
+    sampler = ClipSampler(11, seed=1, clips_per_step=4)
+    assert len(sampler) == len(list(sampler)) == 8
+    assert list(sampler) == list(ClipSampler(11, seed=1))[:8]
+    left_out = set()
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        left_out |= set(range(11)) - {index for index, _ in sampler}
+    assert left_out == set(range(11))
+    with pytest.raises(ValueError, match=r"between 1 and the 11 clips of an epoch. Got 12; raise `clips_per_video`"):
+        ClipSampler(11, clips_per_step=12)
+
+
 def test_a_dataset_without_any_label_says_so(make_dataset, vspw_root):
     edit_masks(vspw_root, lambda mask: np.full_like(mask, 255))
     with pytest.raises(ValueError, match=r"Clips must have labelled pixels. Got 50 clips in a row"):
@@ -145,7 +248,9 @@ def test_a_dataset_without_any_label_says_so(make_dataset, vspw_root):
 
 
 def test_short_videos_are_refused_before_any_frame_is_read(make_dataset):
-    with pytest.raises(ValueError, match=r"at least 4 frames .* Got 3 in 'b' \(1 videos are too short\); remove them"):
+    with pytest.raises(
+        ValueError, match=r"at least 4 frames .* Got 3 in 'b', 3 of them labelled \(1 videos are too short\); remove"
+    ):
         make_dataset(frame_offsets=(-3, 0))
 
 
@@ -183,7 +288,7 @@ def test_at_least_one_clip_is_needed(make_dataset, vspw_root, plain_processor):
     with pytest.raises(ValueError, match=r"must give at least one clip. Got 2 videos and 0 clips"):
         make_dataset(clips_per_video=0)
     with pytest.raises(ValueError, match=r"must give at least one clip. Got 0 videos"):
-        ClipDataset([], vspw_root, (0,), plain_processor, None, None, 0, 2)
+        ClipDataset(LabelledVideos([], vspw_root, ["left"]), (0,), plain_processor, None, None, 0)
 
 
 def test_the_video_processor_normalises_and_neither_stretches_nor_resizes_augmented_clips(make_dataset):
@@ -191,7 +296,7 @@ def test_the_video_processor_normalises_and_neither_stretches_nor_resizes_augmen
     augmentation = ClipAugmentation((32, 24), (1.0, 1.0), (20, 28), flip_probability=0, photometric=False)
     item = make_dataset(augmentation, crop_size=(32, 40), processor=processor)[0]
     blue = (0 - 0.406) / 0.225  # ImageNet mean and deviation
-    assert item["pixel_values_videos"].shape == (2, 3, 32, 40) and item["labels"].dtype == torch.int64
+    assert item["pixel_values_videos"].shape == (2, 3, 32, 40) and item["labels"].dtype == torch.uint8
     assert item["pixel_values_videos"][:, 2, :20, :28].median().item() == pytest.approx(blue, abs=0.1)
     assert (item["labels"][:, 20:] == 255).all() and (item["labels"][:, :, 28:] == 255).all()
     assert set(item["labels"][:, :20, :28].unique().tolist()) == {0, 1}
@@ -210,9 +315,10 @@ def test_normalised_and_padded_items_are_the_official_ones(official_tensors, tmp
     unchanged = ClipAugmentation((33, 29), (1.0, 1.0), (40, 40), flip_probability=0, photometric=False)
     num_labels = int(official_tensors["crop0.seg0"][official_tensors["crop0.seg0"] < 255].max()) + 1
 
-    dataset = ClipDataset([row], tmp_path, (0,), THEMaskVideoProcessor(), unchanged, None, 0, num_labels)
+    videos = LabelledVideos([row], tmp_path, [str(index) for index in range(num_labels)])
+    dataset = ClipDataset(videos, (0,), THEMaskVideoProcessor(), unchanged, None, 0)
 
     torch.testing.assert_close(
         dataset[0]["pixel_values_videos"], torch.from_numpy(official_tensors["bundle.img"])[0][None]
     )
-    assert torch.equal(dataset[0]["labels"], torch.from_numpy(official_tensors["bundle.gt"])[0])
+    assert torch.equal(dataset[0]["labels"].long(), torch.from_numpy(official_tensors["bundle.gt"])[0])

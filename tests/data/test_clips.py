@@ -42,6 +42,22 @@ def test_sampled_clips_are_exactly_the_official_ones(official_facts, official_of
     assert sorted(map(list, set(map(tuple, sampled)))) == recorded["distinct_clips"]
 
 
+def test_targets_are_labelled_frames_whichever_way_time_runs():
+    rng = np.random.default_rng(0)
+    sampled = {tuple(sample_clip(30, (-9, -6, -3, 0), rng, labelled=[19])) for _ in range(50)}
+    assert sampled == {(10, 13, 16, 19), (28, 25, 22, 19)}
+    sampled = {tuple(sample_clip(12, (-3, 0), rng, labelled=[1, 2, 10])) for _ in range(200)}
+    assert sampled == {(4, 1), (5, 2), (7, 10)}
+
+
+def test_naming_all_frames_as_labelled_changes_no_draw():
+    draws = [
+        [sample_clip(9, (-3, 0), rng, labelled) for _ in range(50)]
+        for rng, labelled in ((np.random.default_rng(0), None), (np.random.default_rng(0), range(9)))
+    ]
+    assert draws[0] == draws[1]
+
+
 def test_half_of_the_sampled_clips_run_backwards():
     rng = np.random.default_rng(0)
     clips = [sample_clip(8, (-1, 0), rng) for _ in range(4000)]

@@ -5,10 +5,12 @@ import torch
 from transformers_themask.data.collator import ClipCollator
 
 
-def make_item(video_id, width=6):
+def make_item(video_id, width=6, **entries):
     return {
+        **entries,
         "pixel_values_videos": torch.rand(2, 3, 4, width),
-        "labels": torch.randint(5, (2, 4, width)),
+        "labels": torch.randint(5, (2, 4, width), dtype=torch.uint8),
+        "sample_id": ord(video_id),
         "video_id": video_id,
         "frame_names": ["0001", "0004"],
     }
@@ -17,9 +19,17 @@ def make_item(video_id, width=6):
 def test_a_batch_holds_the_items_tensors_in_order_and_nothing_else():
     items = [make_item("a"), make_item("b"), make_item("c")]
     batch = ClipCollator()(items)
-    assert set(batch) == {"pixel_values_videos", "labels"}
+    assert batch.pop("sample_ids").tolist() == [ord("a"), ord("b"), ord("c")]
+    assert set(batch) == {"pixel_values_videos", "labels"} and batch["labels"].dtype == torch.uint8
     for key, stacked in batch.items():
         assert all(torch.equal(clip, item[key]) for clip, item in zip(stacked, items, strict=True))
+
+
+def test_what_the_device_needs_is_stacked_too():
+    entries = {"photometric": torch.rand(2, 5), "content_sizes": torch.tensor([3, 2])}
+    batch = ClipCollator()([make_item("a", **entries), make_item("b", **entries)])
+    assert torch.equal(batch["photometric"], entries["photometric"].expand(2, 2, 5))
+    assert batch["content_sizes"].tolist() == [[3, 2], [3, 2]]
 
 
 def test_the_odd_item_is_named():

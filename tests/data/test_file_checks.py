@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+import logging
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from transformers_themask.data.file_checks import check_files
-from transformers_themask.data.vspw import load_vspw
+from transformers_themask.data.images import DamagedFileError
+from transformers_themask.data.labelled_videos import LabelledVideos
+from transformers_themask.data.sources import load_videos
 
 NUM_FRAMES = 8  # in the two training videos of 5 and 3
 
@@ -12,7 +16,7 @@ NUM_FRAMES = 8  # in the two training videos of 5 and 3
 @pytest.fixture
 def check(vspw_root, tmp_path):
     def run(**options):
-        check_files(load_vspw(vspw_root, "train", cache_dir=tmp_path / "cache"), vspw_root, 2, **options)
+        check_files(load_videos(vspw_root, "train", cache_dir=tmp_path / "cache"), **options)
 
     return run
 
@@ -68,3 +72,32 @@ def test_of_a_large_split_a_random_sample_is_checked(check, vspw_root):
 
     assert first_opened(0) == first_opened(0)
     assert len({first_opened(seed) for seed in range(60)}) == NUM_FRAMES
+
+
+def test_a_damaged_file_is_an_error_or_a_warning(check, video, caplog, monkeypatch):
+    (video / "origin" / "00000009.jpg").write_bytes(b"junk")
+    with pytest.raises(DamagedFileError, match=r"09.jpg must be readable.*themask data check.*skip.txt"):
+        check()
+    monkeypatch.setattr(logging.getLogger("transformers_themask"), "propagate", True)
+    check(allow_damaged=True)
+    assert "09.jpg must be readable" in caplog.text and "Clips that need it are replaced by others" in caplog.text
+    (video / "origin" / "00000010.jpg").unlink()
+    (video / "origin" / "00000010.jpg").mkdir()
+    with pytest.raises(OSError, match=r"10.jpg must be readable.*directory"):  # not damaged: no run goes on
+        (video / "origin" / "00000009.jpg").write_bytes((video / "origin" / "00000008.jpg").read_bytes())
+        check(allow_damaged=True)
+
+
+def test_frames_without_a_mask_are_passed_over_and_ids_are_mapped(vspw_root):
+    frames = [f"data/a/origin/{name:08d}.jpg" for name in (7, 8, 9)]
+    masks = ["", "data/a/mask/00000008.png", ""]
+    row = {"video_id": "a", "num_frames": 3, "frames": frames, "masks": masks}
+    id_map = np.full(256, 254, np.uint8)
+    id_map[[1, 2]] = 2, 1
+    videos = LabelledVideos([row], vspw_root, ["left", "right"], id_map)
+    check_files(videos)
+    assert videos.read_mask(row, 0) is None and videos.mask_size(row, 0) is None
+    assert np.array_equal(videos.read_mask(row, 1), np.broadcast_to(np.repeat([2, 1], 16), (24, 32)))
+    Image.fromarray(np.full((24, 32), 7, np.uint8)).save(vspw_root / masks[1])
+    with pytest.raises(ValueError, match=r"08.png must hold values that stand for one of the 2 classes .* Got 7"):
+        check_files(videos)

@@ -3,12 +3,20 @@ import colorsys
 
 import numpy as np
 import pytest
+import torch
 
-from transformers_themask.data.photometric import PhotometricDraw, distort_colors, draw_photometric
+from transformers_themask.data import photometric
+from transformers_themask.data.photometric import PhotometricDraw, distort_batch, draw_photometric
 
 # OpenCV truncates in its vector code, which covers whole groups of 32 pixels of a row, and rounds in the rest of the
 # row. We truncate everywhere, as it does in frames that are 480 wide; the recorded frames are 53 wide.
 VECTOR_COLUMNS = 32
+
+
+def distort_colors(frame, draw):
+    """As the module's function, on arrays with the channels last."""
+    channels_first = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
+    return photometric.distort_colors(channels_first, draw).permute(1, 2, 0).numpy()
 
 
 def recorded_draws(log):
@@ -67,6 +75,33 @@ def test_hue_and_saturation_agree_with_colorsys_up_to_their_quantisation():
         expected = 255 * np.array(colorsys.hsv_to_rgb((hue - 11 / 180) % 1, 0.8 * saturation, value))
         # Two conversions round the hue by up to one step of two degrees together: 255 / 30 levels, plus truncation.
         assert np.abs(result - expected).max() <= 12
+
+
+def test_colors_of_every_rgb_value_round_as_in_integer_arithmetic():
+    """The conversion in 12-bit fixed point, spelled out in integers for every third level."""
+    levels = np.arange(0, 256, 3)
+    red, green, blue = (axis.ravel() for axis in np.meshgrid(levels, levels, levels, indexing="ij"))
+    value, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    spread = value - low
+    by = lambda scale, of: np.where(of > 0, np.rint(scale * 4096 / np.maximum(of, 1)), 0).astype(np.int64)  # noqa: E731
+    saturation = (spread * by(255, value) + 2048) >> 12
+    sector = np.where(value == green, blue - red + 2 * spread, red - green + 4 * spread)
+    hue = (np.where(value == red, green - blue, sector) * by(30, spread) + 2048) >> 12
+    hue = np.where(hue < 0, hue + 180, hue)
+    frame = torch.from_numpy(np.stack([red, green, blue]).astype(np.uint8))[..., None]
+    for channel, expected in zip(photometric._rgb_to_hsv(frame), (hue, saturation, value), strict=True):
+        assert (channel.ravel().numpy() == expected).all()
+
+
+def test_a_batch_is_distorted_as_its_frames():
+    rng = np.random.default_rng(0)
+    frames = torch.from_numpy(rng.integers(0, 256, (40, 3, 12, 16), dtype=np.uint8))
+    draws = [draw_photometric(rng) for _ in frames]
+    expected = torch.stack([photometric.distort_colors(*pair) for pair in zip(frames, draws, strict=True)])
+    result = distort_batch(frames, torch.tensor([draw.as_row() for draw in draws]))
+    assert (result.int() - expected.int()).abs().max() <= 1  # float32 on both sides, rounded in another order
+    assert (result == expected).float().mean() > 0.999
+    assert torch.equal(distort_batch(frames, torch.tensor([PhotometricDraw().as_row()] * 40)), frames)
 
 
 def test_grey_stays_grey():

@@ -6,10 +6,9 @@ import pytest
 
 from transformers_themask.data.transforms import (
     ClipAugmentation,
-    crop,
     crop_proposals,
-    resize_frames,
-    resize_masks,
+    resize_frame,
+    resize_mask,
     resized_size,
     select_crop,
 )
@@ -23,6 +22,12 @@ def coordinate_clip(num_frames=3, height=60, width=90):
     return np.stack([frame] * num_frames), np.stack([mask] * num_frames)
 
 
+def augment(augmentation, frames, masks, seed):
+    """The augmented frames with the channels last, the masks, and what is to happen to the colours."""
+    clip, labels, draws = augmentation(frames, masks, np.random.default_rng(seed))
+    return clip.permute(0, 2, 3, 1).numpy(), labels, draws
+
+
 def test_training_sizes_are_the_official_ones(official_facts):
     for case in official_facts["resize_train"]:
         assert resized_size(tuple(case["input_hw"]), (853, 480), case["ratio"]) == tuple(case["output_hw"])
@@ -31,16 +36,17 @@ def test_training_sizes_are_the_official_ones(official_facts):
 @pytest.mark.parametrize("index", [0, 1])
 def test_resizing_matches_opencv(official_tensors, index):
     expected = official_tensors[f"train_resize.frame{index}"]
-    resized = resize_frames(official_tensors[f"in.frame{index}_bgr"][None], *expected.shape[:2])[0]
+    resized = resize_frame(official_tensors[f"in.frame{index}_bgr"], expected.shape[:2])
     assert np.abs(resized.astype(int) - expected).max() <= 2  # both round fixed-point weights, not in the same way
 
     labels = official_tensors[f"train_resize.seg{index}"]
-    assert (resize_masks(official_tensors[f"in.seg{index}"][None], *labels.shape)[0] == labels).all()
+    assert (resize_mask(official_tensors[f"in.seg{index}"], labels.shape) == labels).all()
 
 
 def test_shrinking_labels_takes_the_pixel_at_the_floor():
-    mask = np.arange(70, dtype=np.uint8).reshape(1, 7, 10)
-    assert resize_masks(mask, 3, 4)[0].tolist() == [[0, 2, 5, 7], [20, 22, 25, 27], [40, 42, 45, 47]]
+    mask = np.arange(70, dtype=np.uint8).reshape(7, 10)
+    assert resize_mask(mask, (3, 4)).tolist() == [[0, 2, 5, 7], [20, 22, 25, 27], [40, 42, 45, 47]]
+    assert resize_mask(mask, (3, 4), (slice(1, 9), slice(2, 4))).tolist() == [[25, 27], [45, 47]]
 
 
 @pytest.mark.parametrize("index", [0, 1, 2, 3])
@@ -56,11 +62,13 @@ def test_crops_are_the_official_ones_given_their_draws(official_tensors, officia
 
     assert [top, left] == result["offset_hw"]
     assert next(proposals, None) is None  # as many draws as the official code made
-    cropped = crop(masks, top, left, size)
-    assert (cropped[0] == official_tensors[f"crop{index}.seg0"]).all()
-    assert (cropped[1] == official_tensors[f"crop{index}.seg1"]).all()
-    frame = crop(official_tensors["train_resize.frame0"][None], top, left, size)[0]
-    assert (frame == official_tensors[f"crop{index}.frame0"]).all()
+    for frame in (0, 1):
+        cropped = (
+            official_tensors[f"in.seg{frame}"],
+            masks[frame].shape,
+            np.s_[top : top + size[0], left : left + size[1]],
+        )
+        assert (resize_mask(*cropped) == official_tensors[f"crop{index}.seg{frame}"]).all()
 
 
 def test_void_pixels_count_neither_as_class_nor_for_the_ratio():
@@ -83,7 +91,7 @@ def test_every_frame_and_its_labels_share_one_geometry():
     frames, masks = coordinate_clip()
     augmentation = ClipAugmentation(base_size=(90, 60), crop_size=(40, 50), photometric=False)
     for seed in range(30):
-        augmented, labels = augmentation(frames, masks, np.random.default_rng(seed))
+        augmented, labels, _ = augment(augmentation, frames, masks, seed)
         assert (augmented == augmented[:1]).all() and (labels == labels[:1]).all()
         rows, columns = augmented[0, ..., 0] / 2, augmented[0, ..., 1] / 2
         to_row_border, to_column_border = np.abs((rows + 10) % 20 - 10), np.abs((columns + 15) % 30 - 15)
@@ -97,17 +105,26 @@ def test_colors_change_per_frame_but_the_geometry_does_not():
     frames, masks = coordinate_clip(num_frames=4)
     plain = ClipAugmentation(base_size=(90, 60), crop_size=(40, 50), photometric=False)
     colored = ClipAugmentation(base_size=(90, 60), crop_size=(40, 50))
-    plain_labels = plain(frames, masks, np.random.default_rng(5))[1]
-    augmented, labels = colored(frames, masks, np.random.default_rng(5))
-    assert (labels == plain_labels).all()
-    assert len({frame.tobytes() for frame in augmented}) == 4
+    plain_labels = augment(plain, frames, masks, 5)[1]
+    augmented, labels, draws = augment(colored, frames, masks, 5)
+    assert (labels == plain_labels).all() and (augmented == augmented[:1]).all()
+    assert len(set(draws)) == 4
+
+
+def test_a_clip_holds_no_label_that_was_not_there():
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 256, (2, 60, 90, 3), dtype=np.uint8)
+    for seed in range(30):
+        masks = rng.choice(np.array([0, 3, 90, 255], np.uint8), (2, 60, 90))
+        _, labels, _ = augment(ClipAugmentation((90, 60), crop_size=(40, 50)), frames, masks, seed)
+        assert set(np.unique(labels)) <= {0, 3, 90, 255}
 
 
 def test_flip_probability_decides_the_flip():
     frames, masks = coordinate_clip()
     fixed = {"base_size": (90, 60), "ratio_range": (1.0, 1.0), "crop_size": (60, 90), "photometric": False}
-    never = ClipAugmentation(**fixed, flip_probability=0)(frames, masks, np.random.default_rng(0))
-    always = ClipAugmentation(**fixed, flip_probability=1)(frames, masks, np.random.default_rng(0))
+    never = augment(ClipAugmentation(**fixed, flip_probability=0), frames, masks, 0)
+    always = augment(ClipAugmentation(**fixed, flip_probability=1), frames, masks, 0)
     assert (never[0] == frames).all() and (never[1] == masks).all()
     assert (always[0] == frames[:, :, ::-1]).all() and (always[1] == masks[:, :, ::-1]).all()
 
@@ -115,7 +132,7 @@ def test_flip_probability_decides_the_flip():
 def test_ratio_range_decides_the_size():
     frames, masks = coordinate_clip()
     augmentation = ClipAugmentation((90, 60), ratio_range=(0.5, 0.5), crop_size=(100, 100), photometric=False)
-    assert augmentation(frames, masks, np.random.default_rng(0))[1].shape == (3, 30, 45)
+    assert augment(augmentation, frames, masks, 0)[1].shape == (3, 30, 45)
 
 
 def test_the_ratio_judges_the_last_frame_only():
@@ -123,16 +140,16 @@ def test_the_ratio_judges_the_last_frame_only():
     masks[0] = 1
     masks[1] = np.where(np.arange(90) < 70, 1, 2)
     augmentation = ClipAugmentation((90, 60), (1.0, 1.0), (60, 30), 0.75, flip_probability=0, photometric=False)
-    shares = [(augmentation(frames, masks, np.random.default_rng(seed))[1][1] == 2).mean() for seed in range(40)]
+    shares = [(augment(augmentation, frames, masks, seed)[1][1] == 2).mean() for seed in range(40)]
     assert np.mean([share > 0.25 for share in shares]) > 0.8  # a crop at random does so with probability 13 / 61
 
 
 def test_the_same_generator_state_gives_the_same_clip():
     frames, masks = coordinate_clip()
     augmentation = ClipAugmentation((90, 60), crop_size=(40, 50))
-    first = augmentation(frames, masks, np.random.default_rng(3))
-    second = augmentation(frames, masks, np.random.default_rng(3))
-    assert (first[0] == second[0]).all() and (first[1] == second[1]).all()
+    first = augment(augmentation, frames, masks, 3)
+    second = augment(augmentation, frames, masks, 3)
+    assert (first[0] == second[0]).all() and (first[1] == second[1]).all() and first[2] == second[2]
 
 
 def test_defaults_are_the_official_parameters():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transformers_themask.data.images import read_frame, read_mask
+from transformers_themask.data.images import DamagedFileError, read_frame, read_mask
 from transformers_themask.data.vspw import load_vspw, read_class_names
 
 
@@ -108,7 +108,7 @@ def test_a_mask_without_frame_is_named(load, vspw_root):
 def test_two_frames_of_one_stem_are_refused(load, vspw_root):
     origin = vspw_root / "data" / "a" / "origin"
     shutil.copy(origin / "00000009.jpg", origin / "00000009.png")
-    with pytest.raises(ValueError, match=r"a stem of its own. Got 6 frames for 5 masks"):
+    with pytest.raises(ValueError, match=r"a stem of its own. Got 6 frames with 5 stems"):
         load()
 
 
@@ -184,3 +184,31 @@ def test_an_unreadable_image_is_named(tmp_path):
         read_frame(tmp_path / "half.jpg")
     with pytest.raises(FileNotFoundError, match=r"missing.png must exist"):
         read_mask(tmp_path / "missing.png")
+
+
+def test_frames_are_ordered_by_their_numbers(load, vspw_root):
+    video = vspw_root / "data" / "b"
+    for folder in ("origin", "mask"):
+        for path, number in zip(sorted((video / folder).iterdir()), (2, 9, 10), strict=True):
+            path.rename(path.with_name(f"{number}.png"))
+    assert [path.rpartition("/")[2] for path in load()[1]["frames"]] == ["2.png", "9.png", "10.png"]
+
+
+def test_a_split_without_any_mask_folder_has_no_labels(load, vspw_root):
+    shutil.rmtree(vspw_root / "data" / "c" / "mask")
+    row = load("val")[0]
+    assert row["num_frames"] == 4 and row["masks"] == [""] * 4
+
+
+def test_a_system_error_is_not_a_damaged_file(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(OSError, match=r"folder.png must be readable") as error:
+        read_frame(tmp_path / "folder.png")
+    assert not isinstance(error.value, DamagedFileError)
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    (tmp_path / "header.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + (4).to_bytes(4, "big") + b"IHDR" + bytes(4) + b"\0" * 4
+    )
+    for name in ("junk", "header"):
+        with pytest.raises(DamagedFileError, match=f"{name}.png must be readable"):
+            read_frame(tmp_path / f"{name}.png")

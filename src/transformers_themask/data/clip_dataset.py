@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training clips of videos on disk, reproducible from (seed, epoch, index) whatever process reads them."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
-from .clips import required_video_frames, sample_clip
-from .file_checks import check_frame_size, check_label_ids, check_mask_size
-from .images import read_frame, read_mask
+from .clips import required_video_frames, sample_clip, target_candidates
+from .file_checks import VOID_ID, check_frame_size, check_mask_size
+from .labelled_videos import UNLABELLED, LabelledVideos
+from .normalization import normalize_frames
+from .photometric import PhotometricDraw, distort_colors
 from .transforms import ClipAugmentation
 
 MAX_CLIP_DRAWS = 50
@@ -23,13 +25,12 @@ class ClipDataset(Dataset):
     """One random clip per item.
 
     All randomness of an item comes from `(seed, epoch, index)`, hence workers, ranks and a resumed run agree on it.
+    The last frame of a clip, in the order in which the model sees it, always has labels; other frames may have none.
     An item whose labels are all void after augmentation is replaced by a clip of another random video, as in the
     official training code.
 
     Args:
-        rows (`Sequence[Mapping]`): One row per video as from [`load_vspw`]: `video_id`, `num_frames`, `frames` and
-            `masks` with paths relative to `root`.
-        root (`str` or `os.PathLike`): Folder the paths are relative to.
+        videos ([`LabelledVideos`]): The videos.
         frame_offsets (`Sequence[int]`): Offsets of the clip's frames from its last frame, such as `(-9, -6, -3, 0)`.
         processor: Video processor that normalises the frames and reduces the labels. It also resizes when there is
             no augmentation.
@@ -38,52 +39,57 @@ class ClipDataset(Dataset):
             the right, after normalisation: frames with 0, labels with the ignored id. `None` takes the crop size of
             the augmentation; without either nothing is padded.
         seed (`int`): Seed of every draw.
-        num_labels (`int`): Number of classes; raw ids run from 1 to it, 0 and 255 are void.
         clips_per_video (`int`, *optional*, defaults to 1): How many items each video gives per epoch, on average.
         sample_by (`str`, *optional*, defaults to `"video"`): `"video"` draws every video equally often, as the
-            official code does; `"frame"` in proportion to its frames, where videos differ much in length.
+            official code does; `"frame"` in proportion to its labelled frames, where videos differ much in length.
+        photometric_on (`str`, *optional*, defaults to `"cpu"`): `"cpu"` distorts the colours in the item. `"device"`
+            only draws how: augmented items then hold 8-bit frames, which [`prepare_on_device`] distorts and normalises
+            in the batch. The draws are the same.
     """
 
     def __init__(
         self,
-        rows: Sequence[Mapping[str, Any]],
-        root: str | os.PathLike[str],
+        videos: LabelledVideos,
         frame_offsets: Sequence[int],
         processor: Any,
         augmentation: ClipAugmentation | None,
         crop_size: tuple[int, int] | None,
         seed: int,
-        num_labels: int,
         clips_per_video: int = 1,
         sample_by: str = "video",
+        photometric_on: str = "cpu",
     ):
         if sample_by not in ("video", "frame"):
             raise ValueError(f"`sample_by` must be 'video' or 'frame'. Got {sample_by!r}.")
-        if len(rows) == 0 or clips_per_video < 1:
+        if photometric_on not in ("cpu", "device"):
+            raise ValueError(f"`photometric_on` must be 'cpu' or 'device'. Got {photometric_on!r}.")
+        if len(videos.rows) == 0 or clips_per_video < 1:
             raise ValueError(
-                "`rows` and `clips_per_video` must give at least one clip. "
-                f"Got {len(rows)} videos and {clips_per_video} clips per video."
+                "`videos` and `clips_per_video` must give at least one clip. "
+                f"Got {len(videos.rows)} videos and {clips_per_video} clips per video."
             )
-        _check_video_lengths(rows, frame_offsets)
+        _check_target_frames(videos.rows, frame_offsets)
         if not processor.do_reduce_labels:
             raise ValueError(
-                "`processor.do_reduce_labels` must be True because masks in VSPW layout hold raw ids with 0 as void. "
+                "`processor.do_reduce_labels` must be True because masks hold raw ids with 0 as void. "
                 f"Got {processor.do_reduce_labels}; build the processor with `do_reduce_labels=True`."
             )
-        self.rows = rows
-        self.root = Path(root)
+        self.videos = videos
         self.frame_offsets = tuple(frame_offsets)
         self.processor = processor
         self.augmentation = augmentation
         self.crop_size = augmentation.crop_size if crop_size is None and augmentation is not None else crop_size
         self.seed = seed
-        self.num_labels = num_labels
         self.clips_per_video = clips_per_video
-        repeats = 1 if sample_by == "video" else [row["num_frames"] for row in rows]
-        self.video_order = np.repeat(np.arange(len(rows)), repeats)
+        self.photometric_on = photometric_on
+        repeats = 1 if sample_by == "video" else [len(_labelled_frames(row)) for row in videos.rows]
+        self.video_order = np.repeat(np.arange(len(videos.rows)), repeats)
+        self._label_type = torch.uint8 if 0 <= processor.ignore_index <= VOID_ID else torch.int16
+        # The processor's own reduction, looked up: one byte per pixel from the file to the loss.
+        self._class_indices = processor.reduce_labels(torch.arange(VOID_ID + 1)).to(self._label_type).numpy()
 
     def __len__(self) -> int:
-        return len(self.rows) * self.clips_per_video
+        return len(self.videos.rows) * self.clips_per_video
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Make one item.
@@ -93,8 +99,14 @@ class ClipDataset(Dataset):
                 not given.
 
         Returns:
-            `dict`: `pixel_values_videos` of shape `(num_frames, 3, height, width)`, `labels` (`int64`) of shape
-            `(num_frames, height, width)`, `video_id` and `frame_names`.
+            `dict`: `pixel_values_videos` of shape `(num_frames, 3, height, width)`; `labels`, class indices in
+            `uint8` (`int16` if the ignored id needs it) of shape `(num_frames, height, width)`; `sample_id`, unique in
+            a run; `video_id` and `frame_names`. For the device also `photometric` of shape `(num_frames, 5)` and
+            `content_sizes` of shape `(2,)`, the height and width of the clip without padding.
+
+        Raises:
+            OSError: If a file cannot be read.
+            ValueError: If a file does not hold what it must, or no clip with labels is found.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         if not 0 <= index < len(self):
@@ -102,45 +114,59 @@ class ClipDataset(Dataset):
         rng = np.random.default_rng([self.seed, epoch, index])
         video = int(self.video_order[index % len(self.video_order)])
         for _ in range(MAX_CLIP_DRAWS):
-            item = self._draw_clip(self.rows[video], rng)
+            item = self._draw_clip(self.videos.rows[video], rng)
             if bool((item["labels"] != self.processor.ignore_index).any()):
-                return item
-            video = int(rng.integers(len(self.rows)))
+                return {**item, "sample_id": epoch * len(self) + index}
+            video = int(rng.integers(len(self.videos.rows)))
         raise ValueError(
             f"Clips must have labelled pixels. Got {MAX_CLIP_DRAWS} clips in a row in which every pixel is void, the "
             f"last from video {item['video_id']!r}; check the masks and the crop size."
         )
 
     def _draw_clip(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        indices = sample_clip(row["num_frames"], self.frame_offsets, rng)
-        frame_paths = [row["frames"][index] for index in indices]
-        mask_paths = [row["masks"][index] for index in indices]
-        frames, masks = self._read_clip(frame_paths, mask_paths)
-        if self.augmentation is not None:
-            frames, masks = self.augmentation(frames, masks, rng)
-        # Augmented clips keep their size: the reference pads them after normalisation and never stretches them.
-        options = {} if self.augmentation is None else {"do_resize": False, "size_divisor": 1}
-        batch = self.processor(frames, segmentation_maps=masks, return_tensors="pt", **options)
-        pixel_values, labels = batch["pixel_values_videos"][0], batch["labels"][0]
+        indices = sample_clip(row["num_frames"], self.frame_offsets, rng, _labelled_frames(row))
+        frames, masks = self._read_clip(row, indices)
+        if self.augmentation is None:
+            item = self._resized(frames, masks)
+        else:
+            item = self._colored(*self.augmentation(frames, masks, rng))
         if self.crop_size is not None:
-            pixel_values = _pad_bottom_right(pixel_values, self.crop_size, value=0)
-            labels = _pad_bottom_right(labels, self.crop_size, value=self.processor.ignore_index)
-        return {
-            "pixel_values_videos": pixel_values,
-            "labels": labels,
-            "video_id": row["video_id"],
-            "frame_names": [PurePosixPath(path).stem for path in frame_paths],
-        }
+            item["pixel_values_videos"] = _pad_bottom_right(item["pixel_values_videos"], self.crop_size, value=0)
+            item["labels"] = _pad_bottom_right(item["labels"], self.crop_size, value=self.processor.ignore_index)
+        names = [PurePosixPath(row["frames"][index]).stem for index in indices]
+        return {**item, "video_id": row["video_id"], "frame_names": names}
 
-    def _read_clip(self, frame_paths: list[str], mask_paths: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        frames = [read_frame(self.root / path) for path in frame_paths]
-        masks = [read_mask(self.root / path) for path in mask_paths]
-        for frame, mask, frame_path, mask_path in zip(frames, masks, frame_paths, mask_paths, strict=True):
+    def _resized(self, frames: list[np.ndarray], masks: list[np.ndarray]) -> dict[str, Tensor]:
+        batch = self.processor(np.stack(frames), segmentation_maps=np.stack(masks), return_tensors="pt")
+        labels = batch["labels"][0].to(self._label_type)
+        return {"pixel_values_videos": batch["pixel_values_videos"][0], "labels": labels}
+
+    def _colored(self, clip: Tensor, ids: np.ndarray, draws: list[PhotometricDraw]) -> dict[str, Tensor]:
+        # Augmented clips keep their size: the reference pads them after normalisation and never stretches them.
+        labels = torch.from_numpy(self._class_indices[ids])
+        if self.photometric_on == "device":
+            return {
+                "pixel_values_videos": clip,
+                "labels": labels,
+                "photometric": torch.tensor([draw.as_row() for draw in draws]),
+                "content_sizes": torch.tensor(clip.shape[-2:]),
+            }
+        distorted = torch.stack([distort_colors(frame, draw) for frame, draw in zip(clip, draws, strict=True)])
+        return {"pixel_values_videos": normalize_frames(distorted, self.processor), "labels": labels}
+
+    def _read_clip(self, row: Mapping[str, Any], indices: list[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        root, paths = self.videos.root, [row["frames"][index] for index in indices]
+        frames = [self.videos.read_frame(row, index) for index in indices]
+        masks = []
+        for frame, path, index in zip(frames, paths, indices, strict=True):
             size = frame.shape[:2]
-            check_frame_size(size, self.root / frame_path, frames[0].shape[:2], self.root / frame_paths[0])
-            check_mask_size(mask.shape, self.root / mask_path, size)
-            check_label_ids(mask, self.num_labels, self.root / mask_path)
-        return np.stack(frames), np.stack(masks)
+            check_frame_size(size, root / path, frames[0].shape[:2], root / paths[0])
+            mask = self.videos.read_mask(row, index)
+            if mask is None:
+                mask = np.zeros(size, np.uint8)  # raw id 0 is void
+            check_mask_size(mask.shape, root / row["masks"][index], size)
+            masks.append(mask)
+        return frames, masks
 
 
 class ClipSampler(Sampler):
@@ -151,11 +177,19 @@ class ClipSampler(Sampler):
     Args:
         num_clips (`int`): Length of the dataset.
         seed (`int`, *optional*, defaults to 0): Seed of the order.
+        clips_per_step (`int`, *optional*, defaults to 1): Clips of one optimiser step over all processes. The clips
+            that remain at the end of an epoch are left out, so that every step is whole.
     """
 
-    def __init__(self, num_clips: int, seed: int = 0):
+    def __init__(self, num_clips: int, seed: int = 0, clips_per_step: int = 1):
+        if not 1 <= clips_per_step <= num_clips:
+            raise ValueError(
+                f"`clips_per_step` must be between 1 and the {num_clips} clips of an epoch. Got {clips_per_step}; "
+                "raise `clips_per_video`, or lower the batch size or the accumulation."
+            )
         self.num_clips = num_clips
         self.seed = seed
+        self.clips_per_step = clips_per_step
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -163,21 +197,30 @@ class ClipSampler(Sampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.num_clips
+        return self.num_clips // self.clips_per_step * self.clips_per_step
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_clips)
-        return iter([(int(index), self.epoch) for index in order])
+        return iter([(int(index), self.epoch) for index in order[: len(self)]])
 
 
-def _check_video_lengths(rows: Sequence[Mapping[str, Any]], frame_offsets: Sequence[int]) -> None:
+def _labelled_frames(row: Mapping[str, Any]) -> list[int]:
+    return [index for index, path in enumerate(row["masks"]) if path != UNLABELLED]
+
+
+def _check_target_frames(rows: Sequence[Mapping[str, Any]], frame_offsets: Sequence[int]) -> None:
     num_required = required_video_frames(frame_offsets)
-    too_short = [(row["video_id"], row["num_frames"]) for row in rows if row["num_frames"] < num_required]
-    if too_short:
-        video_id, num_frames = too_short[0]
+    unusable = [
+        row
+        for row in rows
+        if not any(map(len, target_candidates(row["num_frames"], frame_offsets, _labelled_frames(row))))
+    ]
+    if unusable:
+        video_id, num_frames = unusable[0]["video_id"], unusable[0]["num_frames"]
         raise ValueError(
             f"Every training video must have at least {num_required} frames for the frame offsets "
-            f"{tuple(frame_offsets)}. Got {num_frames} in {video_id!r} ({len(too_short)} videos are too short); "
+            f"{tuple(frame_offsets)}, up to a labelled one or from it on. Got {num_frames} in {video_id!r}, "
+            f"{len(_labelled_frames(unusable[0]))} of them labelled ({len(unusable)} videos are too short); "
             "remove them from the split file or use smaller offsets."
         )
 

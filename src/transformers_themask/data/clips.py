@@ -35,25 +35,56 @@ def required_video_frames(frame_offsets: Sequence[int]) -> int:
     return 1 - frame_offsets[0]
 
 
-def sample_clip(num_video_frames: int, frame_offsets: Sequence[int], rng: np.random.Generator) -> list[int]:
+def target_candidates(
+    num_video_frames: int, frame_offsets: Sequence[int], labelled: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which labelled frames can end a clip, in the order in which the drawn direction of time meets them.
+
+    Args:
+        num_video_frames (`int`): Number of frames of the video.
+        frame_offsets (`Sequence[int]`): Offsets of the clip's frames from its last frame; they end with 0.
+        labelled (`Sequence[int]`): Increasing indices of the frames that have labels.
+
+    Returns:
+        Positions in the video as it is, and in the video played backwards, where its last frame has position 0.
+    """
+    num_required = required_video_frames(frame_offsets)
+    forwards = np.asarray(labelled, dtype=np.intp)
+    backwards = num_video_frames - 1 - forwards[::-1]
+    return forwards[forwards >= num_required - 1], backwards[backwards >= num_required - 1]
+
+
+def sample_clip(
+    num_video_frames: int,
+    frame_offsets: Sequence[int],
+    rng: np.random.Generator,
+    labelled: Sequence[int] | None = None,
+) -> list[int]:
     """Draw one training clip: with probability 0.5 time runs backwards, the target frame is uniform.
 
     Args:
         num_video_frames (`int`): Number of frames of the video.
         frame_offsets (`Sequence[int]`): Offsets of the clip's frames from its last frame; they end with 0.
         rng (`np.random.Generator`): Source of the two draws.
+        labelled (`Sequence[int]`, *optional*): Increasing indices of the frames that have labels, hence can be the
+            target; all by default. Where only one direction of time has enough frames before a labelled one, it is
+            taken.
 
     Returns:
         `list[int]`: Frame indices in the order in which the model sees them.
     """
-    num_required = required_video_frames(frame_offsets)
-    if num_video_frames < num_required:
+    labelled = range(num_video_frames) if labelled is None else labelled
+    candidates = target_candidates(num_video_frames, frame_offsets, labelled)
+    if not any(map(len, candidates)):
         raise ValueError(
-            f"`num_video_frames` must be at least {num_required} for the frame offsets {tuple(frame_offsets)}. "
-            f"Got {num_video_frames}; use smaller offsets or leave the video out."
+            f"`num_video_frames` must be at least {required_video_frames(frame_offsets)} for the frame offsets "
+            f"{tuple(frame_offsets)}, with a labelled frame that many from the start or the end. Got "
+            f"{num_video_frames} frames, {len(labelled)} of them labelled; use smaller offsets or leave the video out."
         )
     is_reversed = rng.random() < 0.5
-    target = int(rng.integers(num_required - 1, num_video_frames))
+    if len(candidates[is_reversed]) == 0:
+        is_reversed = not is_reversed
+    target = int(candidates[is_reversed][rng.integers(len(candidates[is_reversed]))])
     clip = [target + offset for offset in frame_offsets]
     return [num_video_frames - 1 - index for index in clip] if is_reversed else clip
 

@@ -7,21 +7,27 @@ from typing import Any
 import torch
 
 TENSOR_KEYS = ("pixel_values_videos", "labels")
+# What colours still have to become, in items whose photometric distortion waits for the device.
+DEVICE_KEYS = ("photometric", "content_sizes")
 
 
 class ClipCollator:
-    """Stack the items of [`ClipDataset`] into a batch that a model's `forward` accepts.
+    """Stack the items of [`ClipDataset`] into a batch.
 
-    Only tensors enter the batch: `pixel_values_videos` of shape `(batch, num_frames, channels, height, width)` and
-    `labels` of shape `(batch, num_frames, height, width)`. Nothing is padded here: a clip of another shape is an
-    error.
+    Only tensors enter it: `pixel_values_videos` of shape `(batch, num_frames, channels, height, width)`, `labels` of
+    shape `(batch, num_frames, height, width)` and `sample_ids` of shape `(batch,)`, which say which clip of the run
+    each one is. With `photometric_on="device"` there are also `photometric` of shape `(batch, num_frames, 5)` and
+    `content_sizes` of shape `(batch, 2)` for [`prepare_on_device`]. Nothing is padded here: a clip of another shape
+    is an error.
     """
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Stack the tensors of `items`."""
         for key in TENSOR_KEYS:
             _check_shapes(key, items)
-        return {key: torch.stack([item[key] for item in items]) for key in TENSOR_KEYS}
+        keys = [key for key in TENSOR_KEYS + DEVICE_KEYS if key in items[0]]
+        batch = {key: torch.stack([item[key] for item in items]) for key in keys}
+        return {**batch, "sample_ids": torch.tensor([item["sample_id"] for item in items])}
 
 
 def _check_shapes(key: str, items: Sequence[dict[str, Any]]) -> None:

@@ -1,58 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the files of a data set must satisfy: every mask fits its frame and holds known ids."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers.utils import logging
 
-from .images import frame_size, mask_size, read_mask
+from .images import DamagedFileError
+from .skip_list import SKIP_FILE
+from .video_file import is_video_frame
+
+if TYPE_CHECKING:
+    from .labelled_videos import LabelledVideos
+
+logger = logging.get_logger(__name__)
 
 VOID_ID = 255
 # Of a larger split a sample is checked: opening every file of VSPW's training split would take minutes.
 MAX_CHECKED_FRAMES = 20_000
+REMEDY = f"`themask data check` lists all such files, and frames named in {SKIP_FILE} are left out."
 
 
 def check_files(
-    rows: Sequence[Mapping[str, Any]],
-    root: Path,
-    num_labels: int,
+    videos: "LabelledVideos",
     *,
     max_frames: int | None = None,
     seed: int = 0,
     progress: bool = False,
+    allow_damaged: bool = False,
 ) -> None:
     """Look over a split before a run, so that the run does not end at a bad file after hours.
 
     The headers tell whether files can be opened, are of the right kind, and of one size per video. Ids are looked at
-    in the first and the last mask of each video only; whoever reads a mask later checks all of it again.
+    in the first and the last mask of each video only; whoever reads a mask later checks all of it again. Of a video
+    file one frame is decoded.
 
     Args:
-        rows (`Sequence[Mapping]`): One row per video as from [`load_vspw`].
-        root (`Path`): Folder the paths are relative to.
-        num_labels (`int`): Number of classes.
+        videos ([`LabelledVideos`]): The split.
         max_frames (`int`, *optional*): How many frames to open at most, drawn at random; all by default.
         seed (`int`, *optional*, defaults to 0): Seed of that draw.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
+        allow_damaged (`bool`, *optional*, defaults to `False`): Whether a file that cannot be decoded gives a warning
+            in place of the error, for a run that draws another clip when it meets one.
 
     Raises:
         ValueError: For a file of the wrong kind, size or content.
         OSError: For a file that cannot be read.
     """
-    num_frames = sum(row["num_frames"] for row in rows)
+    num_frames = videos.num_frames
     is_checked = np.ones(num_frames, dtype=bool)
     if max_frames is not None and num_frames > max_frames:
         is_checked[max_frames:] = False
         np.random.default_rng(seed).shuffle(is_checked)
     start = 0
     with logging.tqdm(total=num_frames, desc="Checking files", unit="frame", disable=not progress) as bar:
-        for row in rows:
+        for row in videos.rows:
             checked = np.flatnonzero(is_checked[start : start + row["num_frames"]])
-            _check_sizes([(root / row["frames"][index], root / row["masks"][index]) for index in checked])
-            for mask in {row["masks"][0], row["masks"][-1]}:
-                check_label_ids(read_mask(root / mask), num_labels, root / mask)
+            try:
+                _check_video(videos, row, checked.tolist())
+            except DamagedFileError as error:
+                if not allow_damaged:
+                    raise DamagedFileError(f"{error} {REMEDY}") from error
+                logger.warning(f"{error} Clips that need it are replaced by others. {REMEDY}")
             start += row["num_frames"]
             bar.update(row["num_frames"])
 
@@ -85,15 +96,41 @@ def check_label_ids(mask: np.ndarray, num_labels: int, path: Path) -> None:
         )
 
 
+def check_mapped_ids(stored: np.ndarray, ids: np.ndarray, num_labels: int, path: Path) -> None:
+    """Raise a `ValueError` unless the values of a mask file stand for classes, or void.
+
+    Args:
+        stored (`np.ndarray` of shape `(height, width)`): What the file holds.
+        ids (`np.ndarray` of shape `(height, width)`): The raw ids that it stands for.
+        num_labels (`int`): Number of classes.
+        path (`Path`): The file.
+    """
+    wrong = id_out_of_range(ids, num_labels)
+    if wrong is not None:
+        raise ValueError(
+            f"Mask {path} must hold values that stand for one of the {num_labels} classes or for void. Got "
+            f"{stored[ids == wrong].max()}; correct the mask or the list of classes."
+        )
+
+
 def id_out_of_range(ids: np.ndarray, highest: int) -> int | None:
     """Return the highest id above `highest` that is not 255 (void), or `None`."""
     is_wrong = (ids > highest) & (ids != VOID_ID)
     return int(ids[is_wrong].max()) if is_wrong.any() else None
 
 
-def _check_sizes(pairs: list[tuple[Path, Path]]) -> None:
-    """Check the headers of frames and masks of one video."""
-    sizes = [frame_size(frame) for frame, _ in pairs]
-    for size, (frame, mask) in zip(sizes, pairs, strict=True):
-        check_frame_size(size, frame, sizes[0], pairs[0][0])
-        check_mask_size(mask_size(mask), mask, size)
+def _check_video(videos: "LabelledVideos", row: Mapping[str, Any], indices: list[int]) -> None:
+    """Check the headers of some frames of one video, and the ids of its first and its last mask."""
+    # All frames of a video file have one size.
+    sized = indices[:1] if indices and is_video_frame(row["frames"][0]) else indices
+    sizes = {index: videos.frame_size(row, index) for index in sized}
+    for index in indices:
+        first, size = indices[0], sizes.get(index, sizes[indices[0]])
+        frame, first_frame = videos.root / row["frames"][index], videos.root / row["frames"][first]
+        check_frame_size(size, frame, sizes[first], first_frame)
+        labelled_size = videos.mask_size(row, index)
+        if labelled_size is not None:
+            check_mask_size(labelled_size, videos.root / row["masks"][index], size)
+    labelled = [index for index, mask in enumerate(row["masks"]) if mask]
+    for index in {*labelled[:1], *labelled[-1:]}:
+        videos.read_mask(row, index)

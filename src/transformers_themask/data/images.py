@@ -12,6 +12,14 @@ from PIL import Image
 LABEL_MAP_MODES = ("L", "P")
 
 
+class DamagedFileError(OSError):
+    """A file that is there but whose content cannot be decoded.
+
+    What can go on without the file may catch this, and must then name it in a warning: training draws another clip. A
+    file that is missing or must not be read, or a disk that fails, is never this error.
+    """
+
+
 def read_frame(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a frame as RGB, `uint8` of shape `(height, width, 3)`."""
     with _opened_image(path) as image:
@@ -53,9 +61,18 @@ def _opened_label_map(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 def _opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Open an image; every failure to do so, or to decode it inside the `with` block, names the file."""
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             yield image
     except FileNotFoundError:
         raise FileNotFoundError(f"Image file {path} must exist. Got no such file; check the data folder.") from None
     except (OSError, SyntaxError) as error:  # Pillow reports a damaged PNG as either
-        raise OSError(f"Image file {path} must be readable. Got: {error}. Replace the broken file.") from error
+        # The system's own errors have a number, a decoder's have none.
+        kind = DamagedFileError if getattr(error, "errno", None) is None else OSError
+        raise kind(f"Image file {path} must be readable. Got: {error}. Replace the broken file.") from error
+
+
+def _open(path: str | os.PathLike[str]) -> Image.Image:
+    try:
+        return Image.open(path)
+    except (ValueError, Image.DecompressionBombError) as error:  # a header cut short, or with an absurd size
+        raise OSError(str(error)) from error

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .file_checks import check_label_ids
-from .images import read_frame, read_mask
-
-# In place of a mask's path: this frame has no labels.
-UNLABELLED = ""
+from .file_checks import check_label_ids, check_mapped_ids
+from .images import frame_size, mask_size, read_frame, read_mask
+from .video_file import is_video_frame, read_video_frame
+from .video_table import UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -20,12 +19,12 @@ class LabelledVideos:
     """Videos as lists of frames, each with a mask or without one.
 
     Args:
-        rows (`Sequence[Mapping]`): One row per video: `video_id`, `num_frames`, and `frames` and `masks`, paths relative
-            to `root` in the order of time. The mask of a frame without labels is `""`.
+        rows (`Sequence[Mapping]`): One row per video: `video_id`, `num_frames`, and `frames` and `masks`, paths
+            relative to `root` in the order of time. The mask of a frame without labels is `""`.
         root (`Path`): Folder that the paths are relative to.
         class_names (`Sequence[str]`): Classes in the order of their indices; raw id k is class index k - 1.
-        id_map (`np.ndarray` of shape `(256,)`, *optional*): Raw id (0 and 255: void) of each value that mask files hold;
-            by default the files hold raw ids.
+        id_map (`np.ndarray` of shape `(256,)`, *optional*): Raw id (0 and 255: void) of each value that mask files
+            hold; a value that they must not hold has a raw id beyond the classes. By default the files hold raw ids.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -44,20 +43,41 @@ class LabelledVideos:
         return sum(row["num_frames"] for row in self.rows)
 
     def read_frame(self, row: Mapping[str, Any], index: int) -> np.ndarray:
-        """Read frame `index` of a video as RGB, `uint8` of shape `(height, width, 3)`."""
-        return read_frame(self.root / row["frames"][index])
+        """Read frame `index` of a video as RGB, `uint8` of shape `(height, width, 3)`.
+
+        Raises:
+            DamagedFileError: If the file is there but cannot be decoded.
+        """
+        path = row["frames"][index]
+        return read_video_frame(self.root / path) if is_video_frame(path) else read_frame(self.root / path)
 
     def read_mask(self, row: Mapping[str, Any], index: int) -> np.ndarray | None:
         """Read the raw ids of frame `index`, `uint8` of shape `(height, width)`; `None` if it has no labels.
 
         Raises:
             ValueError: If the file holds an id that is neither a class nor void.
+            DamagedFileError: If the file is there but cannot be decoded.
         """
         if row["masks"][index] == UNLABELLED:
             return None
         path = self.root / row["masks"][index]
-        mask = read_mask(path)
-        if self.id_map is not None:
-            mask = self.id_map[mask]
-        check_label_ids(mask, self.num_labels, path)
-        return mask
+        stored = read_mask(path)
+        if self.id_map is None:
+            check_label_ids(stored, self.num_labels, path)
+            return stored
+        ids = self.id_map[stored]
+        check_mapped_ids(stored, ids, self.num_labels, path)
+        return ids
+
+    def frame_size(self, row: Mapping[str, Any], index: int) -> tuple[int, int]:
+        """Height and width of frame `index`: from the header of an image, from the picture of a video file."""
+        path = row["frames"][index]
+        if is_video_frame(path):
+            height, width, _ = read_video_frame(self.root / path).shape
+            return height, width
+        return frame_size(self.root / path)
+
+    def mask_size(self, row: Mapping[str, Any], index: int) -> tuple[int, int] | None:
+        """Height and width of the mask of frame `index`, from its header; `None` if it has no labels."""
+        path = row["masks"][index]
+        return None if path == UNLABELLED else mask_size(self.root / path)

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photometric distortion of one frame, grey level by grey level as the reference's OpenCV pipeline.
+"""Photometric distortion of frames, grey level by grey level as the reference's OpenCV pipeline.
 
 Every step works on `uint8` and truncates, and hue has OpenCV's 180 levels: the quantisation is part of the reference
-and moves a saturated pixel by up to nine grey levels, so a float implementation would not reproduce it.
+and moves a saturated pixel by up to nine grey levels, so an implementation without it would not reproduce it. The
+steps are float32 operations on exact integers: what the CPU does frame by frame, a device does for a whole batch.
 """
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 MAX_BRIGHTNESS_SHIFT = 32.0
 FACTOR_RANGE = (0.5, 1.5)
@@ -34,6 +39,10 @@ class PhotometricDraw:
     saturation: float | None = None
     hue: int | None = None
 
+    def as_row(self) -> list[float]:
+        """The five fields as numbers, NaN for `None`: a row of what [`distort_batch`] takes."""
+        return [math.nan if value is None else float(value) for value in dataclasses.astuple(self)]
+
 
 def draw_photometric(rng: np.random.Generator) -> PhotometricDraw:
     """Draw the distortion of one frame; each property changes with probability 0.5."""
@@ -46,43 +55,63 @@ def draw_photometric(rng: np.random.Generator) -> PhotometricDraw:
     )
 
 
-def distort_colors(frame: np.ndarray, draw: PhotometricDraw) -> np.ndarray:
+def distort_colors(frame: Tensor, draw: PhotometricDraw) -> Tensor:
     """Apply a drawn distortion: brightness, contrast (first or last), saturation, hue.
 
     Args:
-        frame (`np.ndarray` of shape `(height, width, 3)`): RGB, `uint8`.
+        frame (`torch.Tensor` of shape `(3, height, width)`): RGB, `uint8`.
         draw (`PhotometricDraw`): The drawn distortion.
 
     Returns:
-        `np.ndarray`: The distorted frame, of the same shape and type.
+        `torch.Tensor`: The distorted frame, of the same shape and type.
     """
     if draw.brightness is not None:
-        frame = _scale_levels(shift=draw.brightness)[frame]
+        frame = _scale_levels(frame, shift=draw.brightness)
     if draw.contrast is not None and draw.contrast_first:
-        frame = _scale_levels(factor=draw.contrast)[frame]
+        frame = _scale_levels(frame, factor=draw.contrast)
     if draw.saturation is not None:
-        hue, saturation, value = _rgb_to_hsv(frame)
-        frame = _hsv_to_rgb(hue, _scale_levels(factor=draw.saturation)[saturation], value)
+        frame = _scale_saturation(frame, draw.saturation)
     if draw.hue is not None:
-        hue, saturation, value = _rgb_to_hsv(frame)
-        rotated = ((np.arange(HUE_LEVELS) + draw.hue) % HUE_LEVELS).astype(np.uint8)
-        frame = _hsv_to_rgb(rotated[hue], saturation, value)
+        frame = _rotate_hue(frame, draw.hue)
     if draw.contrast is not None and not draw.contrast_first:
-        frame = _scale_levels(factor=draw.contrast)[frame]
+        frame = _scale_levels(frame, factor=draw.contrast)
     return frame
 
 
-def _scale_levels(factor: float = 1.0, shift: float = 0.0) -> np.ndarray:
-    """Table of `factor * level + shift` for the 256 grey levels, clipped and truncated to `uint8`."""
-    levels = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(shift)
-    return levels.clip(0, 255).astype(np.uint8)
+def distort_batch(frames: Tensor, draws: Tensor) -> Tensor:
+    """Apply [`distort_colors`] to many frames at once, on any device and without waiting for it.
+
+    Args:
+        frames (`torch.Tensor` of shape `(num_frames, 3, height, width)`): RGB, `uint8`.
+        draws (`torch.Tensor` of shape `(num_frames, 5)`): [`PhotometricDraw.as_row`] of every frame, float32.
+
+    Returns:
+        `torch.Tensor`: The distorted frames, of the same shape and type.
+    """
+    brightness, contrast, is_first, saturation, hue = draws[..., None, None].unbind(1)
+    contrast, is_first = contrast.nan_to_num(1.0), is_first.bool()
+    frames = _scale_levels(frames, shift=brightness.nan_to_num(0.0)[:, None])
+    frames = _scale_levels(frames, factor=torch.where(is_first, contrast, 1.0)[:, None])
+    saturated = _scale_saturation(frames, saturation.nan_to_num(1.0))
+    frames = torch.where(saturation.isnan()[:, None], frames, saturated)
+    rotated = _rotate_hue(frames, hue.nan_to_num(0.0))
+    frames = torch.where(hue.isnan()[:, None], frames, rotated)
+    return _scale_levels(frames, factor=torch.where(is_first, 1.0, contrast)[:, None])
 
 
-def _fixed_point_reciprocals(scale: float) -> np.ndarray:
-    """Table of `scale / n` in fixed point, 0 for `n = 0`."""
-    denominators = np.arange(1, 256)
-    reciprocals = np.rint((1 << FIXED_POINT_BITS) * scale / denominators)
-    return np.concatenate([[0], reciprocals]).astype(np.int32)
+def _scale_levels(levels: Tensor, factor: float | Tensor = 1.0, shift: float | Tensor = 0.0) -> Tensor:
+    """`factor * level + shift`, clipped and truncated to `uint8`."""
+    return levels.float().mul_(factor).add_(shift).clamp_(0, 255).to(torch.uint8)
+
+
+def _scale_saturation(frames: Tensor, factor: float | Tensor) -> Tensor:
+    hue, saturation, value = _rgb_to_hsv(frames)
+    return _hsv_to_rgb(hue, saturation.mul_(factor).clamp_(0, 255).trunc_(), value)
+
+
+def _rotate_hue(frames: Tensor, steps: float | Tensor) -> Tensor:
+    hue, saturation, value = _rgb_to_hsv(frames)
+    return _hsv_to_rgb(hue.add_(steps).remainder_(HUE_LEVELS), saturation, value)
 
 
 def _hue_weights(offset: int) -> np.ndarray:
@@ -96,32 +125,39 @@ def _hue_weights(offset: int) -> np.ndarray:
     return np.choose((offset + sixths.astype(np.intp)) % 6, [rising, full, full, falling, none, none])
 
 
-_SATURATION_RECIPROCALS = _fixed_point_reciprocals(255.0)
-_HUE_RECIPROCALS = _fixed_point_reciprocals(HUE_LEVELS / 6)
-_HUE_WEIGHTS = tuple(_hue_weights(offset) for offset in (5, 3, 1))
+_HUE_WEIGHTS = torch.from_numpy(np.stack([_hue_weights(offset) for offset in (5, 3, 1)]))
 
 
-def _rgb_to_hsv(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hue in 0..179, saturation and value in 0..255, each `uint8` of shape `(height, width)`, rounded as by OpenCV."""
-    red, green, blue = (np.ascontiguousarray(frame[..., channel]) for channel in range(3))
-    value = np.maximum(np.maximum(red, green), blue)
-    spread = value - np.minimum(np.minimum(red, green), blue)
-    half = 1 << (FIXED_POINT_BITS - 1)
-    saturation = (spread * _SATURATION_RECIPROCALS[value] + half) >> FIXED_POINT_BITS
-
-    red, green, blue, wide_spread = (channel.astype(np.int16) for channel in (red, green, blue, spread))
-    sector = np.where(value == green, blue - red + 2 * wide_spread, red - green + 4 * wide_spread)
-    sector = np.where(value == red, green - blue, sector)
-    hue = (sector * _HUE_RECIPROCALS[spread] + half) >> FIXED_POINT_BITS
+def _rgb_to_hsv(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Hue in 0..179, saturation and value in 0..255, integers in float32 without the channel axis, as by OpenCV."""
+    red, green, blue = frames.float().unbind(-3)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    spread = value - torch.minimum(torch.minimum(red, green), blue)
+    saturation = _fixed_point_ratio(spread, value, 255)
+    sector = torch.where(value == green, blue - red + 2 * spread, red - green + 4 * spread)
+    sector = torch.where(value == red, green - blue, sector)
+    hue = _fixed_point_ratio(sector, spread, HUE_LEVELS // 6)
     hue += HUE_LEVELS * (hue < 0)
-    return hue.astype(np.uint8), saturation.astype(np.uint8), value
+    return hue, saturation, value
 
 
-def _hsv_to_rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
+def _fixed_point_ratio(numerator: Tensor, denominator: Tensor, scale: int) -> Tensor:
+    """`scale * numerator / denominator` as OpenCV rounds it: by way of a reciprocal in fixed point.
+
+    0 / 0 is 0. Every product stays below `2**24`, up to which float32 holds all integers.
+    """
+    one = 1 << FIXED_POINT_BITS
+    reciprocal = torch.div(one * scale, denominator.clamp(min=1)).round_()
+    return reciprocal.mul_(numerator).add_(one // 2).mul_(1 / one).floor_()
+
+
+def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Inverse of [`_rgb_to_hsv`] up to its quantisation; OpenCV's vector code truncates here."""
-    unit = np.float32(1 / 255)
+    unit = float(np.float32(1 / 255))
     brightest, purity = value * unit, saturation * unit
-    frame = np.empty((*hue.shape, 3), np.uint8)
-    for channel, weights in enumerate(_HUE_WEIGHTS):
-        frame[..., channel] = (brightest * (1 - purity * weights[hue])) * np.float32(255)
-    return frame
+    levels = hue.flatten().int()
+    channels = []
+    for weights in _HUE_WEIGHTS.to(hue.device, non_blocking=True):
+        share = weights.index_select(0, levels).view_as(hue)
+        channels.append(share.mul_(purity).neg_().add_(1).mul_(brightest).mul_(255).to(torch.uint8))
+    return torch.stack(channels, dim=-3)

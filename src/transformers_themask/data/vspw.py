@@ -3,10 +3,13 @@
 
 ```
 ROOT/train.txt, ROOT/val.txt, ...        one video name per line
-ROOT/data/<video>/origin/<frame>.jpg     RGB frames (.jpg or .png); sorted names are the order in time
+ROOT/data/<video>/origin/<frame>.jpg     RGB frames (.jpg or .png); the numbers in their names are the order in time
 ROOT/data/<video>/mask/<frame>.png       8-bit single-channel ids: 0 = "others" (void), 255 = void
 ROOT/label_num_dic_final.json            class name -> id as a string
 ```
+
+Frame numbers may start anywhere and have gaps. Every frame needs a mask, unless no video of the split has a folder of
+masks, as in VSPW's test split. Files that are damaged can be left out with a skip list, see `skip_list.py`.
 """
 
 import json
@@ -14,16 +17,26 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 
+from .skip_list import SKIP_FILE
+from .video_table import (
+    FRAME_SUFFIXES,
+    MASK_SUFFIXES,
+    UNLABELLED,
+    OnError,
+    list_images,
+    list_rows,
+    match_masks,
+    video_row,
+    video_table,
+)
+
 LABEL_FILE = "label_num_dic_final.json"
-FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
-MASK_SUFFIXES = (".png",)
 
 
 def load_vspw(
@@ -40,49 +53,7 @@ def load_vspw(
     Returns:
         `datasets.Dataset`: Columns `video_id`, `num_frames`, `frames` and `masks`; paths are relative to `root`.
     """
-    with _without_progress_bars():
-        builder = VSPW(cache_dir=None if cache_dir is None else str(cache_dir), root=str(root), split=split)
-        builder.download_and_prepare()
-        return builder.as_dataset(split=split)
-
-
-@dataclass(eq=False)
-class VSPWConfig(datasets.BuilderConfig):
-    """Configuration of [`VSPW`].
-
-    Args:
-        root (`str`): Folder with the split files and `data/`.
-        split (`str`): Name of a split file without `.txt`.
-    """
-
-    root: str = ""
-    split: str = "train"
-
-    def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
-        """Name the cache folder after the listing too, so that changed files never meet a stale table."""
-        listing = list(_list_videos(Path(self.root), self.split))
-        return super().create_config_id({**config_kwargs, "listing": listing}, custom_features)
-
-
-class VSPW(datasets.GeneratorBasedBuilder):
-    """Builder of one split of a folder in VSPW layout: `VSPW(root=..., split=...)`."""
-
-    BUILDER_CONFIG_CLASS = VSPWConfig
-
-    def _info(self) -> datasets.DatasetInfo:
-        features = {
-            "video_id": datasets.Value("string"),
-            "num_frames": datasets.Value("int32"),
-            "frames": datasets.List(datasets.Value("string")),
-            "masks": datasets.List(datasets.Value("string")),
-        }
-        return datasets.DatasetInfo(features=datasets.Features(features))
-
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        return [datasets.SplitGenerator(name=self.config.split)]
-
-    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        yield from enumerate(_list_videos(Path(self.config.root), self.config.split))
+    return video_table(partial(list_videos, Path(root), split), Path(root), cache_dir)
 
 
 def read_class_names(root: str | os.PathLike[str]) -> list[str]:
@@ -112,43 +83,62 @@ def read_class_names(root: str | os.PathLike[str]) -> list[str]:
     return [names[raw_id] for raw_id in class_ids]
 
 
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Build the small table of paths silently; a user's own setting is left as it was."""
-    is_enabled = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if is_enabled:
-            datasets.enable_progress_bars()
+def split_names(root: Path) -> list[str]:
+    """Names of the split files."""
+    return sorted(file.stem for file in root.glob("*.txt") if file.name != SKIP_FILE)
+
+
+def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str, Any]]:
+    """List the videos of one split.
+
+    Args:
+        root (`Path`): Folder with the split files and `data/`.
+        split (`str`): Name of a split file without `.txt`.
+        on_error (`Callable`): Called with the id and the error of a video that cannot be listed, which is then left
+            out.
+    """
+    video_ids = _read_split(root, split)
+    if not (root / "data").is_dir():
+        raise FileNotFoundError(f"{root} must hold the folder data with the videos. Got no {root / 'data'}.")
+    has_labels = any((root / "data" / video_id / "mask").is_dir() for video_id in video_ids)
+    yield from list_rows(video_ids, lambda video_id: _read_row(root, split, video_id, has_labels), on_error)
+
+
+def _read_row(root: Path, split: str, video_id: str, has_labels: bool) -> dict[str, Any]:
+    folder = root / "data" / video_id
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"Every video in {root / f'{split}.txt'} must be a folder in {root / 'data'}. Got {video_id!r}; "
+            "remove the line or add the video."
+        )
+    frames = _list_images(folder / "origin", FRAME_SUFFIXES)
+    if not frames:
+        raise FileNotFoundError(f"{folder / 'origin'} must hold at least one frame (.jpg or .png). Got none.")
+    masks = [f"data/{video_id}/mask/{name}" for name in _list_masks(folder, frames)] if has_labels else None
+    return video_row(video_id, [f"data/{video_id}/origin/{name}" for name in frames], masks)
+
+
+def _list_masks(folder: Path, frames: list[str]) -> list[str]:
+    masks = match_masks(folder / "origin", frames, folder / "mask", _list_images(folder / "mask", MASK_SUFFIXES))
+    without_mask = [Path(frame).stem for frame, mask in zip(frames, masks, strict=True) if mask == UNLABELLED]
+    if without_mask:
+        raise FileNotFoundError(
+            f"Every frame in {folder / 'origin'} must have a mask of the same stem. Got no mask for "
+            f"{without_mask[0]!r} ({len(without_mask)} frames without one); add {without_mask[0]}.png to "
+            f"{folder / 'mask'} or remove the frame."
+        )
+    return masks
+
+
+def _list_images(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"A video in VSPW layout must have the folder {folder}. Got no such folder.")
+    return list_images(folder, suffixes)
 
 
 def _require_root(root: Path) -> None:
     if not root.is_dir():
         raise FileNotFoundError(f"`root` must be a folder in VSPW layout. Got {root}, which does not exist.")
-
-
-def _list_videos(root: Path, split: str) -> Iterator[dict[str, Any]]:
-    video_ids = _read_split(root, split)
-    if not (root / "data").is_dir():
-        raise FileNotFoundError(f"{root} must hold the folder data with the videos. Got no {root / 'data'}.")
-    for video_id in video_ids:
-        folder = root / "data" / video_id
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"Every video in {root / f'{split}.txt'} must be a folder in {root / 'data'}. Got {video_id!r}; "
-                "remove the line or add the video."
-            )
-        frames = _list_images(folder / "origin", FRAME_SUFFIXES)
-        masks = _list_images(folder / "mask", MASK_SUFFIXES)
-        _check_pairs(folder, frames, masks)
-        yield {
-            "video_id": video_id,
-            "num_frames": len(frames),
-            "frames": [f"data/{video_id}/origin/{name}" for name in frames],
-            "masks": [f"data/{video_id}/mask/{name}" for name in masks],
-        }
 
 
 def _read_split(root: Path, split: str) -> list[str]:
@@ -159,7 +149,7 @@ def _read_split(root: Path, split: str) -> list[str]:
         )
     path = root / f"{split}.txt"
     if not path.is_file():
-        available = ", ".join(sorted(file.stem for file in root.glob("*.txt"))) or "none"
+        available = ", ".join(split_names(root)) or "none"
         raise FileNotFoundError(f"`split` must name a split file in {root}. Got {split!r}; available: {available}.")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -172,35 +162,3 @@ def _read_split(root: Path, split: str) -> list[str]:
     if repeated:
         raise ValueError(f"{path} must name every video once. Got {repeated[0]!r} again; remove the repeated line.")
     return video_ids
-
-
-def _list_images(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"A video in VSPW layout must have the folder {folder}. Got no such folder.")
-    return sorted(name for name in os.listdir(folder) if name.lower().endswith(suffixes) and not name.startswith("."))
-
-
-def _check_pairs(folder: Path, frames: list[str], masks: list[str]) -> None:
-    if not frames:
-        raise FileNotFoundError(f"{folder / 'origin'} must hold at least one frame (.jpg or .png). Got none.")
-    frame_stems = [Path(name).stem for name in frames]
-    mask_stems = [Path(name).stem for name in masks]
-    if frame_stems == mask_stems:
-        return
-    without_mask = sorted(set(frame_stems) - set(mask_stems))
-    if without_mask:
-        raise FileNotFoundError(
-            f"Every frame in {folder / 'origin'} must have a mask of the same stem. Got no mask for "
-            f"{without_mask[0]!r} ({len(without_mask)} frames without one); add {without_mask[0]}.png to "
-            f"{folder / 'mask'} or remove the frame."
-        )
-    without_frame = sorted(set(mask_stems) - set(frame_stems))
-    if without_frame:
-        raise FileNotFoundError(
-            f"Every mask in {folder / 'mask'} must have a frame of the same stem. Got no frame for "
-            f"{without_frame[0]!r} ({len(without_frame)} masks without one); add the frame or remove the mask."
-        )
-    raise ValueError(
-        f"Every frame in {folder / 'origin'} must have a stem of its own. Got {len(frames)} frames for {len(masks)} "
-        "masks; remove the copies that differ only in suffix."
-    )

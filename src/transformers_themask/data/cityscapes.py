@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reader of Cityscapes sequences: snippets of thirty frames, one of which has labels; the others are its context.
+
+```
+ROOT/leftImg8bit_sequence/<split>/<city>/<city>_<sequence>_<frame>_leftImg8bit.png     RGB frames
+ROOT/gtFine/<split>/<city>/<city>_<sequence>_<frame>_gtFine_labelIds.png               8-bit ids of the data set
+```
+
+A video is a run of frames without a gap in their numbers, named by its first frame: `aachen_000000_000000`. The ids in
+the files are the data set's own; the 19 classes that are evaluated become raw ids 1 to 19 and all others void.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .video_table import UNLABELLED, OnError, video_row
+
+FRAME_FOLDER = "leftImg8bit_sequence"
+MASK_FOLDER = "gtFine"
+FRAME_NAME = re.compile(r"(?P<sequence>.+_[0-9]+)_(?P<frame>[0-9]+)_leftImg8bit\.png")
+# Name and id of the evaluated classes, in the order in which scores are published.
+CLASS_IDS = {
+    "road": 7,
+    "sidewalk": 8,
+    "building": 11,
+    "wall": 12,
+    "fence": 13,
+    "pole": 17,
+    "traffic light": 19,
+    "traffic sign": 20,
+    "vegetation": 21,
+    "terrain": 22,
+    "sky": 23,
+    "person": 24,
+    "rider": 25,
+    "car": 26,
+    "truck": 27,
+    "bus": 28,
+    "train": 31,
+    "motorcycle": 32,
+    "bicycle": 33,
+}
+HIGHEST_ID = 33
+
+
+def id_map() -> np.ndarray:
+    """Raw id of each value in a mask file: 1 to 19, or 0 for ids that are not evaluated; other values stay."""
+    raw_ids = np.arange(256, dtype=np.uint8)
+    raw_ids[: HIGHEST_ID + 1] = 0
+    raw_ids[list(CLASS_IDS.values())] = np.arange(1, len(CLASS_IDS) + 1)
+    return raw_ids
+
+
+def split_names(root: Path) -> list[str]:
+    """Names of the folders of frames."""
+    return sorted(folder.name for folder in (root / FRAME_FOLDER).iterdir() if folder.is_dir())
+
+
+def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str, Any]]:
+    """List the videos of one split; a video without labels is listed too.
+
+    Args:
+        root (`Path`): Folder with `leftImg8bit_sequence` and `gtFine`.
+        split (`str`): `"train"`, `"val"` or `"test"`.
+        on_error (`Callable`): Called with the id and the error of a video that cannot be listed, which is then left
+            out.
+    """
+    if split not in split_names(root):
+        available = ", ".join(split_names(root)) or "none"
+        raise FileNotFoundError(
+            f"`split` must name a folder in {root / FRAME_FOLDER}. Got {split!r}; available: {available}."
+        )
+    snippets = [(city, names) for city in _cities(root, split) for names in _snippets(root, split, city)]
+    if not snippets:
+        raise FileNotFoundError(
+            f"{root / FRAME_FOLDER / split} must hold frames <city>/<city>_<sequence>_<frame>_leftImg8bit.png. "
+            "Got none."
+        )
+    masks = {city: _mask_names(root, split, city) for city in _cities(root, split)}
+    for city, names in snippets:
+        yield _row(split, city, names, masks[city])
+    for city, unused in masks.items():
+        if unused:
+            on_error(city, _without_frame(root / MASK_FOLDER / split / city, unused))
+
+
+def _cities(root: Path, split: str) -> list[str]:
+    return sorted(folder.name for folder in (root / FRAME_FOLDER / split).iterdir() if folder.is_dir())
+
+
+def _snippets(root: Path, split: str, city: str) -> Iterator[list[str]]:
+    """Cut the frames of a city where the sequence changes or frame numbers have a gap."""
+    frames_of_sequence = defaultdict(list)
+    for path in (root / FRAME_FOLDER / split / city).iterdir():
+        match = FRAME_NAME.fullmatch(path.name)
+        if match is not None:
+            frames_of_sequence[match["sequence"]].append((int(match["frame"]), path.name))
+    for _, frames in sorted(frames_of_sequence.items()):
+        frames.sort()
+        numbers = np.array([number for number, _ in frames])
+        for run in np.split(np.arange(len(frames)), np.flatnonzero(np.diff(numbers) != 1) + 1):
+            yield [frames[index][1] for index in run]
+
+
+def _mask_names(root: Path, split: str, city: str) -> set[str]:
+    folder = root / MASK_FOLDER / split / city
+    if not folder.is_dir():
+        return set()
+    return {path.name for path in folder.iterdir() if path.name.endswith("_labelIds.png")}
+
+
+def _row(split: str, city: str, names: list[str], unused_masks: set[str]) -> dict[str, Any]:
+    """One row; the masks that it uses are removed from `unused_masks`."""
+    masks = []
+    for name in names:
+        mask = name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
+        masks.append(f"{MASK_FOLDER}/{split}/{city}/{mask}" if mask in unused_masks else UNLABELLED)
+        unused_masks.discard(mask)
+    video_id = names[0].removesuffix("_leftImg8bit.png")
+    return video_row(video_id, [f"{FRAME_FOLDER}/{split}/{city}/{name}" for name in names], masks)
+
+
+def _without_frame(folder: Path, unused_masks: set[str]) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"Every mask in {folder} must have a frame in {FRAME_FOLDER}. Got no frame for {min(unused_masks)!r} "
+        f"({len(unused_masks)} masks without one); add the frames or remove the masks."
+    )

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From 8-bit frames to a model's input, in a worker process or on the model's device: the same arithmetic."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .photometric import distort_batch
+
+
+def prepare_on_device(batch: Mapping[str, Any], processor: Any) -> dict[str, Any]:
+    """Finish the clips of a [`ClipDataset`] with `photometric_on="device"`, on the device where the batch lies.
+
+    Args:
+        batch (`Mapping[str, Any]`): A batch of [`ClipCollator`].
+        processor: The video processor of the dataset.
+
+    Returns:
+        `dict[str, Any]`: The batch with colours distorted, frames normalised and 0 outside a clip's content. Any other
+        batch comes back as it is.
+    """
+    if "photometric" not in batch:
+        return dict(batch)
+    batch = dict(batch)
+    draws, content_sizes = batch.pop("photometric"), batch.pop("content_sizes")
+    frames = batch["pixel_values_videos"]  # (batch, num_frames, 3, height, width)
+    distorted = distort_batch(frames.flatten(0, 1), draws.flatten(0, 1)).view_as(frames)
+    pixel_values = normalize_frames(distorted, processor)
+    for axis, length in ((-2, frames.shape[-2]), (-1, frames.shape[-1])):
+        is_inside = torch.arange(length, device=frames.device) < content_sizes[:, axis, None]
+        is_inside = is_inside[:, None, None, :, None] if axis == -2 else is_inside[:, None, None, None, :]
+        pixel_values.masked_fill_(~is_inside, 0)
+    batch["pixel_values_videos"] = pixel_values
+    return batch
+
+
+def normalize_frames(frames: Tensor, processor: Any) -> Tensor:
+    """Rescale and normalise frames as a video processor does, without its checks and copies.
+
+    Args:
+        frames (`torch.Tensor` of shape `(..., 3, height, width)`): RGB, `uint8`.
+        processor: The video processor.
+
+    Returns:
+        `torch.Tensor`: float32, of the same shape.
+    """
+    scale = processor.rescale_factor if processor.do_rescale else 1.0
+    mean = torch.tensor(processor.image_mean if processor.do_normalize else [0.0] * 3) / scale
+    deviation = torch.tensor(processor.image_std if processor.do_normalize else [1.0] * 3) / scale
+    mean, deviation = (values[:, None, None].to(frames.device, non_blocking=True) for values in (mean, deviation))
+    return frames.float().sub_(mean).div_(deviation)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The labelled videos of a folder, whichever of the known layouts it has."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import cityscapes, video_folder, vspw
+from .labelled_videos import LabelledVideos
+from .video_table import OnError, video_table
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How videos lie in a folder.
+
+    Args:
+        name (`str`): What to call it.
+        markers (`tuple[str, ...]`): A folder that holds one of these has this layout.
+        split_names (`Callable`): From the folder to the names of its splits.
+        list_videos (`Callable`): From the folder, a split and what to do with an error, to one row per video.
+        read_classes (`Callable`): From the folder to class names and the raw id of each value in mask files; `None`:
+            the values are raw ids.
+    """
+
+    name: str
+    markers: tuple[str, ...]
+    split_names: Callable[[Path], list[str]]
+    list_videos: Callable[[Path, str, OnError], Iterator[dict[str, Any]]]
+    read_classes: Callable[[Path], tuple[list[str], np.ndarray | None]]
+
+
+LAYOUTS = (
+    Layout(
+        "VSPW",
+        (vspw.LABEL_FILE,),
+        vspw.split_names,
+        vspw.list_videos,
+        lambda root: (vspw.read_class_names(root), None),
+    ),
+    Layout(
+        "Cityscapes sequences",
+        (cityscapes.FRAME_FOLDER,),
+        cityscapes.split_names,
+        cityscapes.list_videos,
+        lambda root: (list(cityscapes.CLASS_IDS), cityscapes.id_map()),
+    ),
+    Layout(
+        "folder of videos",
+        (video_folder.NAMES_FILE, video_folder.IDS_FILE),
+        video_folder.split_names,
+        video_folder.list_videos,
+        video_folder.read_classes,
+    ),
+)
+
+
+def load_videos(
+    root: str | os.PathLike[str], split: str, cache_dir: str | os.PathLike[str] | None = None
+) -> LabelledVideos:
+    """Load one split of a folder in one of the layouts that `vspw.py`, `cityscapes.py` and `video_folder.py` describe.
+
+    Frames that a skip list names are left out, with a warning that tells how many.
+
+    Args:
+        root (`str` or `os.PathLike`): Folder of the data set.
+        split (`str`): Name of the split, such as `"train"`.
+        cache_dir (`str` or `os.PathLike`, *optional*): Where the table of paths is kept; defaults to the cache of
+            `datasets` (`HF_DATASETS_CACHE`).
+
+    Returns:
+        [`LabelledVideos`]: The videos; `rows` is a `datasets.Dataset`.
+    """
+    root = Path(root)
+    layout = find_layout(root)
+    class_names, id_map = layout.read_classes(root)
+    rows = video_table(partial(layout.list_videos, root, split), root, cache_dir)
+    return LabelledVideos(rows, root, class_names, id_map)
+
+
+def find_layout(root: Path) -> Layout:
+    """Recognise the layout of a folder by the file or folder that only this layout has."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"`root` must be a folder of labelled videos. Got {root}, which is no folder.")
+    for layout in LAYOUTS:
+        if any((root / marker).exists() for marker in layout.markers):
+            return layout
+    known = "; ".join(f"{' or '.join(layout.markers)} ({layout.name})" for layout in LAYOUTS)
+    raise FileNotFoundError(f"`root` must hold one of {known}. Got {root}, which holds none of them; see the README.")

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single frames of video files, by index and in bounded memory.
+
+A frame of a video file has a path like a file in a folder: frame 12 of `train/drive.mp4` is
+`train/drive.mp4/00000012`.
+"""
+
+import bisect
+import os
+import threading
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import av
+import numpy as np
+
+from .images import DamagedFileError
+
+# Containers that give every frame its time.
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+
+
+def video_frame_path(video: str, index: int) -> str:
+    """Path that stands for one frame of a video file."""
+    return f"{video}/{index:08d}"
+
+
+def is_video_frame(path: str) -> bool:
+    """Whether a path stands for a frame of a video file."""
+    return PurePosixPath(path).parent.suffix.lower() in VIDEO_SUFFIXES
+
+
+def count_video_frames(path: Path) -> int:
+    """Number of frames of a video file, which is read but not decoded."""
+    return len(_index_of(path).times)
+
+
+def read_video_frame(path: Path) -> np.ndarray:
+    """Read a frame of a video file as RGB, upright, `uint8` of shape `(height, width, 3)`.
+
+    Every thread keeps the last file open, so that frames read in order are decoded once. A mirrored display matrix is
+    taken for the rotation next to it.
+
+    Args:
+        path (`Path`): As from [`video_frame_path`].
+
+    Raises:
+        DamagedFileError: If the file cannot be decoded at this frame.
+    """
+    video = path.parent
+    reader = getattr(_OPENED, "reader", None)
+    if reader is None or reader.path != video:
+        reader = _OPENED.reader = _VideoFile(video)
+    return reader.read(int(path.name))
+
+
+_OPENED = threading.local()
+_INHERITED: list["_VideoFile | None"] = []
+
+
+def _leave_to_parent() -> None:
+    """Put the opened file aside in a forked process.
+
+    Reading on would move the parent's position in it, and closing it would wait for threads that were not forked.
+    """
+    _INHERITED.append(_OPENED.__dict__.pop("reader", None))
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+class _VideoFile:
+    """An opened video file and where its decoder stands."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._index = _index_of(path)
+        self._container = _open(path)
+        self._stream = self._container.streams.video[0]
+        self._frames: Iterator[av.VideoFrame] = iter(())
+        self._last_time: int | None = None
+
+    def read(self, index: int) -> np.ndarray:
+        times = self._index.times
+        if not 0 <= index < len(times):
+            raise ValueError(f"Video file {self.path} must have a frame {index}. Got {len(times)} frames.")
+        try:
+            frame = self._frame_at(times[index])
+        except av.FFmpegError as error:
+            self._last_time = None
+            raise self._damaged(index, str(error.strerror)) from error
+        if frame is None or frame.is_corrupt:
+            self._last_time = None
+            raise self._damaged(index, "the picture is missing or damaged")
+        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
+
+    def _frame_at(self, time: int) -> "av.VideoFrame | None":
+        key_time = self._index.key_time_before(time)
+        if self._last_time is None or not key_time <= self._last_time < time:
+            self._seek(key_time)
+        frame = self._decode_until(time)
+        if frame is None:  # pictures before a key frame in time may come after it in the file
+            self._seek(self._index.times[0])
+            frame = self._decode_until(time)
+        return frame
+
+    def _seek(self, time: int) -> None:
+        self._container.seek(time, stream=self._stream)
+        self._frames = self._container.decode(self._stream)
+
+    def _decode_until(self, time: int) -> "av.VideoFrame | None":
+        for frame in self._frames:
+            self._last_time = frame.pts
+            if frame.pts is None or frame.pts > time:
+                break
+            if frame.pts == time:
+                return frame
+        return None
+
+    def _damaged(self, index: int, problem: str) -> DamagedFileError:
+        return DamagedFileError(
+            f"Video file {self.path} must be readable. Got at frame {index}: {problem}. Encode the video again."
+        )
+
+
+class _FrameIndex:
+    """When the frames and the key frames of a file are shown, in the file's unit of time."""
+
+    def __init__(self, times: list[int], key_times: list[int]):
+        self.times = sorted(times)
+        self._key_times = sorted(key_times)
+
+    def key_time_before(self, time: int) -> int:
+        """Time of the last key frame up to a time."""
+        position = bisect.bisect_right(self._key_times, time)
+        return self._key_times[position - 1] if position else self.times[0]
+
+
+def _index_of(path: Path) -> _FrameIndex:
+    if not path.is_file():
+        raise FileNotFoundError(f"Video file {path} must exist. Got no such file; check the data folder.")
+    status = path.stat()
+    return _read_index(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _read_index(path: Path, size: int, changed: int) -> _FrameIndex:
+    times, key_times = [], []
+    with _open(path) as container:
+        try:
+            for packet in container.demux(container.streams.video[0]):
+                if packet.pts is None or packet.is_discard:
+                    continue
+                times.append(packet.pts)
+                if packet.is_keyframe:
+                    key_times.append(packet.pts)
+        except av.FFmpegError as error:
+            raise DamagedFileError(f"Video file {path} must be readable. Got: {error.strerror}.") from error
+    if not times:
+        raise DamagedFileError(f"Video file {path} must hold frames. Got none.")
+    return _FrameIndex(times, key_times)
+
+
+def _open(path: Path) -> "av.container.InputContainer":
+    try:
+        container = av.open(str(path))
+    except av.FFmpegError as error:
+        raise DamagedFileError(f"Video file {path} must be readable. Got: {error.strerror}.") from error
+    if not container.streams.video:
+        container.close()
+        raise DamagedFileError(f"Video file {path} must hold a video stream. Got none.")
+    return container

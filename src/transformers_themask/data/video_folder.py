@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reader of a folder of videos with masks, for data of one's own.
+
+```
+ROOT/classes.txt                           one class name per line; the first has id 1 in the masks, the second 2 ...
+ROOT/<split>/<video>/frames/<frame>.jpg    a video as images (.jpg or .png), in the order of the numbers in the names
+ROOT/<split>/<video>.mp4                   or as a file (.mp4, .mov, .mkv or .webm)
+ROOT/<split>/<video>/masks/<frame>.png     8-bit single-channel ids; 255 is void, and so is 0 unless it is a class
+```
+
+The mask of an image has the image's name; that of a frame in a video file its index from 0, such as `12.png` or
+`00000012.png`. Frames without a mask are context: they are seen, but neither trained on nor scored. In place of
+`classes.txt` there may be `classes.json`, which names the ids too: `{"background": 0, "car": 10}`. Masks must hold no
+other ids. A video without any mask, and a split without labels, are allowed.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .video_file import VIDEO_SUFFIXES, count_video_frames, video_frame_path
+from .video_table import (
+    FRAME_SUFFIXES,
+    MASK_SUFFIXES,
+    UNLABELLED,
+    OnError,
+    in_order_of_numbers,
+    list_images,
+    list_rows,
+    match_masks,
+    video_row,
+)
+
+NAMES_FILE = "classes.txt"
+IDS_FILE = "classes.json"
+VOID_ID = 255
+# Stands for the values that masks must not hold; hence there may be fewer classes than that.
+UNKNOWN_ID = 254
+
+
+def read_classes(root: Path) -> tuple[list[str], np.ndarray]:
+    """Read the class names, and which raw id each value in a mask file stands for.
+
+    Args:
+        root (`Path`): Folder that holds `classes.txt` or `classes.json`.
+
+    Returns:
+        `list[str]` and `np.ndarray` of shape `(256,)`: Names in the order of the values in the files, and the raw id
+        of each value: 1 for the first class, and so on.
+    """
+    path = root / IDS_FILE if (root / IDS_FILE).is_file() else root / NAMES_FILE
+    ids = _read_ids(path) if path.name == IDS_FILE else _read_names(path)
+    if not 0 < len(ids) < UNKNOWN_ID:
+        raise ValueError(f"{path} must name 1 to {UNKNOWN_ID - 1} classes. Got {len(ids)}.")
+    names = sorted(ids, key=ids.__getitem__)
+    id_map = np.full(256, UNKNOWN_ID, dtype=np.uint8)
+    id_map[[0, VOID_ID]] = 0, VOID_ID
+    id_map[[ids[name] for name in names]] = np.arange(1, len(names) + 1)
+    return names, id_map
+
+
+def split_names(root: Path) -> list[str]:
+    """Names of the folders that hold at least one video."""
+    folders = (folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return sorted(folder.name for folder in folders if _videos(folder))
+
+
+def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str, Any]]:
+    """List the videos of one split.
+
+    Args:
+        root (`Path`): Folder with the splits.
+        split (`str`): Name of a folder with videos.
+        on_error (`Callable`): Called with the id and the error of a video that cannot be listed, which is then left
+            out.
+    """
+    if split not in split_names(root):
+        available = ", ".join(split_names(root)) or "none"
+        raise FileNotFoundError(
+            f"`split` must name a folder of videos in {root}. Got {split!r}; available: {available}."
+        )
+    videos = _videos(root / split)
+    yield from list_rows(videos, lambda video: _read_row(root, split, video, videos[video]), on_error)
+
+
+def _videos(folder: Path) -> dict[str, list[Path]]:
+    """The videos of a split, each with what its frames come from: a folder, a file or, by mistake, several."""
+    sources: dict[str, list[Path]] = {}
+    for path in folder.iterdir():
+        is_file = path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+        if is_file or (path / "frames").is_dir():
+            sources.setdefault(path.stem if is_file else path.name, []).append(path)
+        elif (path / "masks").is_dir():
+            sources.setdefault(path.name, [])
+    return {name: sources[name] for name in sorted(sources, key=in_order_of_numbers)}
+
+
+def _read_row(root: Path, split: str, video_id: str, sources: list[Path]) -> dict[str, Any]:
+    if len(sources) != 1:
+        found = " and ".join(map(str, sorted(sources))) or "none"
+        raise ValueError(
+            f"Every video must have one source of frames, {root / split / video_id / 'frames'} or a file next to it "
+            f"({', '.join(VIDEO_SUFFIXES)}). Got {found}."
+        )
+    source, mask_folder = sources[0], root / split / video_id / "masks"
+    masks = list_images(mask_folder, MASK_SUFFIXES) if mask_folder.is_dir() else []
+    if source.is_file():
+        num_frames = count_video_frames(source)
+        frames = [video_frame_path(source.name, index) for index in range(num_frames)]
+        matched = _match_indices(source, num_frames, mask_folder, masks)
+    else:
+        names = list_images(source / "frames", FRAME_SUFFIXES)
+        if not names:
+            raise FileNotFoundError(f"{source / 'frames'} must hold at least one frame (.jpg or .png). Got none.")
+        frames = [f"{video_id}/frames/{name}" for name in names]
+        matched = match_masks(source / "frames", names, mask_folder, masks)
+    paths = [f"{split}/{video_id}/masks/{name}" if name != UNLABELLED else UNLABELLED for name in matched]
+    return video_row(video_id, [f"{split}/{frame}" for frame in frames], paths)
+
+
+def _match_indices(video: Path, num_frames: int, mask_folder: Path, masks: list[str]) -> list[str]:
+    """Find the mask of every frame of a video file by its index."""
+    matched = [UNLABELLED] * num_frames
+    for name in masks:
+        stem = Path(name).stem
+        if not (stem.isascii() and stem.isdigit()) or int(stem) >= num_frames:
+            raise ValueError(
+                f"Every mask in {mask_folder} must be named by the index of a frame in {video}, 0 to "
+                f"{num_frames - 1}. Got {name}; rename or remove it."
+            )
+        if matched[int(stem)] != UNLABELLED:
+            raise ValueError(
+                f"Every frame of {video} must have one mask at most. Got {matched[int(stem)]} and {name} in "
+                f"{mask_folder}; remove one."
+            )
+        matched[int(stem)] = name
+    return matched
+
+
+def _read_names(path: Path) -> dict[str, int]:
+    names = [line.strip() for line in _read_text(path).rstrip().splitlines()]
+    if "" in names or len(set(names)) < len(names):
+        raise ValueError(f"{path} must hold one class name per line, each once. Got {names}; correct the list.")
+    return {name: number for number, name in enumerate(names, start=1)}
+
+
+def _read_ids(path: Path) -> dict[str, int]:
+    try:
+        ids = {name: int(value) for name, value in json.loads(_read_text(path)).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} must map every class name to its id in the masks. Got: {error}.") from error
+    is_valid = all(0 <= value < VOID_ID for value in ids.values()) and len(set(ids.values())) == len(ids)
+    if not is_valid:
+        raise ValueError(f"The ids in {path} must be 0 to {VOID_ID - 1}, each once. Got {sorted(ids.values())}.")
+    return ids
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be a text file. Got {error}.") from error
