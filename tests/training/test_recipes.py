@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
+import importlib.util
+from functools import reduce
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModel
 
+from transformers_themask.data.sources import load_videos
+from transformers_themask.training.recipe_files import merged, read_with_bases
 from transformers_themask.training.recipes import parse_recipe
 from transformers_themask.training.starting_point import load_config
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
+RECIPE_FILES = sorted(RECIPES.glob("*.yaml"))
+PUBLISHED = [path for path in RECIPE_FILES if path.name.startswith(("vspw", "camvid"))]
 RECIPE = """
 learning_rate: 3e-4
 max_steps: 7
@@ -70,25 +77,76 @@ def test_flags_alone_are_enough():
     assert (data_args.data_root, training_args.max_steps, training_args.do_train) == ("videos", 3, True)
 
 
+@pytest.fixture
+def recipes(tmp_path):
+    """Writes several files and returns the path of the first."""
+
+    def write(**texts):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.yaml").write_text(text)
+        return str(tmp_path / f"{next(iter(texts))}.yaml")
+
+    return write
+
+
+def test_a_recipe_builds_on_others(recipes, tmp_path):
+    """Mappings are merged at every depth, the later file wins otherwise, and nothing takes a value back."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "network.yaml").write_text(
+        "config_overrides: {backbone_config: {model_type: mit, depths: [1, 1, 1, 1]}, num_queries: 10}\nmax_steps: 1"
+    )
+    (tmp_path / "base" / "data.yaml").write_text("base: more.yaml\nmax_steps: 2\nframe_offsets: [-3, 0]")
+    (tmp_path / "base" / "more.yaml").write_text("learning_rate: 0.5\nseed: 3\nframe_offsets: [-9, -6, 0]")
+    path = recipes(
+        top="base: [base/network.yaml, base/data.yaml]\nseed:\n"
+        "config_overrides: {backbone_config: {depths: [2, 2, 2, 2]}, num_frames: 2}"
+    )
+    model_args, data_args, training_args = parse_recipe([path])
+    assert model_args.overrides == {
+        "backbone_config": {"model_type": "mit", "depths": [2, 2, 2, 2]},
+        "num_queries": 10,
+        "num_frames": 2,
+    }
+    assert (training_args.max_steps, training_args.learning_rate, training_args.seed) == (2, 0.5, 42)
+    assert data_args.frame_offsets == [-3, 0]
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "message"),
     [
         (
             "lerning_rate: 1",
             [],
-            r"recipe\.yaml must only set known arguments\. Got `lerning_rate`\. .*`learning_rate`",
+            r"recipe\.yaml must only set known arguments\. Got `lerning_rate`\. Did you mean `learning_rate`",
         ),
-        ("max_steps: few", [], "max_steps.*invalid int value: 'few'"),
-        ("max_steps: 1", ["--max_stepz", "2"], "The command line must only set known arguments. Got `max_stepz`"),
-        ("max_steps: 1", ["surplus"], r"must be \[recipe\.yaml\] \[--flag value \.\.\.\]\. Got 'surplus'"),
+        ("max_steps: few", [], r"recipe\.yaml must give values of the right type\. Got max_steps: .*'few'"),
+        ("max_steps: true", [], r"recipe\.yaml must give values of the right type\. Got max_steps: .*'True'"),
+        ("photometric: 3", [], r"recipe\.yaml must give values of the right type\. Got photometric: .*3"),
+        ("frame_offsets: [-3, zero]", [], r"recipe\.yaml must give .*\. Got frame_offsets: .*'zero'"),
+        ("frame_offsets: 0", [], r"`frame_offsets` in .*recipe\.yaml must be a list\. Got 0"),
+        ("max_steps: [1, 2]", [], r"`max_steps` in .*recipe\.yaml must be one value\. Got \[1, 2\]"),
+        ("data_root: {a: 1}", [], r"`data_root` in .*recipe\.yaml must be one value\. Got \{'a': 1\}"),
+        ("config_overrides: 3", [], r"`config_overrides` in .*recipe\.yaml must be a mapping\. Got 3"),
+        ("save_strategy: no", [], r"recipe\.yaml must give .* Got save_strategy: .*False.*choose from"),
         ("- max_steps", [], r"recipe\.yaml must hold `name: value` lines. Got list"),
+        ("", [], r"recipe\.yaml must hold `name: value` lines. Got an empty file"),
         ("a: b: c", [], r"recipe\.yaml must be YAML"),
-        ("crop_size: [64]", [], r"`crop_size` must be two numbers. Got \[64\]"),
-        ("crop_size: [64, 33]", [], r"`crop_size` must be multiples of 32, as a model's input. Got \[64, 33\]"),
-        ("eval_shortest_edge: 64", [], "must be given together. Got 64 and None"),
-        ("one_round_steps: -1", [], "`one_round_steps` must be at least 0. Got -1"),
+        ("crop_size: [64]", [], r"recipe\.yaml: `crop_size` must be two numbers. Got \[64\]"),
+        ("crop_size: [64, 33]", [], r"recipe\.yaml: `crop_size` must be multiples of 32.* Got \[64, 33\]"),
+        ("eval_shortest_edge: 64", [], r"recipe\.yaml: .*must be given together. Got 64 and None"),
+        ("one_round_steps: -1", [], r"recipe\.yaml: `one_round_steps` must be at least 0. Got -1"),
+        ("{model_name_or_path: a, backbone_name_or_path: b}", [], r"recipe\.yaml: .* must not be given together"),
+        (
+            "{do_train: true, config_overrides: {num_frames: 4}, frame_offsets: [-3, 0]}",
+            [],
+            r"recipe\.yaml: `frame_offsets` must have one entry per frame .* Got \[-3, 0\] for `num_frames` = 4",
+        ),
+        ("max_steps: 1", ["--crop_size", "8", "8"], r"recipe\.yaml with the flags given: `crop_size` must be"),
+        ("max_steps: 1", ["--max_stepz", "2"], "The command line must only set known arguments. Got `max_stepz`"),
+        ("max_steps: 1", ["--max_steps", "few"], "The command line must give values .* Got max_steps: .*'few'"),
+        ("max_steps: 1", ["surplus"], r"must be \[recipe\.yaml\] \[--flag value \.\.\.\]\. Got 'surplus'"),
         ("max_steps: 1", ["--config_overrides", "num_frames"], "`config_overrides` must be a mapping"),
-        ("{model_name_or_path: a, backbone_name_or_path: b}", [], "must not be given together"),
+        ("base: 3", [], r"`base` of .*recipe\.yaml must be the path of a recipe or a list of paths. Got \[3\]"),
     ],
 )
 def test_a_problem_is_one_sentence(recipe, text, flags, message):
@@ -97,37 +155,211 @@ def test_a_problem_is_one_sentence(recipe, text, flags, message):
     assert "\n" not in str(raised.value)
 
 
-def test_a_missing_recipe_is_named():
+def test_a_problem_in_a_base_names_the_base(recipes):
+    with pytest.raises(ValueError, match=r"below\.yaml must only set known arguments\. Got `max_stepz`"):
+        parse_recipe([recipes(top="base: below.yaml", below="max_stepz: 3")])
+
+
+def test_bases_that_go_in_a_circle_are_named(recipes):
+    with pytest.raises(
+        ValueError, match=r"`base` of \S+b\.yaml must not lead back to \S+a\.yaml\. Got .*a.* -> .*b.*a"
+    ):
+        parse_recipe([recipes(a="base: b.yaml", b="base: a.yaml")])
+
+
+def test_one_base_may_be_reached_twice(recipes):
+    path = recipes(top="base: [a.yaml, b.yaml]", a="base: root.yaml", b="base: root.yaml", root="max_steps: 3")
+    assert parse_recipe([path])[2].max_steps == 3
+
+
+def test_a_missing_recipe_or_base_is_named(recipes):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml is not a file"):
         parse_recipe(["nowhere.yaml"])
+    with pytest.raises(FileNotFoundError, match=r"gone\.yaml, the `base` of \S+top\.yaml, is not a file"):
+        parse_recipe([recipes(top="base: gone.yaml")])
 
 
-# The official models' sizes, 32.989 and 36.180 million (33.0 in the paper), less the parameters they never use: a
-# 256-to-124 convolution and, in the temporal module, a 256-to-2 projection.
-UNUSED = 124 * 256 + 124
+def test_an_unknown_field_of_the_network_gets_a_suggestion(recipe):
+    model_args, _, _ = parse_recipe([recipe("config_overrides: {matching_round: 1}")])
+    with pytest.raises(ValueError, match=r"Got 'matching_round'\. Did you mean `matching_rounds`\?"):
+        load_config(model_args, ["a", "b"])
 
 
-@pytest.mark.parametrize(
-    ("name", "millions", "steps", "one_round_steps", "offsets"),
-    [
-        ("vspw_themask_b1_t1", 32.989 - UNUSED / 1e6, 160_000, 30_000, [0]),
-        ("vspw_themask_b1_t2", 36.180 - (UNUSED + 2 * 256 + 2) / 1e6, 12_000, 0, [-3, 0]),
-    ],
-)
-def test_vspw_recipes_are_the_papers(name, millions, steps, one_round_steps, offsets):
-    model_args, data_args, training_args = parse_recipe([str(RECIPES / f"{name}.yaml")])
-    if model_args.model_name_or_path is not None:  # trained by the other recipe
-        stage1, _, stage1_args = parse_recipe([str(RECIPES / "vspw_themask_b1_t1.yaml")])
-        assert model_args.model_name_or_path == stage1_args.output_dir
-        model_args.config_overrides = {**stage1.overrides, **model_args.overrides}
+# What the paper reports on VSPW: mIoU in percent, and weighted IoU where it is given (Tables 1 to 4).
+PAPER = {
+    "vspw_themask_b0_t1": "39.76 mIoU, 61.3 wIoU",
+    "vspw_themask_b1_t1": "44.06 mIoU, 64.2 wIoU",
+    "vspw_themask_b2_t1": "48.53 mIoU, 66.2 wIoU",
+    "vspw_themask_b0_t2": "39.94 mIoU",
+    "vspw_themask_b1_t2": "44.68 mIoU",
+    "vspw_themask_b2_t2": "48.99 mIoU",
+    "vspw_themask_b5_t2": "52.1 mIoU, 67.2 wIoU",
+    "vspw_themask_b0_t4": "40.68 mIoU",
+    "vspw_themask_b1_t4": "45.19 mIoU",
+    "vspw_themask_b2_t4": "49.11 mIoU",
+    "vspw_themask_b1_t2_one_to_video": "43.40 mIoU",
+    "vspw_themask_b1_t4_one_to_video": "43.90 mIoU",
+    "vspw_themask_b1_t2_one_to_frame": "44.41 mIoU",
+    "vspw_themask_b1_t4_one_to_frame": "44.84 mIoU",
+    "vspw_themask_b0_t1_one_round": "38.9 mIoU, 60.9 wIoU",
+    "vspw_themask_b1_t1_one_round": "43.26 mIoU, 63.56 wIoU",
+    "vspw_themask_b2_t1_one_round": "47.6 mIoU, 65.4 wIoU",
+    "vspw_themask_b1_t1_original_loss": "43.70 mIoU, 63.77 wIoU",
+}
+# Millions of parameters of the official models, and of those they never use: a 256-to-124 convolution and, in
+# the temporal module, a 256-to-2 projection.
+SINGLE_FRAME_MILLIONS = {"b0": 23.026, "b1": 32.989, "b2": 44.034, "b5": 101.281}
+TEMPORAL_MILLIONS = {"b0": 26.217, "b1": 36.180, "b2": 47.225, "b5": 104.472}
+UNUSED_MILLIONS = (124 * 256 + 124) / 1e6
+UNUSED_TEMPORAL_MILLIONS = UNUSED_MILLIONS + (2 * 256 + 2) / 1e6
+OFFSETS = {"t1": [0], "t2": [-3, 0], "t4": [-9, -6, -3, 0]}
+
+
+def config_from_scratch(model_args, class_names):
+    """The configuration a run has, with that of stage 1 built instead of loaded."""
+    if model_args.model_name_or_path is not None:
+        stage1, _, _ = parse_recipe([str(RECIPES / f"{Path(model_args.model_name_or_path).name}.yaml")])
+        model_args.config_overrides = merged(stage1.overrides, model_args.overrides)
         model_args.model_name_or_path = None
-    config = load_config(model_args, [f"class {index}" for index in range(124)])
+    return load_config(model_args, class_names)
+
+
+def test_every_number_of_the_paper_has_a_recipe():
+    named = {path.stem for path in RECIPES.glob("vspw_themask_*.yaml")}
+    assert named == PAPER.keys() | {"vspw_themask_b5_t1"}  # no number, but the start of B5 with two frames
+    for name, numbers in PAPER.items():
+        assert f"# paper: {numbers}; not measured here." in (RECIPES / f"{name}.yaml").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", [*PAPER, "vspw_themask_b5_t1"])
+def test_vspw_recipes_are_the_papers(name):
+    backbone, frames, *variant = name.removeprefix("vspw_themask_").split("_", 2)
+    variant = "".join(variant)
+    model_args, data_args, training_args = parse_recipe([str(RECIPES / f"{name}.yaml")])
+    start = model_args.model_name_or_path
+    assert start == (None if frames == "t1" else f"runs/vspw_themask_{backbone}_t1")
+    assert model_args.backbone_name_or_path == (f"nvidia/mit-{backbone}" if frames == "t1" else None)
+    assert model_args.freeze_pixel_level is (frames != "t1")
+
+    config = config_from_scratch(model_args, [f"class {index}" for index in range(124)])
+    assert config.num_frames == int(frames[1:])
+    assert config.temporal_mode == (variant if variant.startswith("one_to") else "video_frame")
+    assert config.matching_rounds == (1 if variant == "one_round" else 2)
+    assert config.secondary_loss == ("original" if variant == "original_loss" else "soft")
     with torch.device("meta"):
         model = AutoModel.from_config(config)
+    has_temporal_module = frames != "t1" and not variant
+    millions = (TEMPORAL_MILLIONS if has_temporal_module else SINGLE_FRAME_MILLIONS)[backbone]
+    millions -= UNUSED_TEMPORAL_MILLIONS if has_temporal_module else UNUSED_MILLIONS
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.0006)
-    assert (training_args.max_steps, training_args.one_round_steps) == (steps, one_round_steps)
-    assert data_args.frame_offsets == offsets and config.num_frames == len(offsets)
-    assert data_args.crop_size == [480, 480] and data_args.ratio_range == [0.5, 2.0]
+
+    steps = (160_000, 0 if variant == "one_round" else 30_000) if frames == "t1" else (12_000, 0)
+    assert (training_args.max_steps, training_args.one_round_steps) == steps
+    assert training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps * 4 == 8
     assert (training_args.learning_rate, training_args.backbone_learning_rate_factor) == (1e-4, 0.1)
     assert (training_args.weight_decay, training_args.max_grad_norm) == (0.05, 0.01)
+    assert training_args.lr_scheduler_type == "polynomial" and training_args.warmup_steps == 0
     assert training_args.lr_scheduler_kwargs == {"power": 0.9, "lr_end": 0.0}
+    assert not training_args.bf16 and training_args.seed == 0 and training_args.output_dir == f"runs/{name}"
+    assert data_args.frame_offsets == OFFSETS[frames] and data_args.eval_frame_stride == 3
+    assert data_args.base_size == [853, 480] and data_args.crop_size == [480, 480]
+    assert data_args.ratio_range == [0.5, 2.0] and data_args.flip_probability == 0.5 and data_args.photometric
+    assert (data_args.eval_shortest_edge, data_args.eval_longest_edge) == (480, 853)
+    assert (data_args.train_split, data_args.eval_split) == ("train", "val")
+
+
+@pytest.mark.parametrize("variant", ["", "_one_to_frame", "_one_to_video"])
+def test_stage_2_takes_over_all_of_stage_1(variant):
+    """Each weight of the single-frame model has its place in the temporal one."""
+    shapes = []
+    for name in ("vspw_themask_b1_t1", f"vspw_themask_b1_t2{variant}"):
+        model_args, _, _ = parse_recipe([str(RECIPES / f"{name}.yaml")])
+        with torch.device("meta"):
+            model = AutoModel.from_config(config_from_scratch(model_args, ["a", "b"]))
+        shapes.append({(key, tuple(value.shape)) for key, value in model.state_dict().items()})
+    stage1, stage2 = shapes
+    assert stage1 <= stage2 and (stage1 < stage2) == (variant == "")
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_a_recipe_is_complete_and_says_how_to_run_it(path):
+    """What a run depends on stands in the recipe or its bases, so that no default can change what it is."""
+    recipe = reduce(merged, [fields for _, fields in read_with_bases(path)])
+    data = {"train_split", "eval_split", "frame_offsets", "clips_per_video", "sample_by", "eval_frame_stride"}
+    augmentation = {"base_size", "ratio_range", "crop_size", "cat_max_ratio", "flip_probability", "photometric"}
+    schedule = {"max_steps", "learning_rate", "backbone_learning_rate_factor", "weight_decay", "lr_scheduler_type"}
+    schedule |= {"lr_scheduler_kwargs", "warmup_steps", "max_grad_norm", "per_device_train_batch_size", "bf16", "seed"}
+    size = {"eval_shortest_edge", "eval_longest_edge"}
+    missing = (data | augmentation | schedule | size | {"model_type", "output_dir", "do_train"}) - recipe.keys()
+    assert not missing
+    assert any(line.startswith("#") and f"recipes/{path.name} --data_root" in line for line in path.open())
+    assert f"`{path.stem}`" in (RECIPES / "README.md").read_text()
+
+
+def test_every_base_is_used():
+    used = {source for path in RECIPE_FILES for source, _ in read_with_bases(path)}
+    assert {path.resolve() for path in RECIPES.rglob("*.yaml")} == {source.resolve() for source in used}
+
+
+@pytest.fixture(scope="module")
+def run_vss():
+    spec = importlib.util.spec_from_file_location("run_vss", ROOT / "scripts" / "run_vss.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory, data_root):
+    """Saves what the recipe of stage 1 would, with random weights, once for all recipes that start from it."""
+    recipes = {parse_recipe([str(path)])[2].output_dir: path for path in RECIPE_FILES}
+    saved: dict[str, Path] = {}
+
+    def save(output_dir):
+        if output_dir not in saved:
+            model_args, _, _ = parse_recipe([str(recipes[output_dir])])
+            model_args.backbone_name_or_path = None
+            saved[output_dir] = tmp_path_factory.mktemp("stage1")
+            config = load_config(model_args, load_videos(data_root, "val").class_names)
+            AutoModel.from_config(config).save_pretrained(saved[output_dir])
+        return str(saved[output_dir])
+
+    return save
+
+
+QUICK = ["--use_cpu", "--disable_tqdm", "true", "--do_eval", "false", "--eval_strategy", "no", "--save_strategy", "no"]
+QUICK += ["--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "1", "--warmup_steps", "0"]
+QUICK += ["--dataloader_num_workers", "0", "--dataloader_persistent_workers", "false"]
+QUICK += ["--base_size", "80", "64", "--crop_size", "64", "64", "--logging_steps", "1"]
+
+
+@pytest.mark.parametrize("path", RECIPE_FILES, ids=lambda path: path.stem)
+def test_every_recipe_takes_a_step(path, run_vss, untrained, data_root, tmp_path):
+    """The recipe's network and loss on small crops: what may learn moves, what is frozen does not."""
+    flags = [
+        "--max_steps",
+        "1",
+        "--one_round_steps",
+        "0",
+        "--data_root",
+        str(data_root),
+        "--output_dir",
+        str(tmp_path),
+    ]
+    model_args, data_args, training_args = parse_recipe([str(path), *QUICK, *flags])
+    model_args.backbone_name_or_path = None
+    if model_args.model_type == "themask":
+        model_args.config_overrides["train_num_points"] = 256
+    if model_args.model_name_or_path is not None:
+        model_args.model_name_or_path = untrained(model_args.model_name_or_path)
+    trainer, _ = run_vss.prepare(model_args, data_args, training_args)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, parameter in trainer.model.named_parameters() if not parameter.equal(before[name])}
+    frozen = {name for name in before if "pixel_level_module" in name} if model_args.freeze_pixel_level else set()
+    assert moved and moved <= before.keys() - frozen
+    assert len(moved) > 0.9 * len(before.keys() - frozen)
+    [entry] = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert 0 < entry["loss"] < float("inf")
+    has_second_round = getattr(trainer.model.config, "matching_rounds", 1) == 2
+    assert any("loss_secondary" in name for name in entry) == has_second_round

@@ -9,6 +9,8 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
+from .suggestions import did_you_mean
+
 
 def mapping_from_text(name: str, text: str) -> dict:
     """Read a mapping given as a flag.
@@ -42,9 +44,13 @@ def build_config(
     Raises:
         ValueError: For an unknown field or an impossible value.
     """
-    unknown = sorted(overrides.keys() - {field.name for field in dataclasses.fields(config_class)})
+    known = {field.name for field in dataclasses.fields(config_class)}
+    unknown = sorted(overrides.keys() - known)
     if unknown:
-        raise ValueError(f"`config_overrides` must hold fields of {config_class.__name__}. Got {unknown[0]!r}.")
+        remedy = did_you_mean(unknown[0], known, otherwise="Its documentation lists them.")
+        raise ValueError(
+            f"`config_overrides` must hold fields of {config_class.__name__}. Got {unknown[0]!r}. {remedy}"
+        )
     try:
         return config_class.from_dict({**fields, **overrides})
     except StrictDataclassError as error:
