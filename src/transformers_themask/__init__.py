@@ -2,8 +2,10 @@
 """Video semantic segmentation for Transformers. Importing this package registers its models and its pipeline."""
 
 from transformers_themask.auto import AutoModelForVideoSemanticSegmentation, register
+from transformers_themask.models.configuration_per_frame import PerFrameConfig
 from transformers_themask.models.configuration_themask import THEMaskConfig
 from transformers_themask.models.mit import MiTBackbone, MiTConfig
+from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentation
 from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
@@ -13,6 +15,8 @@ __all__ = [
     "AutoModelForVideoSemanticSegmentation",
     "MiTBackbone",
     "MiTConfig",
+    "PerFrameConfig",
+    "PerFrameForVideoSemanticSegmentation",
     "THEMaskConfig",
     "THEMaskForVideoSemanticSegmentation",
     "THEMaskVideoProcessor",

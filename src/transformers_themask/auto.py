@@ -3,19 +3,22 @@
 
 from collections import OrderedDict
 
-from transformers import AutoBackbone, AutoConfig, AutoModel, AutoVideoProcessor
+from transformers import AutoBackbone, AutoConfig, AutoModel, AutoVideoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from transformers_themask.inference.pipeline import VideoSemanticSegmentationPipeline
+from transformers_themask.models.configuration_per_frame import PerFrameConfig
 from transformers_themask.models.configuration_themask import THEMaskConfig
 from transformers_themask.models.mit import MiTBackbone, MiTConfig
+from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentation
 from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
-FAMILIES = [
+FAMILIES: list[tuple[type[PreTrainedConfig], type[PreTrainedModel], type[THEMaskVideoProcessor]]] = [
     (THEMaskConfig, THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor),
+    (PerFrameConfig, PerFrameForVideoSemanticSegmentation, THEMaskVideoProcessor),
 ]
 
 

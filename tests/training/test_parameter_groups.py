@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from tiny import tiny_model
+from tiny_segmenters import per_frame_model
 from transformers_themask.conversion.themask import convert_state_dict
-from transformers_themask.training.parameter_groups import parameter_groups
+from transformers_themask.training.parameter_groups import backbones, parameter_groups
 
 
 def settings_by_name(model, **settings):
@@ -50,3 +51,27 @@ def test_the_first_group_has_the_rate_that_is_logged():
     groups = parameter_groups(tiny_model(), 1.0, 0.1, 0.1)
     assert groups[0]["lr"] == 1.0
     assert {group["lr"] for group in groups} == {1.0, 0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder"),
+    [
+        ("segformer", "segmenter.segformer."),
+        ("beit", "segmenter.beit."),
+        ("dpt", "segmenter.dpt."),
+        ("upernet", "segmenter.backbone."),
+        ("mask2former", "segmenter.model.pixel_level_module.encoder."),
+        ("maskformer", "segmenter.model.pixel_level_module.encoder."),
+    ],
+)
+def test_the_encoder_of_an_image_model_is_its_backbone(name, encoder):
+    settings = settings_by_name(per_frame_model(name))
+    slow = {name for name, (learning_rate, _) in settings.items() if learning_rate == 1e-5}
+    assert slow == {name for name in settings if name.startswith(encoder)}
+    assert 0 < len(slow) < len(settings)
+
+
+def test_an_image_model_without_a_separate_encoder_has_one_learning_rate():
+    model = per_frame_model("eomt")
+    assert backbones(model) == []
+    assert {group["lr"] for group in parameter_groups(model, 1.0, 0.1, 0.1)} == {1.0}

@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import Mask2FormerConfig, SegformerConfig, SegformerModel, SwinConfig
+from transformers import (
+    Mask2FormerConfig,
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerModel,
+    SwinConfig,
+)
 
-from tiny import TINY_MIT, tiny_config, tiny_model
-from transformers_themask import MiTConfig
+from tiny import TINY_MIT, tiny_model
+from tiny_segmenters import SEGMENTERS, per_frame_model
+from transformers_themask import MiTConfig, PerFrameConfig
 from transformers_themask.training.arguments import DataArguments, ModelArguments
 from transformers_themask.training.starting_point import (
     PROCESSOR_FILE,
-    checkpoint_to_resume,
     load_config,
     load_model,
     load_processor,
 )
 
 NAMES = ["sky", "road", "car"]
+SEGFORMER = {"model_type": "segformer", "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 
 
 @pytest.fixture
@@ -162,41 +168,136 @@ def test_the_processor_is_the_checkpoints_unless_a_size_is_given(tmp_path):
     assert dict(other.size) == {"shortest_edge": 32, "longest_edge": 64}
 
 
-@pytest.fixture
-def saved_checkpoint(tmp_path, training_arguments):
-    """Arguments of a run whose output folder holds `checkpoint-3`."""
-    folder = tmp_path / "run" / "checkpoint-3"
-    tiny_config(num_queries=8).save_pretrained(folder)
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 3}))
-
-    def arguments(resume=None):
-        return training_arguments(output_dir=str(tmp_path / "run"), resume_from_checkpoint=resume)
-
-    return folder, arguments
+# ---- models that work frame by frame ----
 
 
-def test_auto_resumes_from_the_last_checkpoint_if_there_is_one(saved_checkpoint, training_arguments, tmp_path):
-    folder, arguments = saved_checkpoint
-    config = tiny_config(num_queries=8)
-    assert checkpoint_to_resume(arguments("auto"), config) == str(folder)
-    assert checkpoint_to_resume(arguments(str(folder)), config) == str(folder)
-    fresh = training_arguments(output_dir=str(tmp_path / "new"), resume_from_checkpoint="auto")
-    assert checkpoint_to_resume(fresh, config) is None
+def segmenter_arguments(folder=None, **fields):
+    return ModelArguments(model_type="per_frame", model_name_or_path=folder and str(folder), **fields)
 
 
-def test_checkpoints_of_an_earlier_run_are_not_overwritten(saved_checkpoint):
-    _, arguments = saved_checkpoint
-    with pytest.raises(ValueError, match=r"`output_dir` must hold no checkpoints .*checkpoint-3"):
-        checkpoint_to_resume(arguments(), tiny_config())
+def test_an_image_model_is_built_from_its_fields():
+    config = load_config(segmenter_arguments(config_overrides={"segmenter_config": SEGFORMER}), NAMES)
+    assert config.num_frames == 1 and config.num_labels == config.segmenter_config.num_labels == 3
+    assert config.segmenter_config.id2label == dict(enumerate(NAMES))
+    assert load_model(segmenter_arguments(), config).segmenter.decode_head.classifier.out_channels == 3
 
 
-def test_a_run_is_not_resumed_with_another_model(saved_checkpoint):
-    _, arguments = saved_checkpoint
-    with pytest.raises(ValueError, match="Got `num_queries` = 8 there and 9 here"):
-        checkpoint_to_resume(arguments("auto"), tiny_config(num_queries=9))
+@pytest.mark.parametrize("name", ["segformer", "mask2former"])
+def test_an_image_model_is_taken_from_its_own_checkpoint(tmp_path, name):
+    segmenter = named_segmenter(name)
+    segmenter.save_pretrained(tmp_path)
+    part = {"segmenter_config": {"initializer_range": 0.5}}
+    model_args = segmenter_arguments(tmp_path, config_overrides=part)
+    config = load_config(model_args, NAMES)
+    assert config.segmenter_config.initializer_range == 0.5
+    loaded = load_model(model_args, config, for_training=False).segmenter
+    assert type(loaded) is type(segmenter)
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in segmenter.state_dict().items())
 
 
-def test_a_checkpoint_to_resume_from_must_exist(saved_checkpoint, tmp_path):
-    _, arguments = saved_checkpoint
-    with pytest.raises(FileNotFoundError, match=r"Got .*checkpoint-4"):
-        checkpoint_to_resume(arguments(str(tmp_path / "run" / "checkpoint-4")), tiny_config())
+@pytest.mark.parametrize("part", [SegformerForImageClassification, SegformerModel])
+def test_an_encoder_is_enough_to_train_from(tmp_path, part):
+    torch.manual_seed(1)
+    pretrained = part(SegformerConfig(**TINY_MIT, decoder_hidden_size=8, num_labels=5))
+    pretrained.save_pretrained(tmp_path)
+    model_args = segmenter_arguments(tmp_path)
+    config = load_config(model_args, NAMES)  # five classes of images are no classes of pixels
+    encoder = load_model(model_args, config).segmenter.segformer.state_dict()
+    expected = pretrained.base_model.state_dict()
+    assert all(torch.equal(encoder[name], value) for name, value in expected.items())
+    with pytest.raises(ValueError, match="must fill the whole model"):
+        load_model(model_args, config, for_training=False)
+
+
+def test_a_new_image_model_can_start_from_a_pretrained_backbone(tmp_path):
+    torch.manual_seed(1)
+    fields = {**TINY_MIT, "decoder_hidden_size": 8}
+    pretrained = SegformerForImageClassification(SegformerConfig(**fields))
+    pretrained.save_pretrained(tmp_path)
+    overrides = {"segmenter_config": {"model_type": "segformer", **fields}}
+    model_args = segmenter_arguments(backbone_name_or_path=str(tmp_path), config_overrides=overrides)
+    encoder = load_model(model_args, load_config(model_args, NAMES)).segmenter.segformer
+    expected = pretrained.segformer.state_dict()
+    assert all(torch.equal(encoder.state_dict()[name], value) for name, value in expected.items())
+
+
+def test_other_classes_of_an_image_model_are_refused_unless_a_new_head_is_asked_for(tmp_path):
+    named_segmenter("segformer").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"2 classes must be those of .*at index 1: 'road' there, 'lane' in the data"):
+        load_config(segmenter_arguments(tmp_path), ["sky", "lane"])
+    model_args = segmenter_arguments(tmp_path, ignore_mismatched_sizes=True)
+    model = load_model(model_args, load_config(model_args, ["sky", "lane"]))
+    assert model.segmenter.decode_head.classifier.out_channels == 2
+
+
+def test_fields_of_a_part_are_added_to_those_of_the_checkpoint(tmp_path):
+    model = per_frame_model("segformer", num_labels=3)
+    model.config.id2label = model.config.segmenter_config.id2label = dict(enumerate(NAMES))
+    model.save_pretrained(tmp_path)
+    overrides = {"segmenter_config": {"drop_path_rate": 0.3}}
+    config = load_config(segmenter_arguments(tmp_path, config_overrides=overrides), NAMES)
+    assert config.segmenter_config.drop_path_rate == 0.3
+    assert tuple(config.segmenter_config.hidden_sizes) == (8, 16, 24, 32)
+    overrides = {"segmenter_config": {"model_type": "upernet"}}
+    config = load_config(segmenter_arguments(tmp_path, config_overrides=overrides), NAMES)
+    assert config.segmenter_config.model_type == "upernet" and not hasattr(config.segmenter_config, "depths")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"model_type": "segformer"},
+            "must be an architecture for videos. Got 'segformer'. An image model",
+        ),
+        (
+            {"model_type": "per_frame", "config_overrides": {"segmenter_config": {"model_type": "oneformer"}}},
+            "`segmenter_config` must describe a model that segments single images .* Got 'oneformer'",
+        ),
+        (
+            {"model_type": "per_frame", "config_overrides": {"segmenter_config": {"depth": 3}}},
+            "a mapping that names it as `model_type`. Got None",
+        ),
+        (
+            {"model_type": "per_frame", "config_overrides": {"segmenter_config": {**SEGFORMER, "depths": 3}}},
+            "`config_overrides` must give PerFrameConfig fields of the right type. Got .*'depths'",
+        ),
+        (
+            {"model_type": "per_frame", "config_overrides": {"num_frames": 2}},
+            "must hold fields of PerFrameConfig. Got 'num_frames'",
+        ),
+    ],
+)
+def test_an_impossible_image_model_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        load_config(ModelArguments(**fields), NAMES)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_video_model_is_no_image_model(stage1):
+    _, path = stage1
+    with pytest.raises(ValueError, match=r"must describe a model that segments single images .* Got 'themask'"):
+        load_config(segmenter_arguments(path), NAMES)
+
+
+def test_what_an_image_model_has_not_is_refused(tmp_path):
+    eomt = PerFrameConfig(segmenter_config=SEGMENTERS["eomt"](), num_labels=3)
+    with pytest.raises(ValueError, match=r"`backbone_name_or_path` must be left out .* no separate backbone"):
+        load_model(segmenter_arguments(backbone_name_or_path=str(tmp_path)), eomt)
+    with pytest.raises(ValueError, match="`freeze_pixel_level` must be false for PerFrame"):
+        load_model(segmenter_arguments(freeze_pixel_level=True), eomt)
+
+
+def test_the_processor_has_the_square_size_that_an_image_model_needs():
+    data_args = DataArguments(eval_shortest_edge=32, eval_longest_edge=64)
+    eomt, segformer = (PerFrameConfig(segmenter_config=SEGMENTERS[name]()) for name in ("eomt", "segformer"))
+    assert dict(load_processor(ModelArguments(), data_args, eomt).size) == {"height": 64, "width": 64}
+    expected = {"shortest_edge": 32, "longest_edge": 64}
+    assert dict(load_processor(ModelArguments(), data_args, segformer).size) == expected
+
+
+def named_segmenter(name):
+    """An image model with the three classes."""
+    segmenter = per_frame_model(name, num_labels=3).segmenter
+    segmenter.config.id2label = dict(enumerate(NAMES))
+    return segmenter

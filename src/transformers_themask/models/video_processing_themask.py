@@ -19,6 +19,9 @@ from transformers.video_utils import load_video
 
 from .scores_to_labels import enlarged_argmax, query_scores, twice_enlarged_argmax
 
+# The outputs that scores of pixels are made of.
+SCORE_FIELDS = ("logits", "masks_queries_logits", "frame_masks_queries_logits")
+
 
 class THEMaskVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
     """Options of [`THEMaskVideoProcessor`] besides the common ones."""
@@ -152,7 +155,7 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
         Args:
             outputs ([`ModelOutput`]): Outputs of any model of this package.
             target_sizes (`Sequence[tuple[int, int]]`, *optional*): Height and width of each video's original frames.
-                Defaults to the size of the network's input.
+                Defaults to the size of the network's input; required for `logits`, whose stride is the model's own.
             via_input_size (`bool`, *optional*, defaults to `False`): Resize twice, by way of the network's input size
                 as the official code does, instead of once.
 
@@ -160,36 +163,50 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
             One tensor `(num_frames, height, width)` per video: class indices, uint8 (int32 beyond 256 classes).
 
         Raises:
-            ValueError: If `outputs` hold no masks or `target_sizes` has not one entry per video.
+            ValueError: If `outputs` hold neither masks nor `logits`, or `target_sizes` has not one entry per video.
         """
-        reference = outputs.get("masks_queries_logits")
-        reference = outputs.get("frame_masks_queries_logits") if reference is None else reference
-        if reference is None:
-            raise ValueError(f"`outputs` must hold masks of video or frame queries. Got {sorted(outputs.keys())}.")
-        batch_size, num_frames = reference.shape[:2]
-        input_size = (4 * reference.shape[-2], 4 * reference.shape[-1])
+        scored = [outputs[name] for name in SCORE_FIELDS if outputs.get(name) is not None]
+        if not scored:
+            raise ValueError(
+                "`outputs` must hold masks of video or frame queries, or `logits` of pixels. "
+                f"Got {sorted(outputs.keys())}."
+            )
+        batch_size, num_frames = scored[0].shape[:2]
+        rows, columns = scored[0].shape[-2:]
+        of_pixels = outputs.get("logits") is not None
         if target_sizes is None:
-            target_sizes, contents = [input_size] * batch_size, [input_size] * batch_size
+            if of_pixels:
+                raise ValueError(
+                    "`target_sizes` must be given for `logits`, whose stride is the model's own. Got None. "
+                    "Give the height and width of each video's frames."
+                )
+            target_sizes = inputs = contents = [(4 * rows, 4 * columns)] * batch_size
         elif len(target_sizes) != batch_size:
             raise ValueError(
                 f"`target_sizes` must give one (height, width) per video. Got {len(target_sizes)} for {batch_size}."
             )
         else:
             target_sizes = [(int(height), int(width)) for height, width in target_sizes]
-            contents = [self._content_size(size, input_size) for size in target_sizes]
+            # Logits may have any stride, but then nothing but `size` says how large the input was.
+            inputs = [self._input_size(size) if of_pixels else (4 * rows, 4 * columns) for size in target_sizes]
+            contents = [self._content_size(*sizes) for sizes in zip(target_sizes, inputs, strict=True)]
 
         videos = []
-        for video, (size, content) in enumerate(zip(target_sizes, contents, strict=True)):
+        for video, (size, input_size, content) in enumerate(zip(target_sizes, inputs, contents, strict=True)):
+            steps = (rows * content[0] / input_size[0] / size[0], columns * content[1] / input_size[1] / size[1])
             maps = []
             for frame in range(num_frames):
                 scores = segmentation_scores(outputs, video, frame)
                 if via_input_size:
                     maps.append(twice_enlarged_argmax(scores, input_size, content, size))
                 else:
-                    steps = (content[0] / 4 / size[0], content[1] / 4 / size[1])
                     maps.append(enlarged_argmax(scores, size, steps))
             videos.append(torch.stack(maps))
         return videos
+
+    def _input_size(self, original: tuple[int, int]) -> tuple[int, int]:
+        """The size of the network's input for frames of a given size."""
+        return round_up(self.resized_size(*original) if self.do_resize else original, self.size_divisor or 1)
 
     def _content_size(self, original: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:
         """The part of the network's input that shows the frame: all of it unless padding was added."""
@@ -366,7 +383,9 @@ def frame_size(frame: Any) -> tuple[int, ...] | None:
 
 
 def segmentation_scores(outputs: ModelOutput, video: int, frame: int) -> Tensor:
-    """Class scores `(num_labels, height, width)` of one frame: the mean over the levels the outputs have."""
+    """Class scores `(num_labels, height, width)` of one frame: those of its pixels, or the mean over query levels."""
+    if outputs.get("logits") is not None:
+        return outputs["logits"][video, frame].float()
     levels = []
     if outputs.get("masks_queries_logits") is not None:
         classes = outputs["class_queries_logits"][video]

@@ -23,36 +23,40 @@ def parameter_groups(
     are not decayed, except those inside `input_projections`; everything else is, biases and embeddings included.
 
     Args:
-        model (`torch.nn.Module`): The model; its backbone is found by type.
+        model (`torch.nn.Module`): The model; its backbone is found by [`backbones`].
         learning_rate (`float`): Learning rate outside the backbone.
         weight_decay (`float`): Weight decay of all decayed parameters.
         backbone_learning_rate_factor (`float`): Multiplies the learning rate of the backbone.
 
     Returns:
-        Groups for a torch optimiser, none of them empty.
+        Groups for a torch optimiser, none of them empty, with the `name` `"backbone"` or `"head"`.
     """
     backbone = {id(parameter) for backbone in backbones(model) for parameter in backbone.parameters()}
     undecayed = {id(parameter) for parameter in _undecayed_parameters(model)} - backbone
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, str], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            factor = backbone_learning_rate_factor if id(parameter) in backbone else 1.0
+            is_backbone = id(parameter) in backbone
+            rate = learning_rate * (backbone_learning_rate_factor if is_backbone else 1.0)
             decay = 0.0 if id(parameter) in undecayed else weight_decay
-            groups.setdefault((learning_rate * factor, decay), []).append(parameter)
+            groups.setdefault((rate, decay, "backbone" if is_backbone else "head"), []).append(parameter)
     return [
-        {"params": parameters, "lr": group_learning_rate, "weight_decay": decay}
+        {"params": parameters, "lr": rate, "weight_decay": decay, "name": name}
         # The highest rate first: the log shows that of the first group.
-        for (group_learning_rate, decay), parameters in sorted(groups.items(), key=lambda item: -item[0][0])
+        for (rate, decay, name), parameters in sorted(groups.items(), key=lambda item: -item[0][0])
     ]
 
 
 def backbones(model: nn.Module) -> list[PreTrainedModel]:
-    """Find the backbones inside a model by their type.
+    """Find the backbones inside a model: by their type, or else what the model names as its base model.
 
     Args:
         model (`torch.nn.Module`): Any model.
     """
-    return [module for module in model.modules() if isinstance(module, BackboneMixin)]
+    found = [module for module in model.modules() if isinstance(module, BackboneMixin)]
+    if not found and isinstance(model, PreTrainedModel) and isinstance(model.base_model, PreTrainedModel):
+        found = [model.base_model] if model.base_model is not model else []
+    return found
 
 
 def _undecayed_parameters(model: nn.Module) -> Iterator[nn.Parameter]:

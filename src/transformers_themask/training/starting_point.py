@@ -1,26 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model and the processor a run starts from, checked against the data set before anything is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoModel, AutoVideoProcessor, PreTrainedConfig, PreTrainedModel
-from transformers.trainer_utils import get_last_checkpoint
 
 from transformers_themask.inference.loading import load_pretrained, loading_errors_as_sentences
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
-from .arguments import DataArguments, ModelArguments, VSSTrainingArguments
+from .arguments import DataArguments, ModelArguments
 from .config_overrides import build_config
 from .parameter_groups import backbones
+from .recipe_files import merged
 
 NEW_PROCESSOR_SIZE = {"shortest_edge": 480, "longest_edge": 853}
 PROCESSOR_FILE = "video_preprocessor_config.json"
-AUTO_RESUME = "auto"
 
-# What may differ between a checkpoint and the model that goes on training from it.
-VOLATILE_FIELDS = {"architectures", "auto_map", "dtype", "transformers_version", "_name_or_path"}
+# The field of a configuration that holds the whole configuration of an image model.
+SEGMENTER_PART = "segmenter_config"
 
 
 def load_config(model_args: ModelArguments, class_names: Sequence[str]) -> PreTrainedConfig:
@@ -40,10 +39,16 @@ def load_config(model_args: ModelArguments, class_names: Sequence[str]) -> PreTr
     if model_args.model_type not in CONFIG_MAPPING:
         raise ValueError(f"`model_type` must be a registered architecture. Got {model_args.model_type!r}.")
     config_class = CONFIG_MAPPING[model_args.model_type]
+    if not hasattr(config_class, "num_frames"):
+        raise ValueError(
+            f"`model_type` must be an architecture for videos. Got {model_args.model_type!r}. An image model is "
+            "trained as `per_frame`, with its checkpoint as `model_name_or_path` or its fields as `segmenter_config`."
+        )
     id2label = dict(enumerate(class_names))
     label2id = {name: index for index, name in id2label.items()}
-    saved = {} if model_args.model_name_or_path is None else _saved_config(model_args, id2label)
-    return build_config(config_class, saved, {**model_args.overrides, "id2label": id2label, "label2id": label2id})
+    saved = {} if model_args.model_name_or_path is None else _saved_config(model_args, config_class, id2label)
+    overrides = _on_top_of_parts(saved, model_args.overrides, config_class)
+    return build_config(config_class, saved, {**overrides, "id2label": id2label, "label2id": label2id})
 
 
 def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_training: bool = True) -> PreTrainedModel:
@@ -75,16 +80,24 @@ def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_trainin
             config=config,
         )
     if model_args.freeze_pixel_level:
+        if not hasattr(model, "freeze_pixel_level"):
+            raise ValueError(
+                f"`freeze_pixel_level` must be false for {type(model).__name__}, which has no pixel level. Got true."
+            )
         model.freeze_pixel_level()
     return model
 
 
-def load_processor(model_args: ModelArguments, data_args: DataArguments) -> THEMaskVideoProcessor:
+def load_processor(
+    model_args: ModelArguments, data_args: DataArguments, config: PreTrainedConfig | None = None
+) -> THEMaskVideoProcessor:
     """Take the checkpoint's video processor or a new one, at the evaluation size asked for.
 
     Args:
         model_args ([`ModelArguments`]): The checkpoint; one without a processor gets a new processor.
         data_args ([`DataArguments`]): The evaluation size.
+        config ([`PreTrainedConfig`], *optional*): The model's configuration. One that takes square frames only
+            decides their size.
 
     Returns:
         The processor, which reduces raw labels.
@@ -93,44 +106,21 @@ def load_processor(model_args: ModelArguments, data_args: DataArguments) -> THEM
     size = {}
     if data_args.eval_shortest_edge is not None:
         size = {"shortest_edge": data_args.eval_shortest_edge, "longest_edge": data_args.eval_longest_edge}
+    size = getattr(config, "square_input_size", None) or size
     if checkpoint is not None and (Path(checkpoint) / PROCESSOR_FILE).is_file():
         with loading_errors_as_sentences("model_name_or_path", checkpoint):
             return AutoVideoProcessor.from_pretrained(checkpoint, **({"size": size} if size else {}))
     return THEMaskVideoProcessor(size=size or NEW_PROCESSOR_SIZE, do_reduce_labels=True)
 
 
-def checkpoint_to_resume(training_args: VSSTrainingArguments, config: PreTrainedConfig) -> str | None:
-    """Decide which checkpoint the run goes on from, and protect those of an earlier run.
-
-    Args:
-        training_args ([`VSSTrainingArguments`]): Output folder and `resume_from_checkpoint`.
-        config ([`PreTrainedConfig`]): Configuration of the model to train.
-
-    Returns:
-        The checkpoint folder, or `None` for a fresh start.
-
-    Raises:
-        ValueError: If the output folder holds checkpoints but resuming was not asked for, or the checkpoint's model
-            is another.
-        FileNotFoundError: If the checkpoint asked for does not exist.
-    """
-    output_dir, wanted = Path(str(training_args.output_dir)), training_args.resume_from_checkpoint
-    last = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
-    if wanted is None:
-        if last is not None:
-            raise ValueError(
-                f"`output_dir` must hold no checkpoints of an earlier run. Got {last}. "
-                "Give `--resume_from_checkpoint auto` to go on from it, or another `--output_dir`."
-            )
-        return None
-    checkpoint = last if wanted == AUTO_RESUME else wanted
-    if checkpoint is not None:
-        _require_same_model(Path(checkpoint), config)
-    return checkpoint
-
-
 def _load_backbone(model: PreTrainedModel, checkpoint: str) -> None:
-    for backbone in backbones(model):
+    found = backbones(model)
+    if not found:
+        raise ValueError(
+            f"`backbone_name_or_path` must be left out for {type(model).__name__}, which has no separate backbone. "
+            f"Got {checkpoint}. Give a checkpoint of the whole model as `model_name_or_path`."
+        )
+    for backbone in found:
         # Other tasks' checkpoints lack, for example, the norms that some backbones put after their stages.
         pretrained = load_pretrained(
             type(backbone), "backbone_name_or_path", checkpoint, allow_missing=True, config=backbone.config
@@ -138,7 +128,22 @@ def _load_backbone(model: PreTrainedModel, checkpoint: str) -> None:
         backbone.load_state_dict(pretrained.state_dict())
 
 
-def _saved_config(model_args: ModelArguments, id2label: dict[int, str]) -> dict[str, Any]:
+def _on_top_of_parts(
+    saved: Mapping[str, Any], overrides: Mapping[str, Any], config_class: type[PreTrainedConfig]
+) -> dict[str, Any]:
+    """The overrides, with those of a part of the model, such as its backbone, added to the part's saved fields."""
+    result = dict(overrides)
+    for name in config_class.sub_configs:
+        below, above = saved.get(name), overrides.get(name)
+        if isinstance(below, Mapping) and isinstance(above, Mapping):
+            is_same_model = above.get("model_type", below.get("model_type")) == below.get("model_type")
+            result[name] = merged(below, above) if is_same_model else above
+    return result
+
+
+def _saved_config(
+    model_args: ModelArguments, config_class: type[PreTrainedConfig], id2label: dict[int, str]
+) -> dict[str, Any]:
     checkpoint = str(model_args.model_name_or_path)
     try:
         saved, _ = PreTrainedConfig.get_config_dict(checkpoint)
@@ -148,11 +153,16 @@ def _saved_config(model_args: ModelArguments, id2label: dict[int, str]) -> dict[
         raise FileNotFoundError(
             f"`model_name_or_path` must be a saved model. Got {checkpoint}, which has no config.json of one."
         )
-    if saved["model_type"] not in (model_args.model_type, "mask2former"):
+    # An image model's own checkpoint, of which the configuration says whether it can be used.
+    is_segmenter = SEGMENTER_PART in config_class.sub_configs and saved["model_type"] != model_args.model_type
+    if not is_segmenter and saved["model_type"] not in (model_args.model_type, "mask2former"):
         raise ValueError(
             f"`model_name_or_path` must hold a {model_args.model_type} or mask2former model. "
-            f"Got {saved['model_type']!r} in {checkpoint}; set `--model_type` to train that architecture."
+            f"Got {saved['model_type']!r} in {checkpoint}; set `--model_type` to train that architecture, "
+            "`per_frame` for an image model."
         )
+    if is_segmenter and not any("Segmentation" in name for name in saved.get("architectures") or ["Segmentation"]):
+        return {SEGMENTER_PART: saved}  # an encoder or a classifier: its classes are not those of pixels
     saved_labels = {int(index): name for index, name in saved.get("id2label", {}).items()}
     if saved_labels != id2label and not model_args.ignore_mismatched_sizes:
         raise ValueError(
@@ -160,7 +170,7 @@ def _saved_config(model_args: ModelArguments, id2label: dict[int, str]) -> dict[
             f"there, first difference {_first_difference(saved_labels, id2label)}. "
             "Give `--ignore_mismatched_sizes true` to fine-tune to other classes."
         )
-    return saved
+    return {SEGMENTER_PART: saved} if is_segmenter else saved
 
 
 def _first_difference(saved: dict[int, str], wanted: dict[int, str]) -> str:
@@ -168,21 +178,3 @@ def _first_difference(saved: dict[int, str], wanted: dict[int, str]) -> str:
         if saved.get(index) != wanted.get(index):
             return f"at index {index}: {saved.get(index)!r} there, {wanted.get(index)!r} in the data"
     return "none"
-
-
-def _require_same_model(checkpoint: Path, config: PreTrainedConfig) -> None:
-    if not (checkpoint / "trainer_state.json").is_file():
-        raise FileNotFoundError(
-            f"`resume_from_checkpoint` must be `auto` or a checkpoint folder. Got {checkpoint}, "
-            "which has no trainer_state.json."
-        )
-    saved = type(config).from_pretrained(checkpoint).to_dict()
-    current = config.to_dict()
-    names = (saved.keys() | current.keys()) - VOLATILE_FIELDS
-    differing = sorted(name for name in names if saved.get(name) != current.get(name))
-    if differing:
-        name = differing[0]
-        raise ValueError(
-            f"The model in {checkpoint} must be the one of this run. Got `{name}` = {saved.get(name)!r} there and "
-            f"{current.get(name)!r} here. Resume with the recipe the checkpoint was trained with."
-        )

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any image segmentation model of Transformers as a video model that treats every frame on its own.
+
+A baseline for the video models: it is trained, scored and used with the same data, schedule and metrics as they are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_per_frame import DECODERS_WITH_QUERIES, PerFrameConfig
+from .configuration_themask import THEMaskConfig
+from .loss_themask import HierarchicalLoss, LevelPrediction, averaged_over_processes, count_classes, loss_counts_of
+from .modeling_themask import check_inputs
+from .point_sampling import PointSampler, uniform_points
+
+# The fields of a segmenter with queries that mean the same in the criterion.
+CRITERION_FIELDS = (
+    "num_queries",
+    "no_object_weight",
+    "class_weight",
+    "mask_weight",
+    "dice_weight",
+    "train_num_points",
+    "oversample_ratio",
+    "importance_sample_ratio",
+)
+
+# Segmenters that take frames of another size than their configuration's only when asked to.
+INTERPOLATE_WHEN_ASKED = ("beit", "data2vec-vision")
+
+# The options of `from_pretrained` that say where files come from.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+@dataclass
+class PerFrameForVideoSemanticSegmentationOutput(ModelOutput):
+    r"""Outputs of [`PerFrameForVideoSemanticSegmentation`].
+
+    A segmenter that scores pixels fills `logits`, one with queries the other two.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*, returned with `labels`):
+            Total loss, the sum of `loss_terms`.
+        loss_terms (`dict[str, torch.Tensor]`, *optional*, returned with `labels`):
+            `loss_pixels` of a segmenter that scores pixels, its auxiliary heads included; weighted `loss_class`,
+            `loss_mask` and `loss_dice`, summed over the prediction layers, of one with queries.
+        statistics (`dict[str, torch.Tensor]`, *optional*, returned with `labels` by a segmenter with queries):
+            `primary_query_share`: the share of the queries that received a target.
+        logits (`torch.Tensor` of shape `(batch, num_frames, num_labels, logits_height, logits_width)`, *optional*):
+            Class scores of pixels, at the segmenter's own stride.
+        frame_class_queries_logits (`torch.Tensor`, *optional*):
+            Classes of the queries, the last one "no object": `(batch, num_frames, num_queries, num_labels + 1)`.
+        frame_masks_queries_logits (`torch.Tensor`, *optional*):
+            Masks of the queries: `(batch, num_frames, num_queries, height / 4, width / 4)`.
+    """
+
+    loss: Tensor | None = None
+    loss_terms: dict[str, Tensor] | None = None
+    statistics: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    frame_class_queries_logits: Tensor | None = None
+    frame_masks_queries_logits: Tensor | None = None
+
+
+class PerFrameForVideoSemanticSegmentation(PreTrainedModel):
+    r"""A Transformers segmentation model, applied to every frame of a clip.
+
+    Segmenters that score pixels (SegFormer, UperNet, DPT, BEiT, …) keep their own loss, a mean over labelled pixels.
+    Those with queries (Mask2Former, MaskFormer, EoMT) are trained with the mask classification loss of this package in
+    one round, with the weights of their configuration, on the final and all auxiliary predictions: Transformers' own
+    divides by the number of masks in one batch, and in distributed training by the number of processes twice, so that
+    its scale depends on how a step is split. MaskFormer thereby gets the cross-entropy at points that Mask2Former has,
+    not a focal loss over all pixels. The losses of a step's batches add up to that of one large batch, except through
+    batch norms, as in SegFormer's head: in training mode they see the frames of one batch on one device.
+
+    The image model is `segmenter`; `segmenter.save_pretrained` writes an ordinary checkpoint of it, and
+    `from_pretrained` reads one.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from transformers_themask import PerFrameConfig, PerFrameForVideoSemanticSegmentation
+    >>> config = PerFrameConfig(segmenter_config={"model_type": "segformer"}, num_labels=124)
+    >>> model = PerFrameForVideoSemanticSegmentation(config)
+    >>> model(pixel_values_videos=torch.randn(1, 2, 3, 64, 96)).logits.shape
+    torch.Size([1, 2, 124, 16, 24])
+
+    ```
+    """
+
+    config: PerFrameConfig
+    config_class = PerFrameConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    # The loss is normalised by its own counts, not by Trainer's count of labelled pixels.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: PerFrameConfig, segmenter: PreTrainedModel | None = None):
+        super().__init__(config)
+        config.share_classes()
+        if config.is_semantic and config.num_labels < 2:
+            raise ValueError(
+                f"`num_labels` must be at least 2 for {config.segmenter_config.model_type} segmenters. "
+                f"Got {config.num_labels}. Label the background as a class of its own."
+            )
+        if segmenter is None:
+            segmenter = segmenter_class(config).from_config(config.segmenter_config)
+        self.segmenter = segmenter
+        self.criterion_config = criterion_config(config)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """Load a saved model of this class, or the segmenter from an ordinary checkpoint of it.
+
+        An ordinary checkpoint may also lack the head, such as that of an image classifier.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): Folder or Hub repository.
+            model_args: As in [`PreTrainedModel.from_pretrained`].
+            kwargs: As in [`PreTrainedModel.from_pretrained`].
+        """
+        path = pretrained_model_name_or_path
+        if path is None or saved_fields(path, kwargs).get("model_type") in (None, cls.config_class.model_type):
+            return super().from_pretrained(path, *model_args, **kwargs)
+        config = kwargs.pop("config", None)
+        if config is None:
+            config = cls.config_class.from_dict(saved_fields(path, kwargs))
+        with_info = kwargs.pop("output_loading_info", False)
+        segmenter, info = segmenter_class(config).from_pretrained(
+            path, config=config.segmenter_config, output_loading_info=True, **kwargs
+        )
+        model = cls(config, segmenter).eval()
+        return (model, info) if with_info else model
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The segmenter's encoder, where it has one without its heads; else the model itself."""
+        encoder = self.segmenter.base_model
+        return self if encoder is self.segmenter else encoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the segmenter's input embedding."""
+        return self.segmenter.get_input_embeddings()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Nothing: all parameters are the segmenter's, whose class initialises them."""
+
+    def loss_counts(self, labels: Tensor, matching_rounds: int | None = None) -> Tensor:
+        """What the loss of a batch is divided by; the sum over the batches of a step makes their losses shares of one.
+
+        Args:
+            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
+            matching_rounds (`int`, *optional*): Without effect: there is one round.
+
+        Returns:
+            `torch.Tensor` of shape `(1,)`, number of labelled pixels, or for a segmenter with queries of shape `(2,)`,
+            number of targets and class weights of all queries together.
+        """
+        config = self.config
+        counts = count_classes(labels.flatten(0, 1)[:, None], config.num_labels, config.ignore_value)
+        if config.is_semantic:
+            return counts.sum().to(torch.float64)[None]
+        return loss_counts_of((counts > 0).sum(1), self.criterion_config, matching_rounds=1)
+
+    def forward(
+        self,
+        pixel_values_videos: Tensor,
+        labels: Tensor | None = None,
+        loss_counts: Tensor | None = None,
+        point_sampler: PointSampler = uniform_points,
+        point_generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        **kwargs: Any,
+    ) -> PerFrameForVideoSemanticSegmentationOutput:
+        r"""Segment clips and, given labels, compute the loss.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
+                Normalised frames; height and width multiples of 32, or what the segmenter's configuration fixes.
+            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`, *optional*):
+                Class indices, `config.ignore_value` where there is none.
+            loss_counts (`torch.Tensor`, *optional*):
+                Sum of `loss_counts(labels)` over all batches of an optimiser step and all processes. The loss is then
+                this batch's share: the losses of the step add up to what one large batch would give. Defaults to the
+                counts of this batch, averaged over the processes.
+            point_sampler ([`PointSampler`], *optional*):
+                Source of the random points of matching and losses, of a segmenter with queries.
+            point_generator (`torch.Generator` or a sequence of them, *optional*):
+                Passed on to `point_sampler`. With one per clip the points of a clip do not depend on its batch.
+
+        Raises:
+            ValueError: If a shape or value is not as described.
+        """
+        check_inputs(pixel_values_videos, labels, None, kwargs)
+        num_frames = pixel_values_videos.shape[1]
+        frames = pixel_values_videos.flatten(0, 1)
+        self._check_square(frames)
+        labels = None if labels is None else labels.flatten(0, 1)
+        if self.config.is_semantic:
+            logits, loss = self._score_pixels(frames, labels, loss_counts)
+            return PerFrameForVideoSemanticSegmentationOutput(
+                loss=loss,
+                loss_terms=None if loss is None else {"loss_pixels": loss.detach()},
+                logits=logits.unflatten(0, (-1, num_frames)),
+            )
+        predictions = self._predict_with_queries(frames, all_predictions=labels is not None)
+        outputs = PerFrameForVideoSemanticSegmentationOutput(
+            frame_class_queries_logits=predictions[-1].class_logits.unflatten(0, (-1, num_frames)),
+            frame_masks_queries_logits=predictions[-1].mask_logits[:, 0].unflatten(0, (-1, num_frames)),
+        )
+        if labels is not None:
+            criterion = HierarchicalLoss(self.criterion_config, point_sampler, point_generator)
+            with torch.autocast(labels.device.type, enabled=False):
+                terms, shares = criterion(predictions, [], labels[:, None], matching_rounds=1, loss_counts=loss_counts)
+            outputs.loss = torch.stack([term.sum() for term in terms.values()]).sum()
+            outputs.loss_terms = {name: term.sum().detach() for name, term in terms.items()}
+            outputs.statistics = {"primary_query_share": shares["primary_query_share"]}
+        return outputs
+
+    def _check_square(self, frames: Tensor) -> None:
+        config, (height, width) = self.config, frames.shape[-2:]
+        wanted = config.square_input_size
+        takes_any_square = config.is_semantic and height == width
+        if wanted not in (None, {"height": height, "width": width}) and not takes_any_square:
+            raise ValueError(
+                f"`pixel_values_videos` must be square for {config.segmenter_config.model_type} segmenters, best "
+                f"{wanted}. Got {height}x{width}. Give that as `size` to the video processor, and to training crops."
+            )
+
+    def _score_pixels(
+        self, frames: Tensor, labels: Tensor | None, loss_counts: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Class scores of frames and, given labels, the share of the segmenter's own loss, a mean over pixels."""
+        interpolates = self.config.segmenter_config.model_type in INTERPOLATE_WHEN_ASKED
+        options = {"interpolate_pos_encoding": True} if interpolates else {}
+        if labels is None:
+            return self.segmenter(frames, **options).logits, None
+        own_count = self.loss_counts(labels[:, None])
+        if loss_counts is None:
+            loss_counts = averaged_over_processes(own_count.clone().to(frames.device))
+        share = own_count.to(frames.device) / loss_counts.to(frames.device).clamp(min=1)
+        labels = labels.long()
+        # A mean over no pixel is NaN; with any label instead it is zero times something finite.
+        labels = labels if own_count > 0 else torch.zeros_like(labels)
+        outputs = self.segmenter(frames, labels=labels, **options)
+        return outputs.logits, outputs.loss * share.to(outputs.loss.dtype).squeeze()
+
+    def _predict_with_queries(self, frames: Tensor, all_predictions: bool) -> list[LevelPrediction]:
+        """Predictions for frames, of the auxiliary layers first if they are asked for."""
+        if self.config.segmenter_config.model_type in DECODERS_WITH_QUERIES:
+            # Without hidden states both would miss what their auxiliary predictions are made of.
+            outputs = self.segmenter(frames, output_auxiliary_logits=all_predictions, output_hidden_states=True)
+            layers = [*(outputs.auxiliary_logits or []), outputs]
+            pairs = [(layer["class_queries_logits"], layer["masks_queries_logits"]) for layer in layers]
+        else:
+            pairs = self._predict_with_encoder_queries(frames, all_predictions)
+        return [LevelPrediction(classes, masks[:, None]) for classes, masks in pairs]
+
+    def _predict_with_encoder_queries(self, frames: Tensor, all_predictions: bool) -> list[tuple[Tensor, Tensor]]:
+        segmenter = self.segmenter
+        if not all_predictions:
+            outputs = segmenter(frames)
+            return [(outputs.class_queries_logits, outputs.masks_queries_logits)]
+        # Its output holds the last prediction only, though it learns from all of them.
+        makers = (segmenter.class_predictor, segmenter.mask_head, segmenter.upscale_block)
+        return [
+            (classes, torch.einsum("bqc,bchw->bqhw", queries, pixels))
+            for classes, queries, pixels in zip(*recorded_outputs(segmenter, frames, makers), strict=True)
+        ]
+
+
+def segmenter_class(config: PerFrameConfig) -> Any:
+    """The auto class that builds a configuration's segmenter."""
+    return AutoModelForSemanticSegmentation if config.is_semantic else AutoModelForUniversalSegmentation
+
+
+def saved_fields(path: str | Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The configuration saved at `path`, which may be that of a segmenter by itself."""
+    hub = {name: options[name] for name in HUB_OPTIONS if name in options}
+    return PerFrameConfig.get_config_dict(path, **hub)[0]
+
+
+def criterion_config(config: PerFrameConfig) -> THEMaskConfig:
+    """The settings of the loss of queries that a segmenter's configuration asks for."""
+    segmenter_config = config.segmenter_config
+    fields = segmenter_config.to_dict()
+    settings = {name: fields[name] for name in CRITERION_FIELDS if name in fields}
+    if segmenter_config.model_type == "maskformer":
+        settings["class_weight"] = segmenter_config.cross_entropy_weight
+        settings["num_queries"] = segmenter_config.decoder_config.num_queries
+    return THEMaskConfig(matching_rounds=1, num_labels=config.num_labels, ignore_value=config.ignore_value, **settings)
+
+
+def recorded_outputs(model: nn.Module, frames: Tensor, modules: Sequence[nn.Module]) -> list[list[Tensor]]:
+    """What some modules of a model return, call by call, while it processes frames: one list per module."""
+    records: list[list[Tensor]] = [[] for _ in modules]
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output, record=record: record.append(output))
+        for module, record in zip(modules, records, strict=True)
+    ]
+    try:
+        model(frames)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return records
+
+
+__all__ = [
+    "PerFrameForVideoSemanticSegmentation",
+    "PerFrameForVideoSemanticSegmentationOutput",
+]
