@@ -3,8 +3,6 @@
 
 # What a sub-command alone needs is imported inside it.
 import argparse
-import json
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 INPUT_ERROR = 2
+UNUSABLE_DATA = 1
+# More lines than that are read in a file.
+MAX_SHOWN_FINDINGS = 50
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,17 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Command line without the program's name. Defaults to `sys.argv[1:]`.
 
     Returns:
-        `int`: The exit code.
+        `int`: The exit code: 0, or 2 for a problem with the input; `data check` ends with 1 when it finds one.
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        code = options.run(options)
     except (ValueError, OSError) as error:
         if options.debug:
             raise
         print(f"themask {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return INPUT_ERROR
-    return 0
+    return 0 if code is None else code
 
 
 def segment(options: argparse.Namespace) -> None:
@@ -84,25 +85,70 @@ def evaluate(options: argparse.Namespace) -> None:
     import torch
 
     from transformers_themask import THEMaskVideoProcessor
-    from transformers_themask.data.vspw import load_vspw, read_class_names
+    from transformers_themask.data.sources import load_videos
     from transformers_themask.inference.output_folder import check_output_folder
     from transformers_themask.metrics.prediction_folder import score_prediction_folder
+    from transformers_themask.metrics.video_scores import named_scores
+    from transformers_themask.publishing.results import write_results
 
     if options.json is not None:
         check_output_folder("--json", options.json.parent)
-    class_names = read_class_names(options.data)
-    rows = load_vspw(options.data, options.split)
-    masks = {row["video_id"]: [options.data / mask for mask in row["masks"]] for row in rows}
+    videos = load_videos(options.data, options.split)
     class_indices = THEMaskVideoProcessor().reduce_labels(torch.arange(256))
-    scores = score_prediction_folder(
-        options.predictions, masks, len(class_names), class_indices, options.prediction_ids
-    )
-    scores["per_class_iou"] = dict(zip(class_names, scores["per_class_iou"], strict=True))
+    scores = score_prediction_folder(options.predictions, videos, class_indices, options.prediction_ids)
+    scores = named_scores(scores, videos.class_names)
     for line in _score_table(scores):
         print(line)
     if options.json is not None:
+        write_results(options.json, scores, data_set=options.data.resolve().name, split=options.split)
+
+
+def card(options: argparse.Namespace) -> None:
+    """Write the model card of a model from the results of its evaluation."""
+    from transformers_themask.inference.output_folder import check_output_folder
+    from transformers_themask.publishing.model_card import build_model_card
+    from transformers_themask.publishing.results import read_results, saved_model_facts
+
+    results = read_results(options.results)
+    if options.model is not None:
+        results["model"] = saved_model_facts(options.model)
+    output = options.output or (options.model or options.results.parent) / "README.md"
+    check_output_folder("--output", output.parent)
+    with _naming(options.results):
+        text = str(build_model_card(results, license_id=options.license, repo_id=options.repo_id))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf-8")
+    print(f"model card: {output}")
+
+
+def check_data(options: argparse.Namespace) -> int:
+    """Look at every file of a data set; the exit code is 0 if runs can use it and 1 if one would end with an error."""
+    import json
+
+    from transformers_themask.data.inspection import inspect_data_set
+    from transformers_themask.data.skip_list import SKIP_FILE, add_to_skip_list
+    from transformers_themask.inference.output_folder import check_output_folder
+
+    if options.json is not None:
+        check_output_folder("--json", options.json.parent)
+    inspection = inspect_data_set(options.path, options.split, progress=True)
+    for line in _inspection_table(inspection):
+        print(line)
+    findings = [(report.split, finding) for report in inspection.splits for finding in report.findings]
+    findings.sort(key=lambda named: not named[1].stops_run)
+    for split, finding in findings[:MAX_SHOWN_FINDINGS]:
+        print(f"{split}: {'error' if finding.stops_run else 'note'}: {finding.message}")
+    if len(findings) > MAX_SHOWN_FINDINGS:
+        print(f"and {len(findings) - MAX_SHOWN_FINDINGS} more; `--json FILE` writes all of them")
+    if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(_without_nan(scores), indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(inspection.to_dict(), indent=2) + "\n", encoding="utf-8")
+    stops_run = inspection.stops_run
+    if options.skip_damaged and inspection.damaged:
+        add_to_skip_list(options.path, inspection.damaged)
+        print(f"{options.path / SKIP_FILE}: {len(inspection.damaged)} added")
+        stops_run = any(finding.stops_run and finding.damaged is None for _, finding in findings)
+    return UNUSABLE_DATA if stops_run else 0
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -196,6 +242,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to a file")
 
+    command = _add_command(commands, "card", card)
+    command.add_argument("results", type=Path, metavar="RESULTS", help="results.json of an evaluation")
+    command.add_argument(
+        "--model", type=Path, metavar="DIR", help="folder of the model, where the results do not name it"
+    )
+    command.add_argument(
+        "--license", metavar="ID", help="licence of the weights, e.g. cc-by-nc-4.0 (default: unknown)"
+    )
+    command.add_argument("--repo-id", metavar="ID", help="repository that the usage example loads")
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="(default: README.md next to the model or the results)"
+    )
+
+    data_commands = commands.add_parser("data", help="Look after data sets.").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    command = _add_command(data_commands, "check", check_data)
+    command.set_defaults(command="data check")
+    command.add_argument("path", type=Path, metavar="PATH", help="data set in a layout that run_vss.py reads")
+    command.add_argument("--split", nargs="+", default=[], metavar="NAME", help="splits to look at (default: all)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write everything found to a file")
+    command.add_argument(
+        "--skip-damaged", action="store_true", help="name the frames that cannot be decoded in PATH/skip.txt"
+    )
+
     command = _add_command(commands, "convert", convert)
     command.add_argument("checkpoint", type=Path, help="official .pth file")
     command.add_argument("output", type=Path, help="model folder to write")
@@ -214,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+def _add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     command.set_defaults(run=run)
@@ -257,6 +328,24 @@ def _naming(file: Path) -> Iterator[None]:
         raise ValueError(f"{file}: {error}") from error
 
 
+def _inspection_table(inspection: Any) -> list[str]:
+    """What the data set is, and one line per split."""
+    num_classes = len(inspection.class_names)
+    width = max(len("split"), *(len(report.split) for report in inspection.splits))
+    lines = [
+        f"{inspection.layout}, {num_classes} classes",
+        f"{'split':<{width}}{'videos':>9}{'frames':>9}{'labelled':>10}{'classes':>10}  height x width (videos)",
+    ]
+    for report in inspection.splits:
+        num_present = int((report.class_pixels[1 : num_classes + 1] > 0).sum())
+        sizes = ", ".join(f"{size[0]}x{size[1]} ({count})" for size, count in report.videos_of_size.most_common())
+        lines.append(
+            f"{report.split:<{width}}{report.num_videos:>9}{report.num_frames:>9}{report.num_labelled_frames:>10}"
+            f"{num_present:>10}  {sizes}"
+        )
+    return lines
+
+
 def _score_table(scores: dict[str, Any]) -> list[str]:
     columns = {
         "mIoU": "mean_iou",
@@ -279,15 +368,8 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _score_text(score: float) -> str:
-    return "-" if math.isnan(score) else f"{score:.4f}"
-
-
-def _without_nan(value: Any) -> Any:
-    """The value with `None`, JSON's null, for every NaN."""
-    if isinstance(value, dict):
-        return {name: _without_nan(entry) for name, entry in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _score_text(score: float | None) -> str:
+    return "-" if score is None else f"{score:.4f}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.metrics.prediction_folder import score_prediction_folder
 
 NUM_LABELS = 5
@@ -43,11 +46,25 @@ def predictions_dir(tmp_path, raw_masks, shifted):
     return tmp_path / "predictions"
 
 
+def labelled_videos(masks, num_labels=NUM_LABELS):
+    """The split whose videos have these mask files; nobody opens its frames."""
+    rows = [
+        {
+            "video_id": name,
+            "num_frames": len(paths),
+            "frames": [f"{name}/{path.name}" for path in paths],
+            "masks": paths,
+        }
+        for name, paths in masks.items()
+    ]
+    return LabelledVideos(rows, Path(), [f"class {index}" for index in range(num_labels)])
+
+
 @pytest.fixture
 def score(class_indices):
     def run(predictions_dir, videos, progress=False, **options):
         return score_prediction_folder(
-            predictions_dir, videos, NUM_LABELS, class_indices, progress=progress, **options
+            predictions_dir, labelled_videos(videos), class_indices, progress=progress, **options
         )
 
     return run
@@ -61,7 +78,22 @@ def test_perfect_label_maps_score_exactly_one(prediction_ids, tmp_path, raw_mask
     assert [scores[name] for name in SCORE_NAMES] == [1.0] * 6
     assert scores["per_class_iou"] == [1.0] * NUM_LABELS
     assert (scores["num_frames"], scores["num_videos"]) == (29, 2)
-    assert set(scores) == {*SCORE_NAMES, "per_class_iou", "num_frames", "num_videos"}
+    assert set(scores) == {*SCORE_NAMES, "per_class_iou", "num_frames", "num_videos", "per_video"}
+
+
+def test_frames_without_a_mask_need_no_prediction(tmp_path, raw_masks, videos, shifted, class_indices):
+    sparse = {name: [path if index % 5 == 2 else "" for index, path in enumerate(videos[name])] for name in videos}
+    for name, masks in raw_masks.items():
+        maps = write_maps(tmp_path / "maps" / name, shifted(masks))
+        for index, path in enumerate(maps):
+            if index % 5 != 2:
+                path.unlink()
+    split = labelled_videos(videos)
+    for row in split.rows:
+        row["masks"] = sparse[row["video_id"]]
+    scores = score_prediction_folder(tmp_path / "maps", split, class_indices, progress=False)
+    assert scores["mean_iou"] == 1.0 and scores["num_frames"] == 6
+    assert math.isnan(scores["vc8"])
 
 
 def test_any_class_may_be_predicted_on_void(tmp_path, raw_masks, videos, shifted, score):
@@ -75,7 +107,7 @@ def test_imperfect_maps_score_as_the_recorded_clips(tmp_path, clips, recorded_sc
     videos = {name: write_maps(tmp_path / "masks" / name, labels) for name, (_, labels) in clips.items()}
     for name, (predictions, _) in clips.items():
         write_maps(tmp_path / "maps" / name, predictions)
-    scores = score_prediction_folder(tmp_path / "maps", videos, 124, class_indices, progress=False)
+    scores = score_prediction_folder(tmp_path / "maps", labelled_videos(videos, 124), class_indices, progress=False)
     evaluator, script = recorded_scores["vspw_evaluator_shifted_masks"], recorded_scores["vspw_script"]
     assert scores["mean_iou"] == pytest.approx(evaluator["mIoU"], rel=1e-12)
     assert scores["weighted_iou"] == pytest.approx(evaluator["FWIoU"], rel=1e-12)

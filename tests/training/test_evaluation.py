@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +13,21 @@ from PIL import Image
 
 from tiny import tiny_model
 from transformers_themask.data.clips import evaluation_clips
-from transformers_themask.training.evaluation import evaluate_videos
+from transformers_themask.metrics.prediction_folder import score_prediction_folder
+from transformers_themask.metrics.video_scores import named_scores
+from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos, share_videos
 from transformers_themask.training.trainer import VSSTrainer
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "run_vss.py"
+HERE = Path(__file__).parent
 
 
 def offline_label_maps(model, processor, videos):
     """Every video's label maps and raw masks, all kept in memory: `{video_id: (label_maps, masks)}`."""
     collected = {}
-    for row in videos.rows:
-        frames = np.stack([np.array(Image.open(videos.root / path)) for path in row["frames"]])
-        masks = np.stack([np.array(Image.open(videos.root / path)) for path in row["masks"]])
+    root = videos.videos.root
+    for row in videos.videos.rows:
+        frames = np.stack([np.array(Image.open(root / path)) for path in row["frames"]])
+        masks = np.stack([np.array(Image.open(root / path)) for path in row["masks"]])
         label_maps = np.empty_like(masks)
         for clip in evaluation_clips(len(frames), videos.num_frames, videos.frame_stride):
             with torch.no_grad():
@@ -65,38 +70,71 @@ def test_scores_equal_those_of_all_label_maps_together(processor, videos, tmp_pa
     for window in (8, 16):
         assert scores[f"vc{window}"] == pytest.approx(naive_consistency(collected, window), abs=1e-12)
     assert scores["num_frames"] == sum(len(masks) for _, masks in collected.values())
-    for row in selected.rows:
+    assert list(scores["per_video"]) == list(collected)
+    for video, part in scores["per_video"].items():
+        alone = {video: collected[video]}
+        assert part["mean_iou"] == pytest.approx(naive_mean_iou(alone, 8), abs=1e-12)
+        length = len(alone[video][1])
+        assert (part["vc16"] is None) == (length <= 16) and part["num_frames"] == length
+        if length > 8:
+            assert part["vc8"] == pytest.approx(naive_consistency(alone, 8), abs=1e-12)
+    for row in selected.videos.rows:
         files = [tmp_path / row["video_id"] / f"{Path(path).stem}.png" for path in row["masks"]]
         written = np.stack([np.array(Image.open(file)) for file in files])
         assert np.array_equal(written, collected[row["video_id"]][0])
 
 
+def test_the_written_label_maps_score_alike(processor, videos, tmp_path):
+    model, selected = tiny_model(num_frames=2, num_labels=8), videos(2)
+    scores = evaluate_videos(model, processor, selected, prediction_dir=tmp_path)
+    class_indices = processor.reduce_labels(torch.arange(256))
+    from_files = score_prediction_folder(tmp_path, selected.videos, class_indices, progress=False)
+    assert scores.pop("num_unlabelled_frames") == 0
+    assert named_scores(from_files, selected.videos.class_names) == scores
+
+
+def test_frames_without_a_mask_are_context(processor, videos, tmp_path):
+    model, selected = tiny_model(num_frames=2, num_labels=8), videos(2)
+    rows = [
+        {**row, "masks": [mask if index % 5 == 1 else "" for index, mask in enumerate(row["masks"])]}
+        for row in selected.videos.rows
+    ]
+    sparse = EvaluationVideos(replace(selected.videos, rows=rows), num_frames=2)
+    scores = evaluate_videos(model, processor, sparse, prediction_dir=tmp_path)
+    collected = offline_label_maps(model, processor, selected)
+    labelled = {video: (maps[1::5], masks[1::5]) for video, (maps, masks) in collected.items()}
+    assert scores["mean_iou"] == pytest.approx(naive_mean_iou(labelled, 8), abs=1e-12)
+    assert scores["num_frames"] == sum(len(masks) for _, masks in labelled.values())
+    assert scores["num_frames"] + scores["num_unlabelled_frames"] == len(list(tmp_path.glob("*/*.png")))
+    # No eight frames in a row have labels.
+    assert scores["vc8"] is None and all(part["vc8"] is None for part in scores["per_video"].values())
+    json.dumps(scores, allow_nan=False)
+
+
 def test_a_class_without_labels_has_no_score(processor, videos):
-    model = tiny_model(num_labels=9)
-    selected = videos()
-    with_unseen = type(selected)(selected.rows, selected.root, [*selected.class_names, "unseen"], 1)
-    per_class = evaluate_videos(model, processor, with_unseen)["per_class_iou"]
-    assert per_class["unseen"] is None and len(per_class) == 9
+    selected = videos().videos
+    with_unseen = replace(selected, class_names=[*selected.class_names, "unseen"])
+    scores = evaluate_videos(tiny_model(num_labels=9), processor, EvaluationVideos(with_unseen, 1))
+    assert scores["per_class_iou"]["unseen"] is None and len(scores["per_class_iou"]) == 9
+    assert not any("unseen" in part["per_class_iou"] for part in scores["per_video"].values())
+
+
+def with_one_mask(videos, mask, path):
+    """The first video alone, its mask replaced."""
+    Image.fromarray(mask).save(path)
+    row = {**videos.videos.rows[0], "masks": [str(path)]}
+    return EvaluationVideos(replace(videos.videos, rows=[row]), 1)
 
 
 def test_a_mask_of_another_size_than_its_frame_is_named(processor, videos, tmp_path):
-    selected = videos()
-    row = dict(selected.rows[0])
-    mask = tmp_path / "mask.png"
-    Image.fromarray(np.ones((8, 8), np.uint8)).save(mask)
-    row["masks"] = [str(mask)]
-    wrong = type(selected)([row], selected.root, selected.class_names, 1)
+    wrong = with_one_mask(videos(), np.ones((8, 8), np.uint8), tmp_path / "mask.png")
     with pytest.raises(ValueError, match=r"mask\.png must have its frame's size .* \(64, 80\)\. Got \(8, 8\)"):
         evaluate_videos(tiny_model(num_labels=8), processor, wrong)
 
 
 def test_a_label_out_of_range_names_the_file_and_the_raw_id(processor, videos, tmp_path):
-    selected = videos()
-    row = dict(selected.rows[0])
     mask = tmp_path / "mask.png"
-    Image.fromarray(np.full((64, 80), 9, np.uint8)).save(mask)
-    row["masks"] = [str(mask)]
-    wrong = type(selected)([row], selected.root, selected.class_names, 1)
+    wrong = with_one_mask(videos(), np.full((64, 80), 9, np.uint8), mask)
     with pytest.raises(ValueError, match=rf"Mask {mask} must hold raw ids from 0 to 8 .* Got 9; correct the mask"):
         evaluate_videos(tiny_model(num_labels=8), processor, wrong)
 
@@ -116,17 +154,42 @@ def test_the_trainer_returns_and_logs_the_scores(training_arguments, processor, 
     assert trainer.state.log_history[-1]["eval_mean_iou"] == scores["mean_iou"]
 
 
-def test_two_processes_score_like_one(data_root, processor, videos, training_arguments, tmp_path):
+@pytest.mark.parametrize(
+    ("lengths", "num_processes", "shares"),
+    [
+        ([18, 5, 7], 2, [[0], [1, 2]]),
+        ([4, 4, 4, 4], 2, [[0, 2], [1, 3]]),
+        ([3, 9], 4, [[1], [0], [], []]),
+        ([10, 1, 1, 1, 1, 6], 2, [[0], [1, 2, 3, 4, 5]]),
+    ],
+)
+def test_processes_share_the_frames_evenly(lengths, num_processes, shares):
+    assert share_videos(lengths, num_processes) == shares
+
+
+def test_two_processes_score_like_one(data_root, processor, videos, tmp_path):
     model = tiny_model(num_frames=2, num_labels=8)
-    model.config.id2label = dict(enumerate(videos().class_names))
-    model.config.label2id = {name: index for index, name in model.config.id2label.items()}
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [SCRIPT, "--do_eval", "--use_cpu", "--model_name_or_path", tmp_path / "model"]
-    command += ["--data_root", data_root, "--output_dir", tmp_path / "run"]
-    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    command += [HERE / "evaluation_worker.py", tmp_path / "model", data_root, tmp_path / "results.json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, env=environment)
     assert run.returncode == 0, run.stderr
-    shared = json.loads((tmp_path / "run" / "all_results.json").read_text())
-    alone = evaluate_videos(model, processor, videos(num_frames=2))
-    assert {name: shared[f"eval_{name}"] for name in alone} == alone
+    selected = videos(num_frames=2)
+    # An odd number of videos, and fewer videos than processes.
+    for num_videos, shared in zip((3, 1), json.loads((tmp_path / "results.json").read_text()), strict=True):
+        rows = list(selected.videos.rows)[-num_videos:]
+        alone = evaluate_videos(model, processor, replace(selected, videos=replace(selected.videos, rows=rows)))
+        assert len(alone["per_video"]) == num_videos and alone["vc16"] is not None
+        assert shared["scores"] == alone and list(shared["scores"]["per_video"]) == list(alone["per_video"])
+        # Every process calls the model as often as the one with the video of 18 frames, which is nine clips.
+        assert shared["calls"] == [9, 9]
+
+
+def test_scoring_takes_little_memory():
+    command = [sys.executable, str(HERE / "evaluation_memory.py"), "100"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 50  # MiB

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Score a folder of predicted label maps, `PREDICTIONS/<video>/<frame>.png`, without any model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from transformers.utils import logging
 
-from transformers_themask.data.file_checks import VOID_ID, check_label_ids, id_out_of_range
+from transformers_themask.data.file_checks import VOID_ID, id_out_of_range
 from transformers_themask.data.images import read_mask
+from transformers_themask.data.labelled_videos import LabelledVideos
 
 from .video_scores import VideoScores
 
@@ -22,8 +23,7 @@ CLEAR_GAIN = 0.2
 
 def score_prediction_folder(
     predictions_dir: str | Path,
-    videos: Mapping[str, Sequence[str | Path]],
-    num_labels: int,
+    videos: LabelledVideos,
     class_indices: ArrayLike,
     prediction_ids: Literal["reduced", "raw"] = "reduced",
     window_lengths: Sequence[int] = (8, 16),
@@ -33,11 +33,10 @@ def score_prediction_folder(
 
     Args:
         predictions_dir (`str` or `Path`):
-            Folder with one PNG per mask: `<video_id>/<stem of the mask file>.png`. Other files are ignored.
-        videos (`Mapping[str, Sequence[str | Path]]`):
-            The mask files of each video in frame order, with raw label ids.
-        num_labels (`int`):
-            Number of classes.
+            Folder with one PNG per frame that has a mask: `<video_id>/<stem of the frame's file>.png`, the layout that
+            VSPW's scripts read. Other files are ignored.
+        videos (`LabelledVideos`):
+            The split.
         class_indices (integer array of shape `(256,)`):
             Class index of each raw label id, 255 for void.
         prediction_ids (`str`, *optional*, defaults to `"reduced"`):
@@ -51,26 +50,32 @@ def score_prediction_folder(
 
     Returns:
         `dict`: the scores of `VideoScores.compute`.
+
+    Raises:
+        ValueError: If a file does not fit its mask, or the ids their reading.
+        OSError: If a file is missing or cannot be read.
     """
     if prediction_ids not in ("reduced", "raw"):
         raise ValueError(f"`prediction_ids` must be 'reduced' or 'raw'. Got {prediction_ids!r}.")
     if not Path(predictions_dir).is_dir():
         raise FileNotFoundError(f"`predictions_dir` must be a folder of label maps. Got {predictions_dir}.")
-    num_frames = sum(len(mask_paths) for mask_paths in videos.values())
-    if num_frames == 0:
+    if not any(any(row["masks"]) for row in videos.rows):
         raise ValueError("`videos` must name at least one mask. Got none; check the split.")
     class_indices = np.asarray(class_indices)
-    scores = VideoScores(num_labels, class_indices, window_lengths)
+    scores = VideoScores(videos.num_labels, class_indices, window_lengths)
     num_agreeing_otherwise = 0
-    with logging.tqdm(total=num_frames, desc="Scoring", unit="frame", disable=not progress) as bar:
-        for video_id, mask_paths in videos.items():
-            scores.start_video(video_id)
-            for mask_path in map(Path, mask_paths):
-                raw_label = read_mask(mask_path)
-                check_label_ids(raw_label, num_labels, mask_path)
-                prediction_path = Path(predictions_dir, video_id, f"{mask_path.stem}.png")
-                prediction = _read_prediction(prediction_path, mask_path, raw_label.shape)
-                _check_prediction_ids(prediction, prediction_path, num_labels, prediction_ids)
+    with logging.tqdm(total=videos.num_frames, desc="Scoring", unit="frame", disable=not progress) as bar:
+        for row in videos.rows:
+            scores.start_video(row["video_id"])
+            for index, (frame, mask) in enumerate(zip(row["frames"], row["masks"], strict=True)):
+                bar.update()
+                raw_label = videos.read_mask(row, index)
+                if raw_label is None:
+                    scores.skip_frame()
+                    continue
+                prediction_path = Path(predictions_dir, row["video_id"], f"{Path(frame).stem}.png")
+                prediction = _read_prediction(prediction_path, videos.root / mask, raw_label.shape)
+                _check_prediction_ids(prediction, prediction_path, videos.num_labels, prediction_ids)
                 label = class_indices[raw_label]
                 other_reading = class_indices[prediction]
                 if prediction_ids == "raw":
@@ -78,7 +83,6 @@ def score_prediction_folder(
                 _check_void(prediction, label, prediction_path, prediction_ids)
                 scores.add_frame(prediction, raw_label)
                 num_agreeing_otherwise += int(np.count_nonzero((other_reading == label) & (label != VOID_ID)))
-                bar.update()
     result = scores.compute()
     other_accuracy = num_agreeing_otherwise / max(1, scores.matrix.sum())
     _warn_of_other_ids(prediction_ids, result["pixel_accuracy"], other_accuracy)

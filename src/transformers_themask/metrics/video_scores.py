@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All scores of a video data set, accumulated frame by frame."""
+"""All scores of a video data set, of all videos together and of each one, accumulated frame by frame."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +25,9 @@ class VideoScores:
     scores.compute()["mean_iou"]
     ```
 
-    The object holds counts and a few numbers per video, can be pickled, and the parts that several processes saw of
-    a data set (whole videos each) are joined by `merge`.
+    The object holds two matrices of counts and, per video, its scores, never a matrix. It can be pickled, and the
+    parts that several processes saw of a data set (whole videos each) are joined by `merge`: all counts are integers
+    and the consistency is summed exactly, so the scores do not depend on who saw which video.
 
     Args:
         num_labels (`int`):
@@ -56,10 +58,25 @@ class VideoScores:
         self.matrix = np.zeros((num_labels, num_labels), dtype=np.int64)
         self.consistency = VideoConsistency(window_lengths)
         self.num_frames = 0
+        self._scores_of_videos: dict[str, dict[str, Any]] = {}
+        self._video_id: str | None = None
+        self._video_matrix = np.zeros_like(self.matrix)
+        self._num_video_frames = 0
 
     def start_video(self, video_id: str) -> None:
         """Begin a video; the frames that follow are its frames, in order."""
+        self.end_video()
         self.consistency.start_video(video_id)
+        self._video_id = video_id
+
+    def end_video(self) -> None:
+        """Keep the scores of the video begun last and let go of what only further frames would need."""
+        if self._video_id is None:
+            return
+        self._scores_of_videos[self._video_id] = self._compute_video(self._video_id)
+        self.consistency.end_video()
+        self._video_id, self._num_video_frames = None, 0
+        self._video_matrix[:] = 0
 
     def add_frame(self, prediction: ArrayLike, raw_label: ArrayLike) -> None:
         """Score the next frame of the video begun last.
@@ -77,7 +94,16 @@ class VideoScores:
         counts = confusion_matrix(prediction, label, self.num_labels, self.ignore_index)
         self.consistency.add_frame(prediction, raw_label)
         self.matrix += counts
+        self._video_matrix += counts
         self.num_frames += 1
+        self._num_video_frames += 1
+
+    def skip_frame(self) -> None:
+        """Pass over the next frame of the video begun last, because it has no labels.
+
+        It is in no count, and a window of the video consistency that it lies in is undefined.
+        """
+        self.consistency.skip_frame()
 
     def merge(self, other: "VideoScores") -> None:
         """Add the videos of `other`, which was built with the same arguments."""
@@ -87,6 +113,8 @@ class VideoScores:
                 "classes or another table; build both alike."
             )
         self.consistency.merge(other.consistency)
+        other.end_video()
+        self._scores_of_videos.update(other._scores_of_videos)
         self.matrix += other.matrix
         self.num_frames += other.num_frames
 
@@ -95,14 +123,56 @@ class VideoScores:
 
         Returns:
             `dict`: `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `vc8` and `vc16` (one entry per
-            window length), `per_class_iou` (a list, NaN for a class that occurs in no label), `num_frames` and
-            `num_videos`. A video consistency is NaN when no video is longer than its window.
+            window length), `per_class_iou` (a list, NaN for a class that occurs in no label), `num_frames` (those with
+            labels), `num_videos`, and `per_video`: for each video id the same scores of that video alone, its
+            `per_class_iou` a `dict` from class index to IoU of the classes in its labels. A video consistency is NaN
+            when no video is longer than its window, or none has labels in that many frames in a row.
         """
-        scores = mean_iou_scores(self.matrix)
-        del scores["per_class_accuracy"]
+        scores_of_videos = dict(self._scores_of_videos)
+        if self._video_id is not None:
+            scores_of_videos[self._video_id] = self._compute_video(self._video_id)
         return {
-            **scores,
+            **_matrix_scores(self.matrix),
             **self.consistency.compute(),
             "num_frames": self.num_frames,
             "num_videos": self.consistency.num_videos,
+            "per_video": scores_of_videos,
         }
+
+    def _compute_video(self, video_id: str) -> dict[str, Any]:
+        scores = _matrix_scores(self._video_matrix)
+        ious = enumerate(scores["per_class_iou"])
+        scores["per_class_iou"] = {index: iou for index, iou in ious if not math.isnan(iou)}
+        return {**scores, **self.consistency.compute_video(video_id), "num_frames": self._num_video_frames}
+
+
+def _matrix_scores(matrix: np.ndarray) -> dict[str, Any]:
+    scores = mean_iou_scores(matrix)
+    del scores["per_class_accuracy"]
+    return scores
+
+
+def named_scores(scores: dict[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """Make the scores of [`VideoScores.compute`] ready for JSON and for reading.
+
+    Args:
+        scores (`dict`):
+            The scores.
+        class_names (`Sequence[str]`):
+            Classes in the order of their indices.
+
+    Returns:
+        `dict`: The same scores with each `per_class_iou` as a `dict` by class name, and with `None` for NaN.
+    """
+    per_class_iou = dict(zip(class_names, scores["per_class_iou"], strict=True))
+    per_video = {
+        video_id: {**video, "per_class_iou": {class_names[k]: iou for k, iou in video["per_class_iou"].items()}}
+        for video_id, video in scores["per_video"].items()
+    }
+    return _without_nan({**scores, "per_class_iou": per_class_iou, "per_video": per_video})
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(entry) for name, entry in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

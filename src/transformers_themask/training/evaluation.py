@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scoring a model on whole videos: every frame once, in order, keeping counts instead of predictions."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from transformers_themask.data.clips import check_clip_options
-from transformers_themask.data.file_checks import check_label_ids, check_mask_size
-from transformers_themask.data.images import read_frame, read_mask
+from transformers_themask.data.clips import check_clip_options, evaluation_clips
+from transformers_themask.data.file_checks import check_mask_size
+from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.inference.label_maps import write_label_map
 from transformers_themask.inference.segment import segment_frames
-from transformers_themask.metrics.video_scores import VideoScores
+from transformers_themask.metrics.video_scores import VideoScores, named_scores
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
 
@@ -28,17 +27,13 @@ class EvaluationVideos:
     """The videos to score and how they are cut into clips.
 
     Args:
-        rows (`Sequence[Mapping]`): One row per video with `video_id`, `num_frames`, `frames` and `masks`, as
-            [`~transformers_themask.data.vspw.load_vspw`] gives them.
-        root (`Path`): Folder that the paths in the rows are relative to.
-        class_names (`Sequence[str]`): Classes in the order of their indices.
+        videos ([`~transformers_themask.data.labelled_videos.LabelledVideos`]): The videos. Frames without a mask are
+            segmented, as the context of the others, but not scored.
         num_frames (`int`): Frames per clip.
         frame_stride (`int`, *optional*, defaults to 3): Distance between the frames of a clip.
     """
 
-    rows: Sequence[Mapping[str, Any]]
-    root: Path
-    class_names: Sequence[str]
+    videos: LabelledVideos
     num_frames: int
     frame_stride: int = 3
 
@@ -48,7 +43,11 @@ class EvaluationVideos:
     @property
     def num_frames_in_total(self) -> int:
         """Number of frames of all videos."""
-        return sum(row["num_frames"] for row in self.rows)
+        return self.videos.num_frames
+
+    def num_clips(self, row: Mapping[str, Any]) -> int:
+        """Number of clips that a video is cut into."""
+        return len(evaluation_clips(row["num_frames"], self.num_frames, self.frame_stride))
 
 
 def evaluate_videos(
@@ -59,8 +58,12 @@ def evaluate_videos(
     device: torch.device | str | None = None,
     progress: bool = False,
     prediction_dir: Path | None = None,
+    in_step: bool = False,
 ) -> dict[str, Any]:
     """Segment and score videos; in a distributed run every process takes its share and gets the scores of all.
+
+    A process takes whole videos, and none twice, so the scores do not depend on the number of processes. It keeps the
+    counts of [`VideoScores`], never a prediction of an earlier frame.
 
     Args:
         model (`PreTrainedModel`): The model; it is put in eval mode.
@@ -69,31 +72,78 @@ def evaluate_videos(
         device (`torch.device` or `str`, *optional*): Where to run; defaults to where the model is.
         progress (`bool`, *optional*, defaults to `False`): Whether the main process shows a progress bar.
         prediction_dir (`Path`, *optional*): Where to write label maps as `<video_id>/<frame>.png`, class indices in an
-            8-bit image.
+            8-bit image: the layout that VSPW's scripts read, and `themask evaluate --predictions`.
+        in_step (`bool`, *optional*, defaults to `False`): Whether every process calls the model equally often, on an
+            empty clip where its own are used up. Needed where a forward is collective, as with FSDP.
 
     Returns:
-        The scores of [`VideoScores.compute`], with `per_class_iou` by class name and `None` for a class that occurs in
-        no label.
+        The scores of [`VideoScores.compute`] with class names for indices and `None` for what is undefined, and
+        `num_unlabelled_frames`.
     """
     state = PartialState()
+    labelled = videos.videos
     class_indices = processor.reduce_labels(torch.arange(256))
-    scores = VideoScores(len(videos.class_names), class_indices, ignore_index=processor.ignore_index)
-    own_rows = [videos.rows[index] for index in range(state.process_index, len(videos.rows), state.num_processes)]
-    num_own_frames = sum(row["num_frames"] for row in own_rows)
+    scores = VideoScores(labelled.num_labels, class_indices, ignore_index=processor.ignore_index)
+    lengths = [row["num_frames"] for row in labelled.rows]
+    shares = share_videos(lengths, state.num_processes)
+    own_share = shares[state.process_index]
+    num_own_frames = sum(lengths[index] for index in own_share)
     hidden = not (progress and state.is_main_process)
     with tqdm(total=num_own_frames, desc="Evaluation", unit="frame", disable=hidden, dynamic_ncols=True) as bar:
-        for row in own_rows:
-            scores.start_video(row["video_id"])
-            for name, prediction, mask in _segmented_frames(model, processor, videos, row, device):
-                scores.add_frame(prediction, mask)
-                if prediction_dir is not None:
-                    write_label_map(prediction, prediction_dir / row["video_id"] / f"{name}.png")
-                bar.update()
+        for index in own_share:
+            _score_video(scores, model, processor, videos, labelled.rows[index], device, prediction_dir, bar)
+    if in_step:
+        num_clips = [sum(videos.num_clips(labelled.rows[index]) for index in share) for share in shares]
+        for _ in range(max(num_clips) - num_clips[state.process_index]):
+            _segment_empty_clip(model, processor, videos.num_frames, device)
+    scores.end_video()
     if state.num_processes > 1:
         scores, *others = gather_object([scores])
         for other in others:
             scores.merge(other)
-    return _named_scores(scores, videos.class_names)
+    return _named_in_order(scores, labelled)
+
+
+def share_videos(lengths: Sequence[int], num_processes: int) -> list[list[int]]:
+    """Give every video to one process, so that all have about equally many frames.
+
+    The longest video that is left goes to the process with the fewest frames; ties go to the first.
+
+    Args:
+        lengths (`Sequence[int]`): Number of frames of each video.
+        num_processes (`int`): Number of processes.
+
+    Returns:
+        For each process the indices of its videos, rising; none for some if there are fewer videos than processes.
+    """
+    shares: list[list[int]] = [[] for _ in range(num_processes)]
+    loads = [0] * num_processes
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        process = loads.index(min(loads))
+        shares[process].append(index)
+        loads[process] += lengths[index]
+    return [sorted(share) for share in shares]
+
+
+def _score_video(
+    scores: VideoScores,
+    model: PreTrainedModel,
+    processor: THEMaskVideoProcessor,
+    videos: EvaluationVideos,
+    row: Mapping[str, Any],
+    device: torch.device | str | None,
+    prediction_dir: Path | None,
+    bar: tqdm,
+) -> None:
+    scores.start_video(row["video_id"])
+    for name, prediction, mask in _segmented_frames(model, processor, videos, row, device):
+        if mask is None:
+            scores.skip_frame()
+        else:
+            scores.add_frame(prediction, mask)
+        if prediction_dir is not None:
+            write_label_map(prediction, prediction_dir / row["video_id"] / f"{name}.png")
+        bar.update()
 
 
 def _segmented_frames(
@@ -102,20 +152,28 @@ def _segmented_frames(
     videos: EvaluationVideos,
     row: Mapping[str, Any],
     device: torch.device | str | None,
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield name, label map and raw mask of every frame of one video, in order."""
-    frames = (read_frame(videos.root / path) for path in row["frames"])
-    label_maps = segment_frames(model, processor, frames, videos.num_frames, videos.frame_stride, device)
-    paths = (videos.root / path for path in row["masks"])
-    for path, (_, label_map) in zip(paths, label_maps, strict=True):
-        mask = read_mask(path)
-        check_mask_size(mask.shape, path, label_map.shape)
-        check_label_ids(mask, len(videos.class_names), path)
-        yield path.stem, label_map, mask
+) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+    """Yield name, label map and raw mask, if any, of every frame of one video, in order."""
+    labelled = videos.videos
+    frames = (labelled.read_frame(row, index) for index in range(row["num_frames"]))
+    for index, label_map in segment_frames(model, processor, frames, videos.num_frames, videos.frame_stride, device):
+        mask = labelled.read_mask(row, index)
+        if mask is not None:
+            check_mask_size(mask.shape, labelled.root / row["masks"][index], label_map.shape)
+        yield Path(row["frames"][index]).stem, label_map, mask
 
 
-def _named_scores(scores: VideoScores, class_names: Sequence[str]) -> dict[str, Any]:
-    named = scores.compute()
-    ious = zip(class_names, named["per_class_iou"], strict=True)
-    named["per_class_iou"] = {name: None if math.isnan(iou) else iou for name, iou in ious}
-    return named
+def _segment_empty_clip(
+    model: PreTrainedModel, processor: THEMaskVideoProcessor, num_frames: int, device: torch.device | str | None
+) -> None:
+    frames = [np.zeros((1, 1, 3), np.uint8)] * num_frames
+    for _ in segment_frames(model, processor, frames, num_frames, device=device):
+        pass
+
+
+def _named_in_order(scores: VideoScores, videos: LabelledVideos) -> dict[str, Any]:
+    """The scores by class name, with the videos in the order of the data set, whoever scored them."""
+    named = named_scores(scores.compute(), videos.class_names)
+    named["num_unlabelled_frames"] = videos.num_frames - named["num_frames"]
+    per_video = named.pop("per_video")
+    return {**named, "per_video": {row["video_id"]: per_video[row["video_id"]] for row in videos.rows}}

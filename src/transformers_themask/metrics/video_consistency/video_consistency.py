@@ -79,13 +79,13 @@ class VideoWindows:
 
     Attributes:
         ratios (`dict[int, list[float]]`):
-            For each window length one ratio per window so far, NaN where no pixel keeps its label.
+            For each window length one ratio per window so far, NaN where no pixel keeps its label or a frame has none.
     """
 
     def __init__(self, window_lengths: Sequence[int], require_correct: bool = False) -> None:
         self.require_correct = require_correct
         self.ratios: dict[int, list[float]] = {length: [] for length in window_lengths}
-        self._num_frames = 0
+        self._num_frames = self._num_labelled_in_a_row = 0
         self._longest_run = max(window_lengths) - 1
         self._last_prediction = self._last_label = self._label_runs = self._joint_runs = np.empty(0)
 
@@ -99,7 +99,7 @@ class VideoWindows:
                 Label ids; in the ids of the predictions if `require_correct` is set.
         """
         prediction, label = _as_ids("prediction", prediction), _as_ids("label", label)
-        expected_shape = self._last_label.shape if self._num_frames else label.shape
+        expected_shape = self._last_label.shape if self._last_label.ndim == 2 else label.shape
         for name, ids in (("prediction", prediction), ("label", label)):
             if ids.ndim != 2 or ids.shape != expected_shape:
                 raise ValueError(
@@ -110,13 +110,22 @@ class VideoWindows:
         self._update_runs(prediction, label)
         # Copies, because a caller may decode the next frame into the same buffer.
         self._last_prediction, self._last_label = prediction.copy(), label.copy()
+        self._num_labelled_in_a_row += 1
+        self._end_windows()
+
+    def skip_frame(self) -> None:
+        """Add the next frame, which has no labels: every window with it in is undefined."""
+        self._num_labelled_in_a_row = 0
+        self._end_windows()
+
+    def _end_windows(self) -> None:
         self._num_frames += 1
         for length, ratios in self.ratios.items():
             if self._num_frames >= length:
-                ratios.append(self._ratio(length))
+                ratios.append(self._ratio(length) if self._num_labelled_in_a_row >= length else math.nan)
 
     def _update_runs(self, prediction: np.ndarray, label: np.ndarray) -> None:
-        if self._num_frames == 0:
+        if self._num_labelled_in_a_row == 0:
             run_dtype = np.min_scalar_type(self._longest_run)
             self._label_runs = np.zeros(label.shape, dtype=run_dtype)
             self._joint_runs = np.zeros(label.shape, dtype=run_dtype)
@@ -234,6 +243,16 @@ class VideoConsistency:
             raise ValueError("`start_video` must be called before `add_frame`. Got a frame of no video.")
         self._video.add_frame(prediction, label)
 
+    def skip_frame(self) -> None:
+        """Add the next frame of the video begun last, which has no labels."""
+        if self._video is None:
+            raise ValueError("`start_video` must be called before `skip_frame`. Got a frame of no video.")
+        self._video.skip_frame()
+
+    def end_video(self) -> None:
+        """Let go of the maps that only further frames of the video begun last would need."""
+        self._video = None
+
     def add_video(self, video_id: str, predictions: ArrayLike, labels: ArrayLike) -> None:
         """Add a whole video: two integer arrays of shape `(num_frames, height, width)`."""
         predictions, labels = _as_ids("predictions", predictions), _as_ids("labels", labels)
@@ -271,10 +290,16 @@ class VideoConsistency:
         """Score the videos added so far.
 
         Returns:
-            `dict`: `vc8`, `vc16` (one entry per window length). Windows in which no pixel keeps its label are
-            undefined and left out; a score without any defined window is NaN.
+            `dict`: `vc8`, `vc16` (one entry per window length). Windows in which no pixel keeps its label, or a frame
+            has no labels, are undefined and left out; a score without any defined window is NaN.
         """
-        video_ids = [video_id for video_id in self._ratios if self._is_counted(video_id)]
+        return self._scores([video_id for video_id in self._ratios if self._is_counted(video_id)])
+
+    def compute_video(self, video_id: str) -> dict[str, float]:
+        """Score one of the videos added so far, as `compute` does all of them."""
+        return self._scores([video_id])
+
+    def _scores(self, video_ids: list[str]) -> dict[str, float]:
         return {f"vc{length}": self._score(length, video_ids) for length in self.window_lengths}
 
     def _is_counted(self, video_id: str) -> bool:

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The result file of an evaluation: the scores, and what was scored on what and how, nothing of when or where."""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import safe_open
+from transformers import PreTrainedModel, TrainingArguments
+
+RESULT_FILE = "results.json"
+REQUIRED_FIELDS = ("data_set", "split", "num_videos", "num_frames", "mean_iou", "weighted_iou", "vc8", "vc16")
+
+
+def write_results(
+    path: str | Path,
+    scores: Mapping[str, Any],
+    *,
+    data_set: str,
+    split: str,
+    clips: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    recipe: str | Path | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a result file.
+
+    Args:
+        path (`str` or `Path`): The file, by custom `results.json` in the folder of the model.
+        scores (`Mapping[str, Any]`): As from [`~transformers_themask.training.evaluation.evaluate_videos`].
+        data_set (`str`): Name of the data set.
+        split (`str`): Name of its split.
+        clips (`Mapping[str, Any]`, *optional*): How the videos were cut: `num_frames` and `frame_stride`.
+        model (`Mapping[str, Any]`, *optional*): As from [`model_facts`].
+        recipe (`str` or `Path`, *optional*): The recipe; its file name is written.
+        training (`Mapping[str, Any]`, *optional*): As from [`training_facts`].
+    """
+    facts = {
+        "data_set": data_set,
+        "split": split,
+        "clips": None if clips is None else dict(clips),
+        "model": None if model is None else dict(model),
+        "recipe": None if recipe is None else Path(recipe).name,
+        "training": None if training is None else dict(training),
+        "versions": {name: version(name) for name in ("transformers-themask", "transformers", "torch")},
+    }
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**facts, **scores}, indent=2, allow_nan=False)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def read_results(path: str | Path) -> dict[str, Any]:
+    """Read a result file.
+
+    Args:
+        path (`str` or `Path`): The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no result file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} must be a result file. Got no such file; evaluate the model first.")
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        missing = [name for name in REQUIRED_FIELDS if name not in results]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} must be a result file in JSON. Got {error}.") from error
+    if missing:
+        raise ValueError(
+            f"{path} must hold `{missing[0]}`. Got a file without it; use the results.json of an evaluation."
+        )
+    return results
+
+
+def model_facts(model: PreTrainedModel, name: str, initial_weights: str | None = None) -> dict[str, Any]:
+    """What a result file says of a model.
+
+    Args:
+        model (`PreTrainedModel`): The model.
+        name (`str`): What it is called.
+        initial_weights (`str`, *optional*): Folder or Hub repository that its training started from.
+    """
+    architecture, num_parameters = type(model).__name__, sum(p.numel() for p in model.parameters())
+    return _facts(name, architecture, model.config.to_dict(), num_parameters, initial_weights)
+
+
+def saved_model_facts(folder: str | Path) -> dict[str, Any]:
+    """The same of a saved model, without loading it.
+
+    Args:
+        folder (`str` or `Path`): Folder with `config.json` and weights in safetensors.
+
+    Raises:
+        OSError: If a file is missing.
+    """
+    config_file, weight_files = Path(folder) / "config.json", sorted(Path(folder).glob("*.safetensors"))
+    if not config_file.is_file() or not weight_files:
+        raise FileNotFoundError(
+            f"{folder} must be the folder of a saved model. Got no config.json or no *.safetensors there."
+        )
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    num_parameters = sum(map(_num_saved_values, weight_files))
+    (architecture,) = config["architectures"]
+    return _facts(Path(folder).resolve().name, architecture, config, num_parameters, None)
+
+
+def training_facts(args: TrainingArguments, num_steps: int, num_processes: int) -> dict[str, Any]:
+    """What a result file says of a training.
+
+    Args:
+        args (`TrainingArguments`): Its arguments.
+        num_steps (`int`): Optimiser steps that were made.
+        num_processes (`int`): Processes that shared a step.
+    """
+    clips_per_process = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    return {
+        "steps": num_steps,
+        "clips_per_step": clips_per_process * num_processes,
+        "learning_rate": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        "seed": args.seed,
+    }
+
+
+def _facts(
+    name: str, architecture: str, config: Mapping[str, Any], num_parameters: int, initial_weights: str | None
+) -> dict[str, Any]:
+    is_local = initial_weights is not None and Path(initial_weights).exists()
+    return {
+        "name": name,
+        "architecture": architecture,
+        "model_type": config["model_type"],
+        "num_parameters": num_parameters,
+        "num_frames": config.get("num_frames", 1),
+        # A folder of this machine says nothing to others but its name; only a repository can be linked to.
+        "initial_weights": Path(initial_weights).resolve().name if is_local and initial_weights else initial_weights,
+        "base_model": None if is_local or not _is_repository(initial_weights) else initial_weights,
+    }
+
+
+def _is_repository(name: str | None) -> bool:
+    try:
+        validate_repo_id(name or "")
+    except HFValidationError:
+        return False
+    return True
+
+
+def _num_saved_values(file: Path) -> int:
+    num_values = 0
+    with safe_open(file, framework="pt") as weights:
+        for name in weights.keys():  # noqa: SIM118 (not a mapping)
+            size = 1
+            for length in weights.get_slice(name).get_shape():
+                size *= length
+            num_values += size
+    return num_values

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process of the evaluations that `test_evaluation.py` compares: `... MODEL DATA_ROOT OUTPUT`.
+
+The main process writes the scores to OUTPUT, and every process how often it called the model.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate.state import PartialState
+
+from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
+from transformers_themask.data.sources import load_videos
+from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos
+
+
+def main(model_folder: str, data_root: str, output: str) -> None:
+    torch.set_num_threads(1)
+    state = PartialState(cpu=True)
+    model = AutoModelForVideoSemanticSegmentation.from_pretrained(model_folder)
+    processor = THEMaskVideoProcessor.from_pretrained(model_folder)
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    videos = load_videos(data_root, "val")
+    results = []
+    for num_videos in (3, 1):
+        calls.clear()
+        selected = EvaluationVideos(replace(videos, rows=list(videos.rows)[-num_videos:]), num_frames=2)
+        scores = evaluate_videos(model, processor, selected, in_step=True)
+        calls_of_all = [0] * state.num_processes
+        torch.distributed.all_gather_object(calls_of_all, len(calls))
+        results.append({"scores": scores, "calls": calls_of_all})
+    if state.is_main_process:
+        Path(output).write_text(json.dumps(results))
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
