@@ -9,6 +9,7 @@ what `do_train`, `do_eval` and `do_predict` say and leaves the model, its proces
 `learning_curve.csv` and, on request, label maps in `output_dir`.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -18,14 +19,16 @@ from transformers.utils import logging
 
 from transformers_themask.data.clip_dataset import ClipDataset
 from transformers_themask.data.file_checks import MAX_CHECKED_FRAMES, check_files
+from transformers_themask.data.sources import load_videos
 from transformers_themask.data.transforms import ClipAugmentation
-from transformers_themask.data.vspw import load_vspw, read_class_names
 from transformers_themask.inference.output_folder import check_output_folder
-from transformers_themask.training.arguments import DataArguments, ModelArguments, VSSTrainingArguments
+from transformers_themask.publishing.results import RESULT_FILE, model_facts, training_facts, write_results
+from transformers_themask.training.arguments import DataArguments, ModelArguments, VSSTrainingArguments, recipe_of
+from transformers_themask.training.checkpoints import checkpoint_to_resume
 from transformers_themask.training.evaluation import EvaluationVideos
-from transformers_themask.training.recipes import parse_recipe
-from transformers_themask.training.starting_point import checkpoint_to_resume, load_config, load_model, load_processor
-from transformers_themask.training.trainer import VSSTrainer
+from transformers_themask.training.recipes import RECIPE_SUFFIXES, parse_recipe
+from transformers_themask.training.starting_point import load_config, load_model, load_processor
+from transformers_themask.training.trainer import VSSTrainer, sampling_seed
 
 # Below Transformers' own logger, so that TRANSFORMERS_VERBOSITY reaches it.
 logger = logging.get_logger("transformers.run_vss")
@@ -40,7 +43,7 @@ def main() -> int:
     try:
         model_args, data_args, training_args = parse_recipe(sys.argv[1:])
         trainer, checkpoint = prepare(model_args, data_args, training_args)
-        run(trainer, checkpoint)
+        exit_code = run(trainer, checkpoint, data_args, model_args)
         # Without this a process may abort at exit, while the other one still talks to it.
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
@@ -48,7 +51,7 @@ def main() -> int:
         logger.debug("The run ends with an error.", exc_info=True)
         tqdm.write(f"run_vss.py: {one_sentence(error)}", file=sys.stderr)  # clear of progress bars
         return 2
-    return 0
+    return exit_code
 
 
 def one_sentence(error: Exception) -> str:
@@ -61,7 +64,7 @@ def one_sentence(error: Exception) -> str:
 
 def prepare(
     model_args: ModelArguments, data_args: DataArguments, training_args: VSSTrainingArguments
-) -> tuple[VSSTrainer, str | None]:
+) -> tuple[VSSTrainer, Path | None]:
     """Check the input and build the trainer; also return the checkpoint to resume from, if any."""
     if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
         raise ValueError("One of `--do_train`, `--do_eval` and `--do_predict` must be given. Got none of them.")
@@ -71,43 +74,48 @@ def prepare(
         raise ValueError("`data_root` must be a folder in VSPW layout. Got none; give `--data_root DIR`.")
     check_output_folder("output_dir", str(training_args.output_dir))
     set_seed(training_args.seed)
-    root = Path(data_args.data_root)
-    class_names = read_class_names(root)
+    # One process writes the cache of paths, the others read it.
+    with training_args.main_process_first(desc="listing the videos"):
+        eval_videos = load_videos(data_args.data_root, data_args.eval_split)
+        train_videos = load_videos(data_args.data_root, data_args.train_split) if training_args.do_train else None
+    class_names = eval_videos.class_names
     config = load_config(model_args, class_names)
     if training_args.do_train and len(data_args.frame_offsets) != config.num_frames:
         raise ValueError(
             "`frame_offsets` must have one entry per frame of the model. "
             f"Got {data_args.frame_offsets} for `num_frames` = {config.num_frames}."
         )
-    checkpoint = checkpoint_to_resume(training_args, config) if training_args.do_train else None
-    processor = load_processor(model_args, data_args)
-    # One process writes the cache of paths, the others read it.
-    with training_args.main_process_first(desc="listing the videos"):
-        eval_rows = load_vspw(root, data_args.eval_split)
-        train_rows = load_vspw(root, data_args.train_split) if training_args.do_train else None
+    recipe = recipe_of(model_args, data_args, training_args)
+    checkpoint = None
+    if training_args.do_train:
+        checkpoint, skipped = checkpoint_to_resume(
+            Path(str(training_args.output_dir)), training_args.resume_from_checkpoint, config, recipe
+        )
+        if training_args.should_log:
+            for sentence in skipped:
+                print(sentence)
+    processor = load_processor(model_args, data_args, config)
     progress = training_args.should_log and not training_args.disable_tqdm
-    check_files(eval_rows, root, len(class_names), progress=progress)
-    if train_rows is not None:
-        seed = training_args.seed
-        check_files(train_rows, root, len(class_names), max_frames=MAX_CHECKED_FRAMES, seed=seed, progress=progress)
+    check_files(eval_videos, progress=progress)
     train_dataset = None
-    if train_rows is not None:
+    if train_videos is not None:
+        seed = sampling_seed(training_args)
+        check_files(
+            train_videos, max_frames=MAX_CHECKED_FRAMES, seed=seed, progress=progress, allow_damaged=True
+        )
         train_dataset = ClipDataset(
-            rows=train_rows,
-            root=root,
+            videos=train_videos,
             frame_offsets=data_args.frame_offsets,
             processor=processor,
             augmentation=build_augmentation(data_args),
             crop_size=None,
-            seed=training_args.seed,
-            num_labels=len(class_names),
+            seed=seed,
             clips_per_video=data_args.clips_per_video,
             sample_by=data_args.sample_by,
+            photometric_on=data_args.photometric_on,
         )
-    videos = EvaluationVideos(
-        rows=eval_rows,
-        root=root,
-        class_names=class_names,
+    eval_dataset = EvaluationVideos(
+        eval_videos,
         num_frames=config.num_frames if data_args.eval_num_frames is None else data_args.eval_num_frames,
         frame_stride=data_args.eval_frame_stride,
     )
@@ -115,8 +123,9 @@ def prepare(
         model=load_model(model_args, config, for_training=training_args.do_train),
         args=training_args,
         train_dataset=train_dataset,
-        eval_dataset=videos,
+        eval_dataset=eval_dataset,
         processing_class=processor,
+        recipe=recipe,
     )
     return trainer, checkpoint
 
@@ -136,7 +145,7 @@ def build_augmentation(data_args: DataArguments) -> ClipAugmentation:
     )
 
 
-def announce(trainer: VSSTrainer, checkpoint: str | None) -> None:
+def announce(trainer: VSSTrainer, checkpoint: Path | None) -> None:
     """Say what is about to be trained or scored, on which data, and from where."""
     model, videos = trainer.model, trainer.eval_dataset
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -148,19 +157,21 @@ def announce(trainer: VSSTrainer, checkpoint: str | None) -> None:
         clips = trainer.train_dataset
         steps, epochs = trainer.args.max_steps, trainer.args.num_train_epochs
         length = f"{steps} steps" if steps > 0 else f"{epochs:g} epochs"
-        print(f"training: {len(clips.rows)} videos, {len(clips)} clips per epoch, {length}")
+        print(f"training: {len(clips.videos.rows)} videos, {len(clips)} clips per epoch, {length}")
         if checkpoint is not None:
             print(f"resuming from {checkpoint}")
-    print(f"evaluation: {len(videos.rows)} videos, {videos.num_frames_in_total} frames", flush=True)
+    print(f"evaluation: {len(videos.videos.rows)} videos, {videos.videos.num_frames} frames", flush=True)
 
 
-def run(trainer: VSSTrainer, checkpoint: str | None) -> None:
-    """Train, save, score and write label maps, as the arguments say."""
+def run(trainer: VSSTrainer, checkpoint: Path | None, data_args: DataArguments, model_args: ModelArguments) -> int:
+    """Train, save, score and write label maps, as the arguments say; returns the exit code."""
     args = trainer.args
     if trainer.is_world_process_zero():
         announce(trainer, checkpoint)
     if args.do_train:
-        result = trainer.train(resume_from_checkpoint=checkpoint)
+        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if trainer.stop_signal.has_stopped:
+            return announce_stop(trainer)
         trainer.save_model()
         trainer.save_state()
         trainer.save_metrics("train", result.metrics)
@@ -169,16 +180,46 @@ def run(trainer: VSSTrainer, checkpoint: str | None) -> None:
     if args.do_eval or args.do_predict:
         prediction_dir = Path(str(args.output_dir)) / "predictions" if args.do_predict else None
         metrics = trainer.evaluate(prediction_dir=prediction_dir)
-        # JSON has no NaN; an undefined score is null.
-        trainer.save_metrics("eval", {name: None if value != value else value for name, value in metrics.items()})
+        trainer.save_metrics("eval", metrics)
         if trainer.is_world_process_zero():
+            write_result_file(trainer, metrics, data_args, model_args)
             print_scores(metrics, prediction_dir)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return 0
+
+
+def write_result_file(
+    trainer: VSSTrainer, metrics: dict, data_args: DataArguments, model_args: ModelArguments
+) -> None:
+    """Write the scores, and what was scored on what, beside the model; model cards are made from it."""
+    args, videos = trainer.args, trainer.eval_dataset
+    measured = {f"eval_{name}" for name in ("runtime", "samples_per_second", "steps_per_second")}
+    initial_weights = model_args.model_name_or_path or model_args.backbone_name_or_path
+    write_results(
+        Path(str(args.output_dir)) / RESULT_FILE,
+        {name.removeprefix("eval_"): value for name, value in metrics.items() if name not in measured},
+        data_set=data_args.dataset_name or Path(str(data_args.data_root)).resolve().name,
+        split=data_args.eval_split,
+        clips={"num_frames": videos.num_frames, "frame_stride": videos.frame_stride},
+        model=model_facts(trainer.model, Path(str(args.output_dir)).name, initial_weights),
+        recipe=sys.argv[1] if len(sys.argv) > 1 and sys.argv[1].endswith(RECIPE_SUFFIXES) else None,
+        training=training_facts(args, trainer.state.global_step, args.world_size) if args.do_train else None,
+    )
+
+
+def announce_stop(trainer: VSSTrainer) -> int:
+    """Say how to go on after SIGTERM; returns the exit code of a program that this signal ended."""
+    if trainer.is_world_process_zero():
+        print(f"stopped at step {trainer.state.global_step} with a checkpoint; the same command goes on from there")
+    return 128 + signal.SIGTERM
 
 
 def print_scores(metrics: dict, prediction_dir: Path | None) -> None:
     """Print the headline scores and where the label maps are."""
     names = ("mean_iou", "weighted_iou", "pixel_accuracy", "vc8", "vc16")
-    print("  ".join(f"{name} {metrics[f'eval_{name}']:.4f}" for name in names))
+    scores = {name: metrics[f"eval_{name}"] for name in names}
+    print("  ".join(f"{name} {'-' if score is None else format(score, '.4f')}" for name, score in scores.items()))
     if prediction_dir is not None:
         print(f"label maps: {prediction_dir}")
 

@@ -11,9 +11,9 @@ from transformers.utils import ModelOutput
 
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.data.clip_dataset import ClipDataset
+from transformers_themask.data.sources import load_videos
 from transformers_themask.data.synthetic import write_synthetic_dataset
 from transformers_themask.data.transforms import ClipAugmentation
-from transformers_themask.data.vspw import load_vspw, read_class_names
 from transformers_themask.training.arguments import VSSTrainingArguments
 from transformers_themask.training.evaluation import EvaluationVideos
 
@@ -59,14 +59,12 @@ def clips(data_root, processor):
     def build(frame_offsets=(0,), clips_per_video=4) -> ClipDataset:
         augmentation = ClipAugmentation(base_size=(80, 64), crop_size=(64, 64))
         return ClipDataset(
-            rows=load_vspw(data_root, "train"),
-            root=data_root,
+            videos=load_videos(data_root, "train"),
             frame_offsets=frame_offsets,
             processor=processor,
             augmentation=augmentation,
             crop_size=None,
             seed=0,
-            num_labels=NUM_CLASSES,
             clips_per_video=clips_per_video,
         )
 
@@ -78,8 +76,7 @@ def videos(data_root):
     """Builds the evaluation videos for a clip length."""
 
     def build(num_frames=1, frame_stride=3) -> EvaluationVideos:
-        rows = load_vspw(data_root, "val")
-        return EvaluationVideos(rows, data_root, read_class_names(data_root), num_frames, frame_stride)
+        return EvaluationVideos(load_videos(data_root, "val"), num_frames, frame_stride)
 
     return build
 
@@ -124,14 +121,22 @@ class PixelClassifier(PreTrainedModel):
         self.received_rounds: list[int | None] = []
         self.post_init()
 
-    def forward(self, pixel_values_videos, labels=None, matching_rounds=None, **kwargs):
+    def loss_counts(self, labels, matching_rounds=None):
+        return torch.tensor([labels.numel()], dtype=torch.float64)
+
+    def forward(self, pixel_values_videos, labels=None, loss_counts=None, matching_rounds=None, point_generator=None):
         self.received_rounds.append(matching_rounds)
         logits = self.classifier(pixel_values_videos.movedim(2, -1))
         is_labelled = (labels != 255).unsqueeze(-1)
-        targets = nn.functional.one_hot(labels.clamp(max=NUM_CLASSES - 1), NUM_CLASSES)
-        loss_class = (is_labelled * (logits.sigmoid() - targets) ** 2).mean()
-        loss_size = logits.square().mean()
-        return ModelOutput(loss=loss_class + loss_size, loss_terms={"loss_class": loss_class, "loss_size": loss_size})
+        targets = nn.functional.one_hot(labels.long().clamp(max=NUM_CLASSES - 1), NUM_CLASSES)
+        (count,) = self.loss_counts(labels) if loss_counts is None else loss_counts
+        loss_class = (is_labelled * (logits.sigmoid() - targets) ** 2).sum() / count / NUM_CLASSES
+        loss_size = logits.square().sum() / count / NUM_CLASSES
+        return ModelOutput(
+            loss=loss_class + loss_size,
+            loss_terms={"loss_class": loss_class, "loss_size": loss_size},
+            statistics={"mean_logit": logits.mean()},
+        )
 
 
 @pytest.fixture

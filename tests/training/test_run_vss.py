@@ -14,7 +14,7 @@ from PIL import Image
 
 from tiny import tiny_config
 from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
-from transformers_themask.data.vspw import load_vspw, read_class_names
+from transformers_themask.data.sources import load_videos
 from transformers_themask.metrics.prediction_folder import score_prediction_folder
 from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos
 from transformers_themask.training.recipes import parse_recipe
@@ -52,14 +52,15 @@ def test_train_resume_evaluate_and_predict(call, data_root, tmp_path, capsys):
     assert f"mean_iou {results['eval_mean_iou']:.4f}" in capsys.readouterr().out
     with (run / "learning_curve.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file) if row["loss"]] == ["1", "2", "3", "4", "5", "6"]
-    masks = {
-        video: sorted((data_root / "data" / video / "mask").iterdir())
-        for video in (data_root / "val.txt").read_text().split()
-    }
     class_indices = THEMaskVideoProcessor().reduce_labels(torch.arange(256))
-    from_files = score_prediction_folder(run / "predictions", masks, 8, class_indices, progress=False)
+    videos = load_videos(data_root, "val")
+    from_files = score_prediction_folder(run / "predictions", videos, class_indices, progress=False)
     assert results["eval_mean_iou"] == from_files["mean_iou"]
     assert results["eval_vc8"] == from_files["vc8"]
+    facts = json.loads((run / "results.json").read_text())
+    assert facts["mean_iou"] == results["eval_mean_iou"] and facts["recipe"] == "smoke.yaml"
+    assert (facts["data_set"], facts["split"]) == ("synthetic", "val")
+    assert facts["training"]["steps"] == 6 and facts["clips"] == {"num_frames": 2, "frame_stride": 1}
     # The saved folder alone, without the recipe, gives the same scores; `smoke.yaml` evaluates with a stride of 1.
     again = tmp_path / "again"
     assert call("--do_eval", "--model_name_or_path", run, "--output_dir", again, "--eval_frame_stride", 1) == 0
@@ -100,6 +101,12 @@ def test_recipes_of_both_stages_train(call, tmp_path, experiment):
         (["--do_train", "--eval_num_frames", "0"], "`num_frames` must be at least 1. Got 0."),
         (["--do_train", "--backbone_name_or_path", "no/such/folder"], "`backbone_name_or_path` must be"),
         (["--do_train", "--no_such_flag"], "Got `no_such_flag`."),
+        (["--do_train", "--per_device_train_batch_size", "90"], "raise `clips_per_video`"),
+        (["--do_train", "--photometric_on", "gpu"], "`photometric_on` must be 'cpu' or 'device'. Got 'gpu'."),
+        (
+            ["--do_train", "--resume_from_checkpoint", "no/such/folder"],
+            "Got no/such/folder, which has no trainer_state",
+        ),
     ],
 )
 def test_a_problem_with_the_input_is_one_sentence_and_exit_code_2(call, tmp_path, capsys, flags, message):
@@ -147,9 +154,8 @@ def test_evaluation_reads_the_split_and_the_clip_length_asked_for(call, data_roo
     assert call(*evaluate, "--output_dir", tmp_path / "scores") == 0
     results = json.loads((tmp_path / "scores" / "all_results.json").read_text())
     model = AutoModelForVideoSemanticSegmentation.from_pretrained(run)
-    rows, class_names = load_vspw(data_root, "train"), read_class_names(data_root)
-    videos = EvaluationVideos(rows, data_root, class_names, num_frames=3)
-    assert results["eval_num_videos"] == len(rows)
+    videos = EvaluationVideos(load_videos(data_root, "train"), num_frames=3)
+    assert results["eval_num_videos"] == len(videos.videos.rows)
     processor = THEMaskVideoProcessor.from_pretrained(run)
     assert results["eval_mean_iou"] == evaluate_videos(model, processor, videos)["mean_iou"]
 

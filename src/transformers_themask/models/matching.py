@@ -8,6 +8,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+# Smaller than float32 resolves in a cost, larger than the rounding errors of the assignment.
+TIE_BREAKER = 1e-9
+
 
 class Assignment(NamedTuple):
     """Matched pairs of one clip, ordered by query: two int64 arrays of equal length."""
@@ -75,10 +78,26 @@ def two_round_assignment(
     Returns:
         The primary and the secondary [`Assignment`]; the latter is empty without a second round.
     """
-    primary = Assignment(*linear_sum_assignment(cost_matrix))
+    primary = Assignment(*assign(cost_matrix))
     nothing = np.empty(0, dtype=np.int64)
     if second_cost_matrix is None:
         return primary, Assignment(nothing, nothing)
     free_queries = np.setdiff1d(np.arange(len(cost_matrix)), primary.query_indices)
-    rows, target_indices = linear_sum_assignment(second_cost_matrix[free_queries])
+    rows, target_indices = assign(second_cost_matrix[free_queries])
     return primary, Assignment(free_queries[rows], target_indices)
+
+
+def assign(cost_matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Solve the linear assignment problem, with ties broken by position.
+
+    Targets so small that no point hits them have equal columns. Without the tie-breaker, rounding errors would choose
+    between them, and with those the number of processes.
+
+    Args:
+        cost_matrix (`np.ndarray` of shape `(num_queries, num_targets)`): Costs.
+
+    Returns:
+        Indices of matched queries, ascending, and of their targets.
+    """
+    positions = np.outer(*(np.arange(1, length + 1) for length in cost_matrix.shape))
+    return linear_sum_assignment(cost_matrix.astype(np.float64) + TIE_BREAKER * positions)

@@ -4,7 +4,8 @@
 The defaults are the paper's training on VSPW (An et al., BMVC 2023, section 4.1, and the released configurations).
 """
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
@@ -22,7 +23,10 @@ class ModelArguments:
     model_type: str = field(default="themask", metadata={"help": "Architecture of a new model."})
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Checkpoint to start from: a saved model of this package or a Mask2Former."},
+        metadata={
+            "help": "Checkpoint to start from: a saved model of this package or a Mask2Former; with `per_frame` also "
+            "any Transformers segmentation model, or its encoder."
+        },
     )
     backbone_name_or_path: str | None = field(
         default=None, metadata={"help": "Pretrained weights for the backbone of a new model, e.g. nvidia/mit-b1."}
@@ -62,6 +66,9 @@ class DataArguments:
     data_root: str | None = field(
         default=None, metadata={"help": "Folder in the VSPW layout: split files, class names and data/<video>/."}
     )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "What results call the data set. Default: the name of its folder."}
+    )
     train_split: str = field(default="train", metadata={"help": "Name of the split file to train on."})
     eval_split: str = field(default="val", metadata={"help": "Name of the split file to score."})
     frame_offsets: list[int] = field(
@@ -86,6 +93,12 @@ class DataArguments:
     )
     flip_probability: float = field(default=0.5, metadata={"help": "Share of the clips that are mirrored."})
     photometric: bool = field(default=True, metadata={"help": "Vary brightness, contrast, saturation and hue."})
+    photometric_on: str = field(
+        default="cpu",
+        metadata={
+            "help": "Where colours are varied: on the `cpu`, exactly as the reference, or, faster, the `device`."
+        },
+    )
     eval_shortest_edge: int | None = field(
         default=None,
         metadata={
@@ -135,7 +148,11 @@ class VSSTrainingArguments(TrainingArguments):
 
     output_dir: str | None = field(default="runs/vss", metadata={"help": "Folder of the model, checkpoints, scores."})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "A checkpoint folder, or `auto` for the last one in `output_dir`, if any."}
+        default="auto",
+        metadata={
+            "help": "A checkpoint folder, or `auto` for the last complete one in `output_dir`, if any: the same "
+            "command goes on where a killed run was. `none` refuses a folder with checkpoints."
+        },
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Initial learning rate of AdamW."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
@@ -157,5 +174,53 @@ class VSSTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.one_round_steps < 0:
             raise ValueError(f"`one_round_steps` must be at least 0. Got {self.one_round_steps}.")
+        if self.resume_from_checkpoint == "none":
+            self.resume_from_checkpoint = None
         super().__post_init__()
         self.dataloader_pin_memory &= self.device.type != "cpu"  # else torch warns that it does nothing
+
+
+# The training arguments that the result depends on; batch size, accumulation and processes count as their product.
+RECIPE_FIELDS = (
+    "seed",
+    "data_seed",
+    "one_round_steps",
+    "learning_rate",
+    "backbone_learning_rate_factor",
+    "weight_decay",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "max_grad_norm",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "bf16",
+    "fp16",
+)
+# Where the data lie and how results are looked at does not change what is learned.
+VOLATILE_DATA_FIELDS = {"data_root", "dataset_name", "eval_split", "eval_num_frames", "eval_frame_stride"}
+
+
+def clips_per_step(args: VSSTrainingArguments) -> int:
+    """Number of clips of one optimiser step, over batches, accumulation and processes."""
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def recipe_of(
+    model_args: ModelArguments, data_args: DataArguments, training_args: VSSTrainingArguments
+) -> dict[str, Any]:
+    """The arguments that the result of a run depends on, as JSON can hold them.
+
+    `max_steps` is left out: a run may be extended, with the schedule of its new length.
+
+    Args:
+        model_args ([`ModelArguments`]): The model.
+        data_args ([`DataArguments`]): The data.
+        training_args ([`VSSTrainingArguments`]): The training.
+    """
+    data = {name: value for name, value in asdict(data_args).items() if name not in VOLATILE_DATA_FIELDS}
+    training = {name: getattr(training_args, name) for name in RECIPE_FIELDS}
+    recipe = {**asdict(model_args), **data, **training, "clips_per_step": clips_per_step(training_args)}
+    return json.loads(json.dumps(recipe, default=str))

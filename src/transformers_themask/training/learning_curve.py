@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The learning curve of a run as a CSV file."""
+"""The learning curve of a run as a table and a plot in its output folder."""
 
 import csv
 from pathlib import Path
 
 from transformers import TrainerCallback
 
+from .curve_plot import draw_learning_curve
+
 FILE_NAME = "learning_curve.csv"
+# The first columns of every table; loss terms and whatever else was logged with the loss follow by name.
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "eval_mean_iou", "eval_weighted_iou", "eval_vc8", "eval_vc16")
 
 
@@ -17,21 +20,24 @@ def write_learning_curve(log_history: list[dict], path: Path) -> None:
         log_history (`list[dict]`): What `TrainerState` keeps: one entry per logged loss and one per evaluation.
         path (`Path`): The CSV file to write; a value that was not logged at a step is left empty.
     """
+    others = {name for entry in log_history if "loss" in entry for name in entry} - set(COLUMNS)
+    columns = [*COLUMNS, *sorted(others)]
     rows: dict[int, dict] = {}
     for entry in log_history:
-        known = {column: entry[column] for column in COLUMNS if column in entry}
+        known = {column: entry[column] for column in columns if column in entry}
         if known.keys() - {"step", "epoch"}:
             rows.setdefault(entry["step"], {}).update(known)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows[step] for step in sorted(rows))
 
 
 class LearningCurveCallback(TrainerCallback):
-    """Keeps `learning_curve.csv` in the output folder up to date at each evaluation, checkpoint and at the end.
+    """Keeps `learning_curve.csv`, `.svg` and `.png` in the output folder up to date.
 
-    The file is always written whole from the trainer's state, so a resumed run continues the curve without gaps.
+    They are written at each evaluation, at each checkpoint and at the end, always whole and from the trainer's state,
+    so a resumed run continues the curve without gaps.
     """
 
     def on_evaluate(self, args, state, control, **kwargs):
@@ -51,3 +57,4 @@ class LearningCurveCallback(TrainerCallback):
             folder = Path(args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             write_learning_curve(state.log_history, folder / FILE_NAME)
+            draw_learning_curve(state.log_history, folder / FILE_NAME)

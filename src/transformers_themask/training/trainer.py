@@ -2,30 +2,47 @@
 """A thin `Trainer` for video semantic segmentation."""
 
 import inspect
+import shutil
 import time
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import DistributedType
 from transformers import PreTrainedModel, Trainer, TrainerControl
-from transformers.trainer_utils import speed_metrics
+from transformers.trainer_utils import rotate_checkpoints, speed_metrics
 
 from transformers_themask.data.clip_dataset import ClipDataset, ClipSampler
 from transformers_themask.data.collator import ClipCollator
+from transformers_themask.data.normalization import prepare_on_device
 from transformers_themask.inference.loading import load_pretrained
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
+from transformers_themask.publishing.model_card import write_model_card
 
-from .arguments import VSSTrainingArguments
+from .arguments import VSSTrainingArguments, clips_per_step
+from .checkpoints import WRITING_DIR, publish_checkpoint, seal_checkpoint, write_recipe
 from .evaluation import EvaluationVideos, evaluate_videos
 from .learning_curve import LearningCurveCallback
+from .loss_meter import LossMeter
 from .parameter_groups import parameter_groups
+from .run_monitor import RunMonitor
+from .sharding import own_class
+from .stop_signal import StopOnSignal
+
+LOSS_METER_FILE = "loss_meter_{}.pt"
 
 
 class VSSTrainer(Trainer):
-    """`Trainer` with clip sampling, the official parameter groups, loss terms in the log and video-wise evaluation.
+    """`Trainer` whose result depends on the recipe alone; official parameter groups, evaluation video by video.
 
-    It works with any model of the package: nothing in it depends on one method.
+    Loss and gradients of an optimiser step do not depend on how its clips are spread over processes, batches and
+    accumulation: every batch contributes its share of the step's loss, and a clip's random points follow from seed,
+    step and clip. A run that was killed goes on from its last checkpoint with the same losses and weights.
+
+    It works with any model whose `forward` takes `loss_counts` and `point_generator` and that has the method
+    `loss_counts`: nothing in it depends on one method.
 
     Args:
         model (`PreTrainedModel`): The model.
@@ -33,6 +50,10 @@ class VSSTrainer(Trainer):
         processing_class (`THEMaskVideoProcessor`): The model's video processor, saved with it.
         train_dataset ([`~transformers_themask.data.clip_dataset.ClipDataset`], *optional*): Clips to train on.
         eval_dataset ([`EvaluationVideos`], *optional*): Videos to score.
+        recipe (`Mapping[str, Any]`, *optional*): What the result depends on, kept with every checkpoint and model.
+
+    Raises:
+        ValueError: If an argument does not fit the model or the data.
     """
 
     args: VSSTrainingArguments
@@ -50,7 +71,15 @@ class VSSTrainer(Trainer):
         processing_class: THEMaskVideoProcessor,
         train_dataset: ClipDataset | None = None,
         eval_dataset: EvaluationVideos | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ):
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"Every process must have one GPU. Got {args.n_gpu} for one process. "
+                "Start one process per GPU with `accelerate launch --multi_gpu`."
+            )
+        if train_dataset is not None:
+            clip_sampler(train_dataset, args)  # its complaints are due before anything is written
         super().__init__(
             model,
             args,
@@ -59,11 +88,21 @@ class VSSTrainer(Trainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
         )
-        # The loss is a mean over each batch, so accumulated batches are averaged, not rescaled by label counts.
-        self.model_accepts_loss_kwargs = False
-        self._loss_terms: dict[str, torch.Tensor] = {}
-        self._loss_term_counts: defaultdict[str, int] = defaultdict(int)
+        if args.fsdp and self.accelerator.distributed_type != DistributedType.FSDP:
+            raise ValueError(
+                "`fsdp` must be used on accelerators with one process each: elsewhere Accelerate does not shard. "
+                f"Got {self.accelerator.distributed_type.value}. Leave `fsdp` out of the configuration."
+            )
+        # The counts of a step reach the model as its divisors, after which nothing is left to rescale.
+        self.model_accepts_loss_kwargs = True
+        self.recipe = recipe
+        self.loss_meter = LossMeter()
+        self.stop_signal = StopOnSignal(self.accelerator)
+        self._is_writing_checkpoint = False
+        self.run_monitor = RunMonitor()
+        self.add_callback(self.run_monitor)
         self.add_callback(LearningCurveCallback)
+        self.add_callback(self.stop_signal)
         accepted = inspect.signature(type(self.model).forward).parameters
         if self.args.one_round_steps > 0 and "matching_rounds" not in accepted:
             raise ValueError(
@@ -96,27 +135,30 @@ class VSSTrainer(Trainer):
             model (`torch.nn.Module`): The model, wrapped for training.
             inputs (`dict`): A batch.
             return_outputs (`bool`, *optional*, defaults to `False`): Whether to return the outputs as well.
-            num_items_in_batch (`int`, *optional*): Not used.
+            num_items_in_batch (`torch.Tensor`, *optional*): The loss counts of the optimiser step.
 
         Returns:
             The loss, or the loss and the outputs.
         """
-        if model.training and self.state.global_step < self.args.one_round_steps:
-            inputs = {**inputs, "matching_rounds": 1}
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        outputs = model(**inputs, **self._warm_up_options(), loss_counts=num_items_in_batch)
         if model.training:
-            self._remember_loss_terms(outputs.get("loss_terms") or {})
+            terms = {**(outputs.get("loss_terms") or {}), "loss": outputs["loss"]}
+            self.loss_meter.add(terms, outputs.get("statistics") or {})
+        # Shares add up to the loss of the step, but the processes average their gradients.
+        loss = outputs["loss"] if num_items_in_batch is None else outputs["loss"] * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log `logs`, adding the mean of each loss term to an entry that holds the training loss.
+        """Log `logs`; the training loss and its terms are the means over the steps since the last entry.
 
         Args:
             logs (`dict[str, float]`): The values to log.
             start_time (`float`, *optional*): When training started.
         """
-        if "loss" in logs and self._loss_terms:
-            logs.update(self._pop_mean_loss_terms())
+        if "loss" in logs:
+            # `Trainer` forgets in a crash what it has added up since the last entry; the meter does not.
+            logs.update(self.loss_meter.pop_means(self.accelerator, self.state.global_step))
+            logs.update(self.run_monitor.pop_readings(self.accelerator))
         super().log(logs, start_time)
 
     def evaluate(
@@ -147,6 +189,7 @@ class VSSTrainer(Trainer):
                 device=self.args.device,
                 progress=not self.args.disable_tqdm,
                 prediction_dir=prediction_dir,
+                in_step=self.is_fsdp_enabled or self.is_deepspeed_enabled,
             )
         metrics: dict[str, Any] = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         metrics.update(speed_metrics(metric_key_prefix, start_time, num_samples=videos.num_frames_in_total))
@@ -154,31 +197,136 @@ class VSSTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def create_model_card(self, license: str | None = None, tags: str | list[str] | None = None, **kwargs) -> None:
+        """Write the model card from the result file in the output folder.
+
+        Args:
+            license (`str`, *optional*): Licence id of the Hub.
+            tags (`str` or `list[str]`, *optional*): Further tags.
+            kwargs: What `Trainer` passes besides; the result file says it better.
+        """
+        if self.is_world_process_zero():
+            tags = [tags] if isinstance(tags, str) else tags
+            write_model_card(str(self.args.output_dir), license_id=license, repo_id=self.hub_model_id, tags=tags or ())
+
     def _get_train_sampler(self, train_dataset=None) -> ClipSampler:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return ClipSampler(len(dataset), seed=seed)
+        return clip_sampler(self.train_dataset if train_dataset is None else train_dataset, self.args)
+
+    def _get_num_items_in_batch(
+        self, batch_samples: Sequence[Mapping[str, Any]], device: torch.device
+    ) -> torch.Tensor:
+        """What the loss of the coming optimiser step is divided by, over all its batches and all processes."""
+        model = self.accelerator.unwrap_model(self.model)
+        options = self._warm_up_options()
+        counts = torch.stack([model.loss_counts(batch["labels"], **options) for batch in batch_samples]).sum(0)
+        return self.accelerator.reduce(counts.to(device), reduction="sum")
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = prepare_on_device(super()._prepare_inputs(inputs), self.processing_class)
+        seed = sampling_seed(self.args)
+        sample_ids = inputs.pop("sample_ids")
+        inputs["point_generator"] = [
+            clip_generator(seed, self.state.global_step, int(sample_id), self.args.device) for sample_id in sample_ids
+        ]
+        return inputs
+
+    def _warm_up_options(self) -> dict[str, int]:
+        return {"matching_rounds": 1} if self.state.global_step < self.args.one_round_steps else {}
+
+    def _get_output_dir(self, trial=None) -> str:
+        run_dir = super()._get_output_dir(trial)
+        return str(Path(run_dir, WRITING_DIR)) if self._is_writing_checkpoint else run_dir
+
+    def _save_checkpoint(self, model, trial=None) -> None:
+        """Write a checkpoint aside and move it to its place when it is complete."""
+        run_dir = Path(super()._get_output_dir(trial))
+        step = self.state.global_step
+        writing, final = (folder / f"checkpoint-{step}" for folder in (run_dir / WRITING_DIR, run_dir))
+        if self.is_local_process_zero():
+            shutil.rmtree(writing.parent, ignore_errors=True)  # what a crash may have left
+        self.accelerator.wait_for_everyone()
+        best_model_checkpoint = self.state.best_model_checkpoint
+        best_step = self.state.best_global_step
+        if best_step and (best_step == step or (run_dir / f"checkpoint-{best_step}").is_dir()):
+            # `Trainer` would look for it among the checkpoints that are being written.
+            best_model_checkpoint = str(run_dir / f"checkpoint-{best_step}")
+        self._is_writing_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._is_writing_checkpoint = False
+        torch.save(self.loss_meter.state_dict(), writing / LOSS_METER_FILE.format(self.args.process_index))
+        self.accelerator.wait_for_everyone()
+        self.state.best_model_checkpoint = best_model_checkpoint
+        if self.args.should_save:
+            self.state.save_to_json(str(writing / "trainer_state.json"))
+        if self.is_world_process_zero():
+            self._finish_checkpoint(writing, final)
+        self.accelerator.wait_for_everyone()
+        if self.is_local_process_zero() and writing.is_dir():  # a node with a disk of its own
+            self._finish_checkpoint(writing, final)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            limit = self.args.save_total_limit
+            # By time: a damaged one of a later step may lie there since a crash.
+            rotate_checkpoints(str(run_dir), limit, best_model_checkpoint, use_mtime=True)
+
+    def _finish_checkpoint(self, writing: Path, final: Path) -> None:
+        if self.recipe is not None:
+            write_recipe(self.recipe, writing)
+        seal_checkpoint(writing)
+        publish_checkpoint(writing, final)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        path = Path(str(checkpoint), LOSS_METER_FILE.format(self.args.process_index))
+        if checkpoint is not None and path.is_file():
+            self.loss_meter.load_state_dict(torch.load(path, weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
         # `Trainer` copies the file's tensors by name and only warns of those that are missing. Files of a model with a
         # SegFormer part carry that part's legacy names, which `from_pretrained` alone translates.
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # they have formats of their own
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         model = self.model if model is None else model
         saved = load_pretrained(type(model), "checkpoint", resume_from_checkpoint, config=model.config)
         model.load_state_dict(saved.state_dict())
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        with own_class(self.model):
+            super()._save(output_dir, state_dict)
+
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
-    def _remember_loss_terms(self, loss_terms: dict[str, torch.Tensor]) -> None:
-        for name, term in loss_terms.items():
-            term = term.detach()  # summed on the device: reading a value here would wait for the GPU at every step
-            self._loss_terms[name] = self._loss_terms[name] + term if name in self._loss_terms else term
-            self._loss_term_counts[name] += 1
 
-    def _pop_mean_loss_terms(self) -> dict[str, float]:
-        names = sorted(self._loss_terms)
-        means = torch.stack([self._loss_terms[name] / self._loss_term_counts[name] for name in names])
-        means = self.accelerator.reduce(means, reduction="mean")
-        self._loss_terms.clear()
-        self._loss_term_counts.clear()
-        return dict(zip(names, means.tolist(), strict=True))
+def sampling_seed(args: VSSTrainingArguments) -> int:
+    """The seed of the order of clips and of their random points."""
+    return args.seed if args.data_seed is None else args.data_seed
+
+
+def clip_sampler(dataset: ClipDataset, args: VSSTrainingArguments) -> ClipSampler:
+    """The order in which the clips of a run are seen, in whole optimiser steps.
+
+    Args:
+        dataset ([`~transformers_themask.data.clip_dataset.ClipDataset`]): The clips.
+        args ([`VSSTrainingArguments`]): The arguments.
+
+    Raises:
+        ValueError: If the dataset has fewer clips than a step.
+    """
+    return ClipSampler(len(dataset), seed=sampling_seed(args), clips_per_step=clips_per_step(args))
+
+
+def clip_generator(seed: int, step: int, sample_id: int, device: torch.device) -> torch.Generator:
+    """The source of a clip's random points, which follow from seed, step and clip wherever it is processed.
+
+    Args:
+        seed (`int`): Seed of the run.
+        step (`int`): Number of optimiser steps done.
+        sample_id (`int`): The clip's number in the run.
+        device (`torch.device`): Where points are drawn.
+    """
+    (state,) = np.random.SeedSequence([seed, step, sample_id]).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))

@@ -1,0 +1,100 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+"""Compare how many queries receive a target with one and with two rounds of matching (THE-Mask, Fig. 1).
+
+    python scripts/query_shares.py recipes/camvid_small_stage1.yaml --data_root CAMVID --max_steps 48 [--flag value]
+
+Trains the recipe's model twice from the same weights on the same clips, once with each number of rounds, for a few
+steps and without keeping anything. Prints the share of queries that received a target per clip, averaged over the
+clips of each step, and the share of queries that received one from any clip of a batch.
+"""
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from statistics import mean
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import PrinterCallback
+
+from run_vss import prepare
+from transformers_themask.models.loss_themask import HierarchicalLoss, LevelPrediction, clip_targets
+from transformers_themask.models.point_sampling import uniform_points
+from transformers_themask.training.recipes import parse_recipe
+from transformers_themask.training.trainer import VSSTrainer
+
+SHARES = ("primary_query_share", "secondary_query_share")
+
+
+class Usage(NamedTuple):
+    """What one run says: per step the shares of the two rounds, per batch the share that any clip gave a target."""
+
+    steps: list[tuple[float, float]]
+    batches: list[float]
+
+
+class UsedQueries:
+    """Forward hook that collects, per batch, the queries of the last layer that receive a target from any clip.
+
+    They are matched once more, at other random points than in the loss.
+    """
+
+    def __init__(self, matching_rounds: int):
+        self.matching_rounds = matching_rounds
+        self.batches: list[set[int]] = []
+        self.generator = torch.Generator().manual_seed(0)  # leaves the randomness of the training alone
+
+    def __call__(self, model: nn.Module, args: tuple, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Add the queries of one batch of clips."""
+        config: Any = model.config
+        targets = clip_targets(inputs["labels"], config.num_labels, config.ignore_value, exclude_ignored=False)
+        prediction = LevelPrediction(
+            outputs["class_queries_logits"].detach(), outputs["masks_queries_logits"].detach()
+        )
+        criterion = HierarchicalLoss(config, uniform_points, self.generator)
+        (layer,) = criterion.match([prediction], [], targets, self.matching_rounds)
+        self.batches.append({int(query) for pair in layer for group in pair for query in group.query_indices})
+
+
+def measure(arguments: list[str], matching_rounds: int) -> Usage:
+    """Train for the steps that `arguments` give and collect which queries receive targets."""
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = ["--output_dir", folder, "--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "true"]
+        model_args, data_args, training_args = parse_recipe([*arguments, *quiet, "--logging_steps", "1"])
+        training_args.one_round_steps = training_args.max_steps if matching_rounds == 1 else 0
+        trainer, _ = prepare(model_args, data_args, training_args)
+        _require_video_queries(trainer)
+        used = UsedQueries(matching_rounds)
+        trainer.model.register_forward_hook(used, with_kwargs=True)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    steps = [(entry[SHARES[0]], entry[SHARES[1]]) for entry in entries]
+    return Usage(steps, [len(queries) / trainer.model.config.num_queries for queries in used.batches])
+
+
+def _require_video_queries(trainer: VSSTrainer) -> None:
+    if trainer.model.config.num_frames > 1:
+        raise ValueError(
+            f"`num_frames` must be 1 to count used queries. Got {trainer.model.config.num_frames}. "
+            "Give a stage-1 recipe."
+        )
+
+
+def main() -> None:
+    runs = {rounds: measure(sys.argv[1:], rounds) for rounds in (1, 2)}
+    print(f"{len(runs[1].steps)} steps")
+    for rounds, usage in runs.items():
+        totals = [sum(shares) for shares in usage.steps]
+        print(
+            f"rounds of matching: {rounds}  queries with a target per clip: {mean(totals):.4f} "
+            f"({min(totals):.4f} to {max(totals):.4f})  per batch: {mean(usage.batches):.4f}"
+        )
+    ratios = [sum(two) / sum(one) for one, two in zip(runs[1].steps, runs[2].steps, strict=True)]
+    print(f"two rounds to one, step by step: {min(ratios):.4f} to {max(ratios):.4f}")
+
+
+if __name__ == "__main__":
+    main()

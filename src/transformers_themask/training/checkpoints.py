@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint folders that are whole or not there at all.
+
+A checkpoint is written under [`WRITING_DIR`], sealed with a list of its files, and then renamed. Whatever a crash
+leaves behind is therefore told from a checkpoint by its place or by its list.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+AUTO_RESUME = "auto"
+WRITING_DIR = "_writing"
+SEAL_FILE = "checkpoint_files.json"
+RECIPE_FILE = "recipe.json"
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+
+# What may differ between a checkpoint's configuration and that of the model that goes on training from it.
+VOLATILE_FIELDS = {"architectures", "auto_map", "dtype", "transformers_version", "_name_or_path"}
+
+
+def seal_checkpoint(folder: Path) -> None:
+    """Make the files of a checkpoint last, and list them with their sizes.
+
+    Args:
+        folder (`Path`): The checkpoint, completely written.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL_FILE)
+    for path in files:
+        _sync(path)
+    seal = folder / SEAL_FILE
+    seal.write_text(json.dumps({str(path.relative_to(folder)): path.stat().st_size for path in files}, indent=2))
+    _sync(seal)
+    _sync(folder)
+
+
+def publish_checkpoint(writing: Path, final: Path) -> None:
+    """Move a sealed checkpoint to its place in one step, over what a crashed run may have left there.
+
+    Args:
+        writing (`Path`): Where it was written.
+        final (`Path`): Its place, on the same file system.
+    """
+    if final.exists():
+        shutil.rmtree(final)
+    writing.rename(final)
+    _sync(final.parent)
+    shutil.rmtree(writing.parent, ignore_errors=True)
+
+
+def checkpoint_damage(folder: Path) -> str | None:
+    """Say what is wrong with a checkpoint; `None` if it is whole.
+
+    Args:
+        folder (`Path`): A checkpoint.
+    """
+    try:
+        sizes = json.loads((folder / SEAL_FILE).read_text())
+    except (OSError, ValueError):
+        return f"it has no readable {SEAL_FILE}, which is written last"
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+    return None
+
+
+def find_checkpoints(output_dir: Path) -> tuple[Path | None, list[str]]:
+    """Find the last whole checkpoint of a run.
+
+    Args:
+        output_dir (`Path`): The run's folder; it need not exist.
+
+    Returns:
+        The checkpoint, or `None`, and a sentence for each half-written one that is newer.
+    """
+    folders = [path for path in output_dir.glob("checkpoint-*") if CHECKPOINT_NAME.fullmatch(path.name)]
+    unfinished = sorted((output_dir / WRITING_DIR).glob("checkpoint-*"))
+    skipped = [f"Skipping half-written {path}: it was being saved when the run ended." for path in unfinished]
+    for folder in sorted(folders, key=_step, reverse=True):
+        damage = checkpoint_damage(folder)
+        if damage is None:
+            return folder, skipped
+        skipped.append(f"Skipping half-written {folder}: {damage}.")
+    return None, skipped
+
+
+def checkpoint_to_resume(
+    output_dir: Path, wanted: str | None, config: PreTrainedConfig, recipe: Mapping[str, Any]
+) -> tuple[Path | None, list[str]]:
+    """Decide which checkpoint a run goes on from, and protect those of another run.
+
+    Args:
+        output_dir (`Path`): The run's folder.
+        wanted (`str`, *optional*): A checkpoint, `"auto"` for the last whole one in `output_dir`, if any, or `None`
+            for a fresh start.
+        config ([`PreTrainedConfig`]): Configuration of the model to train.
+        recipe (`Mapping[str, Any]`): The run's recipe.
+
+    Returns:
+        The checkpoint, or `None` for a fresh start, and a sentence for each half-written one that is passed over.
+
+    Raises:
+        ValueError: If there are checkpoints but resuming is not wanted, or the one to resume from is damaged, of
+            another model or of another recipe.
+        FileNotFoundError: If the checkpoint asked for does not exist.
+    """
+    last, skipped = find_checkpoints(output_dir)
+    if wanted is None:
+        if last is not None:
+            raise ValueError(
+                f"`output_dir` must hold no checkpoints of an earlier run. Got {last}. "
+                "Give `--resume_from_checkpoint auto` to go on from it, or another `--output_dir`."
+            )
+        return None, []
+    if wanted != AUTO_RESUME:
+        last, skipped = Path(wanted), []
+        _require_whole(last)
+    if last is not None:
+        _require_same_model(last, config)
+        require_same_recipe(last, recipe)
+    return last, skipped
+
+
+def write_recipe(recipe: Mapping[str, Any], folder: Path) -> None:
+    """Keep the arguments that a run's result depends on.
+
+    Args:
+        recipe (`Mapping[str, Any]`): Arguments by name, as JSON can hold them.
+        folder (`Path`): A checkpoint or model folder.
+    """
+    (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+
+
+def require_same_recipe(checkpoint: Path, recipe: Mapping[str, Any]) -> None:
+    """Refuse to go on from a checkpoint of another recipe.
+
+    Args:
+        checkpoint (`Path`): The checkpoint.
+        recipe (`Mapping[str, Any]`): The run's recipe as for [`write_recipe`].
+
+    Raises:
+        ValueError: If the checkpoint's recipe differs; the message names the first difference.
+    """
+    path = checkpoint / RECIPE_FILE
+    if not path.is_file():
+        return
+    saved, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(recipe))
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            raise ValueError(
+                f"The recipe of {checkpoint} must be the one of this run. Got `{name}` = {saved.get(name)!r} there "
+                f"and {wanted.get(name)!r} here. Resume with that recipe, or give another `--output_dir`."
+            )
+
+
+def _require_whole(checkpoint: Path) -> None:
+    if not (checkpoint / "trainer_state.json").is_file():
+        raise FileNotFoundError(
+            f"`resume_from_checkpoint` must be `auto` or a checkpoint folder. Got {checkpoint}, "
+            "which has no trainer_state.json."
+        )
+    damage = checkpoint_damage(checkpoint)
+    if damage is not None:
+        raise ValueError(
+            f"`resume_from_checkpoint` must be a completely written checkpoint. Got {checkpoint}: {damage}. "
+            "Give `auto` to take the last whole one."
+        )
+
+
+def _require_same_model(checkpoint: Path, config: PreTrainedConfig) -> None:
+    saved = _without_volatile(type(config).from_pretrained(checkpoint).to_dict())
+    current = _without_volatile(config.to_dict())
+    differing = sorted(name for name in saved.keys() | current.keys() if saved.get(name) != current.get(name))
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"The model in {checkpoint} must be the one of this run. Got `{name}` = {saved.get(name)!r} there and "
+            f"{current.get(name)!r} here. Resume with the recipe the checkpoint was trained with."
+        )
+
+
+def _without_volatile(fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave the volatile fields out of a configuration and of those nested in it."""
+    return {
+        name: _without_volatile(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+        if name not in VOLATILE_FIELDS
+    }
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

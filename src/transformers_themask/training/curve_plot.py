@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The learning curve of a run as a picture."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# A panel per kind of value: what its axis says, and the logged names it shows, in this order, by their beginnings.
+PANELS = (
+    ("loss", ("loss", "frame_loss")),
+    ("score on the evaluation videos", ("eval_mean_iou", "eval_weighted_iou", "eval_vc")),
+    ("share of queries with a target", ("primary_query_share", "secondary_query_share")),
+)
+FORMATS = ("svg", "png")
+MAX_MARKED_POINTS = 60  # beyond that, dots on a line hide it
+PANEL_SIZE = (9.0, 3.2)  # inches; the legend takes a quarter of the width
+# Text stays text, and equal curves give equal files.
+STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "learning curve"}
+
+
+def draw_learning_curve(log_history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw loss, loss terms, scores and query shares over the optimiser steps.
+
+    Args:
+        log_history (`Sequence[Mapping[str, float]]`): What `TrainerState` keeps: one entry per logged loss and one per
+            evaluation.
+        path (`Path`): Where to draw, without suffix: `.svg` and `.png` are written. Nothing is without a value to
+            draw. In the SVG every curve is a group with its logged name as identifier.
+    """
+    panels = [(label, curves_of(log_history, beginnings)) for label, beginnings in PANELS]
+    panels = [(label, curves) for label, curves in panels if curves]
+    if not panels:
+        return
+    # Loading it takes a second, which commands that draw nothing need not wait for.
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    width, height = PANEL_SIZE
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height * len(panels)), layout="constrained")
+        all_axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+        for axes, (label, curves) in zip(all_axes, panels, strict=True):
+            _draw_panel(axes, label, curves)
+        all_axes[-1].set_xlabel("optimiser step")
+        for suffix in FORMATS:
+            metadata = {"Date": None} if suffix == "svg" else None
+            figure.savefig(path.with_suffix(f".{suffix}"), dpi=120, metadata=metadata)
+
+
+def curves_of(
+    log_history: Sequence[Mapping[str, float]], beginnings: Sequence[str]
+) -> dict[str, list[tuple[float, float]]]:
+    """Collect points `(step, value)` per logged name.
+
+    Args:
+        log_history (`Sequence[Mapping[str, float]]`): The entries.
+        beginnings (`Sequence[str]`): What the names to collect begin with; they come out in this order.
+    """
+    names = dict.fromkeys(name for entry in log_history for name in entry)
+    chosen = [name for beginning in beginnings for name in names if name.startswith(beginning)]
+    return {name: [(entry["step"], entry[name]) for entry in log_history if name in entry] for name in chosen}
+
+
+def _draw_panel(axes, label: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    colours = [f"C{index % 10}" for index in range(len(curves))]
+    for index, ((name, points), colour) in enumerate(zip(curves.items(), colours, strict=True)):
+        steps, values = zip(*points, strict=True)
+        axes.plot(
+            steps,
+            values,
+            color=colour,
+            linestyle="-" if index < 10 else "--",
+            linewidth=2.0 if index == 0 else 1.2,
+            marker="." if len(points) <= MAX_MARKED_POINTS else None,
+            label=name,
+            gid=name,
+        )
+    if label == "loss":
+        axes.set_yscale("log")  # the terms are a tenth to a hundredth of the whole
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", frameon=False)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run costs: learning rates, throughput and peak memory, for the log."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import TrainerCallback
+
+from .arguments import clips_per_step
+
+MIB = 2**20
+
+
+class RunMonitor(TrainerCallback):
+    """Keeps what the next log entry says about the optimiser steps since the last one.
+
+    - `learning_rate_<group>`: the rate of each named parameter group in the last step.
+    - `clips_per_second`, `frames_per_second`: of all processes together. Waiting for data counts, evaluation and
+      writing checkpoints do not.
+    - `peak_memory_mib`: the most that any process ever held, of GPU memory or, on the CPU, of main memory without its
+      data workers.
+
+    Args:
+        clock (`Callable[[], float]`, *optional*): Seconds since some moment.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self.clock = clock
+        self._learning_rates: dict[str, float] = {}
+        self._is_running = False
+        self._last_moment = 0.0
+        self._seconds = 0.0
+        self._clips = 0
+        self._frames = 0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Start the clock at the first step, when a resumed run has skipped what it had seen."""
+        if not self._is_running:
+            self._is_running = True
+            self._last_moment = self.clock()
+
+    def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        """Note the learning rates before the schedule changes them."""
+        self._learning_rates = {
+            f"learning_rate_{group['name']}": group["lr"] for group in optimizer.param_groups if "name" in group
+        }
+
+    def on_step_end(self, args, state, control, train_dataloader=None, **kwargs):
+        """Count the step."""
+        now = self.clock()
+        self._seconds += now - self._last_moment
+        self._last_moment = now
+        num_clips = clips_per_step(args)
+        self._clips += num_clips
+        self._frames += num_clips * len(train_dataloader.dataset.frame_offsets)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        """Leave the evaluation out of the throughput."""
+        self._last_moment = self.clock()
+
+    def on_save(self, args, state, control, **kwargs):
+        """Leave the writing of a checkpoint out of the throughput."""
+        self._last_moment = self.clock()
+
+    def pop_readings(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the readings since the last call and start anew; all processes must call it.
+
+        Args:
+            accelerator (`Accelerator`): Collects the peak memory of all processes.
+        """
+        readings = dict(self._learning_rates)
+        if self._seconds > 0:
+            readings["clips_per_second"] = round(self._clips / self._seconds, 3)
+            readings["frames_per_second"] = round(self._frames / self._seconds, 3)
+        self._seconds, self._clips, self._frames = 0.0, 0, 0
+        peak: Any = torch.tensor([peak_memory(accelerator.device) / MIB], device=accelerator.device)
+        readings["peak_memory_mib"] = round(accelerator.gather(peak).max().item(), 1)
+        return readings
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process held at its worst moment: on a GPU those of its tensors, else all of its main memory.
+
+    Args:
+        device (`torch.device`): Where the model is trained.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # only on Unix
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What fully sharded training (FSDP2) asks of saving."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+
+
+@contextmanager
+def own_class(model: nn.Module) -> Iterator[None]:
+    """Give a sharded model its own class back inside the `with` block.
+
+    FSDP2 replaces the class of what it shards by one of its own, whose name and source files `save_pretrained` would
+    otherwise write into the saved folder.
+
+    Args:
+        model (`torch.nn.Module`): A model, sharded or not.
+    """
+    sharded_class = type(model)
+    parents = (parent for parent in sharded_class.__mro__ if issubclass(parent, nn.Module))
+    model.__class__ = next(parent for parent in parents if not issubclass(parent, FSDPModule))
+    try:
+        yield
+    finally:
+        model.__class__ = sharded_class

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saving before leaving when the machine is taken away (SIGTERM)."""
+
+import signal
+import threading
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import TrainerCallback
+
+
+class StopOnSignal(TrainerCallback):
+    """After SIGTERM ends training at the next optimiser step, with a checkpoint.
+
+    Processes agree on that step: a signal reaches them at different moments. The second signal ends the process at
+    once.
+
+    Args:
+        accelerator (`Accelerator`): Reduces over the processes.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.was_signalled = False
+        self.has_stopped = False
+        self._previous_handler: Any = None
+        self._agreement: torch.Tensor | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Listen for the signal."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGTERM, self._remember)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Stop listening."""
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, self._previous_handler)
+            self._previous_handler = None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Ask for a checkpoint and the end of training once every process knows of the signal."""
+        if self._everyone_knows():
+            self.has_stopped = True
+            control.should_save = True
+            control.should_training_stop = True
+
+    def _remember(self, signum, frame) -> None:
+        self.was_signalled = True
+        signal.signal(signal.SIGTERM, self._previous_handler or signal.SIG_DFL)
+
+    def _everyone_knows(self) -> bool:
+        if self.accelerator.num_processes == 1:
+            return self.was_signalled
+        # What was sent around at the last step is read now, so that no GPU has to be waited for.
+        earlier = self._agreement
+        flag = torch.tensor(float(self.was_signalled), device=self.accelerator.device)
+        self._agreement = self.accelerator.reduce(flag, reduction="sum")
+        return earlier is not None and bool(earlier > 0)
