@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from transformers_themask import THEMaskVideoProcessor
+from transformers_themask.data import clip_dataset
 from transformers_themask.data.clip_dataset import ClipDataset, ClipSampler
 from transformers_themask.data.collator import ClipCollator
 from transformers_themask.data.labelled_videos import LabelledVideos
@@ -171,11 +173,35 @@ def test_videos_whose_labelled_frames_have_too_little_context_are_refused(make_d
         make_dataset(path_is_kept=only_frame())
 
 
-def test_an_unreadable_frame_is_named_and_never_replaced_in_silence(make_dataset, vspw_root):
+@pytest.fixture
+def warnings(monkeypatch):
+    """What the dataset warns of, once each."""
+    said = []
+    monkeypatch.setattr(clip_dataset.logger, "warning_once", said.append)
+    return said
+
+
+def test_a_damaged_file_is_named_in_a_warning_and_another_clip_is_drawn(make_dataset, vspw_root, warnings):
     for path in (vspw_root / "data" / "a" / "origin").iterdir():
         path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(OSError, match=r"Image file .*a/origin/000000\d\d.jpg must be readable"):
+    assert make_dataset()[0]["video_id"] == "b"
+    assert re.search(r"Image file .*a/origin/000000\d\d.jpg must be readable", warnings[0])
+
+
+def test_videos_of_damaged_files_alone_are_an_error(make_dataset, vspw_root, warnings):
+    for video in "ab":
+        for path in (vspw_root / "data" / video / "origin").iterdir():
+            path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="50 in a row that are damaged or all void"):
         make_dataset()[0]
+
+
+def test_a_missing_file_is_an_error(make_dataset, vspw_root):
+    dataset = make_dataset()
+    for path in (vspw_root / "data" / "a" / "origin").iterdir():
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="a/origin"):
+        dataset[0]
 
 
 def test_sample_ids_number_the_clips_of_all_epochs(make_dataset):
@@ -210,7 +236,7 @@ def test_colors_finished_on_the_device_are_those_of_the_exact_items(make_dataset
     finished = prepare_on_device(batch, processor)
     assert set(finished) == set(expected) and same(prepare_on_device(expected, processor), expected)
     assert torch.equal(finished["labels"], expected["labels"])
-    assert torch.equal(finished["sample_ids"], expected["sample_ids"])
+    assert finished["sample_ids"] == expected["sample_ids"]
     assert (finished["pixel_values_videos"] - expected["pixel_values_videos"]).abs().max() <= 1
 
 
@@ -243,7 +269,7 @@ def test_an_epoch_has_whole_steps_only():
 
 def test_a_dataset_without_any_label_says_so(make_dataset, vspw_root):
     edit_masks(vspw_root, lambda mask: np.full_like(mask, 255))
-    with pytest.raises(ValueError, match=r"Clips must have labelled pixels. Got 50 clips in a row"):
+    with pytest.raises(ValueError, match=r"Got 50 in a row that are damaged or all void"):
         make_dataset()[0]
 
 

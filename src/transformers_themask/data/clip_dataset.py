@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
+from transformers.utils import logging
 
 from .clips import required_video_frames, sample_clip, target_candidates
 from .file_checks import VOID_ID, check_frame_size, check_mask_size
+from .images import DamagedFileError
 from .labelled_videos import UNLABELLED, LabelledVideos
 from .normalization import normalize_frames
 from .photometric import PhotometricDraw, distort_colors
 from .transforms import ClipAugmentation
+
+logger = logging.get_logger(__name__)
 
 MAX_CLIP_DRAWS = 50
 
@@ -27,7 +31,7 @@ class ClipDataset(Dataset):
     All randomness of an item comes from `(seed, epoch, index)`, hence workers, ranks and a resumed run agree on it.
     The last frame of a clip, in the order in which the model sees it, always has labels; other frames may have none.
     An item whose labels are all void after augmentation is replaced by a clip of another random video, as in the
-    official training code.
+    official training code, and so, with a warning, is one with a file that cannot be decoded.
 
     Args:
         videos ([`LabelledVideos`]): The videos.
@@ -114,13 +118,17 @@ class ClipDataset(Dataset):
         rng = np.random.default_rng([self.seed, epoch, index])
         video = int(self.video_order[index % len(self.video_order)])
         for _ in range(MAX_CLIP_DRAWS):
-            item = self._draw_clip(self.videos.rows[video], rng)
-            if bool((item["labels"] != self.processor.ignore_index).any()):
-                return {**item, "sample_id": epoch * len(self) + index}
+            row = self.videos.rows[video]
+            try:
+                item = self._draw_clip(row, rng)
+                if bool((item["labels"] != self.processor.ignore_index).any()):
+                    return {**item, "sample_id": epoch * len(self) + index}
+            except DamagedFileError as error:
+                logger.warning_once(f"{error} Training goes on with another clip.")
             video = int(rng.integers(len(self.videos.rows)))
         raise ValueError(
-            f"Clips must have labelled pixels. Got {MAX_CLIP_DRAWS} clips in a row in which every pixel is void, the "
-            f"last from video {item['video_id']!r}; check the masks and the crop size."
+            f"Clips must be readable and have labelled pixels. Got {MAX_CLIP_DRAWS} in a row that are damaged or all "
+            f"void, the last from video {row['video_id']!r}; check the files, the masks and the crop size."
         )
 
     def _draw_clip(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:

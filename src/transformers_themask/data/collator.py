@@ -14,20 +14,20 @@ DEVICE_KEYS = ("photometric", "content_sizes")
 class ClipCollator:
     """Stack the items of [`ClipDataset`] into a batch.
 
-    Only tensors enter it: `pixel_values_videos` of shape `(batch, num_frames, channels, height, width)`, `labels` of
-    shape `(batch, num_frames, height, width)` and `sample_ids` of shape `(batch,)`, which say which clip of the run
+    It holds `pixel_values_videos` of shape `(batch, num_frames, channels, height, width)`, `labels` of
+    shape `(batch, num_frames, height, width)` and the list `sample_ids`, which says which clip of the run
     each one is. With `photometric_on="device"` there are also `photometric` of shape `(batch, num_frames, 5)` and
     `content_sizes` of shape `(batch, 2)` for [`prepare_on_device`]. Nothing is padded here: a clip of another shape
     is an error.
     """
 
-    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Stack the tensors of `items`."""
         for key in TENSOR_KEYS:
             _check_shapes(key, items)
         keys = [key for key in TENSOR_KEYS + DEVICE_KEYS if key in items[0]]
         batch = {key: torch.stack([item[key] for item in items]) for key in keys}
-        return {**batch, "sample_ids": torch.tensor([item["sample_id"] for item in items])}
+        return {**batch, "sample_ids": [item["sample_id"] for item in items]}  # for the host, hence no tensor
 
 
 def _check_shapes(key: str, items: Sequence[dict[str, Any]]) -> None:

@@ -226,7 +226,7 @@ class VSSTrainer(Trainer):
         seed = sampling_seed(self.args)
         sample_ids = inputs.pop("sample_ids")
         inputs["point_generator"] = [
-            clip_generator(seed, self.state.global_step, int(sample_id), self.args.device) for sample_id in sample_ids
+            clip_generator(seed, self.state.global_step, sample_id, self.args.device) for sample_id in sample_ids
         ]
         return inputs
 
