@@ -100,9 +100,7 @@ def prepare(
     train_dataset = None
     if train_videos is not None:
         seed = sampling_seed(training_args)
-        check_files(
-            train_videos, max_frames=MAX_CHECKED_FRAMES, seed=seed, progress=progress, allow_damaged=True
-        )
+        check_files(train_videos, max_frames=MAX_CHECKED_FRAMES, seed=seed, progress=progress, allow_damaged=True)
         train_dataset = ClipDataset(
             videos=train_videos,
             frame_offsets=data_args.frame_offsets,

@@ -1,0 +1,89 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+"""Measure the peak memory of a training step with and without activation checkpointing.
+
+    python scripts/measure_memory.py --backbone mit-b1 --num_frames 4 --size 256 256
+
+On the CPU the peak is the largest sum of what the allocator handed out during forward and backward pass, gradients
+included, weights and optimiser excluded; it repeats to the byte. On a GPU it is `torch.cuda.max_memory_allocated`
+over the memory allocated before the step.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel
+
+from transformers_themask import THEMaskConfig, THEMaskForVideoSemanticSegmentation
+
+MIB = 2**20
+
+
+def peak_memory(step: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Bytes that `step` holds at its worst moment, beyond what was held before."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def training_step_peaks(model: PreTrainedModel, frames: torch.Tensor, labels: torch.Tensor) -> tuple[int, int]:
+    """Peaks of one training step without and with activation checkpointing, in bytes."""
+    peaks = []
+    for enable in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
+        enable()
+        model.train().zero_grad()
+        peaks.append(
+            peak_memory(lambda: model(pixel_values_videos=frames, labels=labels).loss.backward(), frames.device)
+        )
+    model.gradient_checkpointing_disable()
+    return peaks[0], peaks[1]
+
+
+def blocky_labels(num_frames: int, size: tuple[int, int], num_classes: int) -> torch.Tensor:
+    """Label maps `(1, num_frames, height, width)` of squares of 32 pixels."""
+    height, width = size
+    cells = torch.randint(0, num_classes, (1, num_frames, height // 32, width // 32))
+    return cells.repeat_interleave(32, -2).repeat_interleave(32, -1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="mit-b1", help="Size of the backbone.")
+    parser.add_argument("--num_frames", type=int, default=4, help="Frames per clip.")
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 256), help="Height and width of a crop.")
+    parser.add_argument("--num_classes", type=int, default=8, help="Classes in the clip.")
+    parser.add_argument("--freeze_pixel_level", action="store_true", help="As in the second training stage.")
+    parser.add_argument("--bf16", action="store_true", help="Compute in bfloat16 where the trainer's --bf16 does.")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda.")
+    arguments = parser.parse_args()
+
+    torch.manual_seed(0)
+    config = THEMaskConfig(backbone=arguments.backbone, num_frames=arguments.num_frames, num_labels=124)
+    model = THEMaskForVideoSemanticSegmentation(config).to(arguments.device)
+    if arguments.freeze_pixel_level:
+        model.freeze_pixel_level()
+    frames = torch.randn(1, arguments.num_frames, 3, *arguments.size, device=arguments.device)
+    labels = blocky_labels(arguments.num_frames, tuple(arguments.size), arguments.num_classes).to(arguments.device)
+    with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.bf16):
+        plain, checkpointed = training_step_peaks(model, frames, labels)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    print(f"weights: {weights / MIB:.0f} MiB")
+    print(f"peak of a step: {plain / MIB:.0f} MiB")
+    print(f"peak of a step with activation checkpointing: {checkpointed / MIB:.0f} MiB")
+    print(f"lower by {1 - checkpointed / plain:.1%}")
+
+
+if __name__ == "__main__":
+    main()
