@@ -452,3 +452,19 @@ def test_attention_is_restricted_by_the_configured_masks(source):
         clear = logits.abs() > 1e-9
         assert torch.equal(allowed[layer][clear], inside[clear])
         assert not inside.all()
+
+
+def test_ties_do_not_depend_on_rounding():
+    """Two targets that no point hits look alike, and what decides must not be the last bit of a cost."""
+    generator = np.random.default_rng(0)
+    costs = generator.random((6, 4))
+    costs[:, 3] = costs[:, 1]
+    for scale in (0.0, 1e-15):
+        noisy = costs + scale * generator.standard_normal(costs.shape)
+        for rounds in two_round_assignment(noisy, noisy), two_round_assignment(costs, costs):
+            assert [part.tolist() for pair in rounds for part in pair] == [
+                part.tolist() for pair in two_round_assignment(costs, costs) for part in pair
+            ]
+    one_row = np.full((1, 3), 0.5)
+    assert two_round_assignment(one_row, None)[0].target_indices.tolist() == [0]
+    assert two_round_assignment(one_row + np.array([[1e-16, 0, 0]]), None)[0].target_indices.tolist() == [0]

@@ -80,12 +80,3 @@ def test_a_run_killed_again_and_again_ends_exactly_like_an_undisturbed_one(run, 
         assert states[0][name] == states[1][name]
     weights, expected = load_file(killed / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(weights[name].equal(value) for name, value in expected.items())
-
-
-def test_the_checkpoint_of_another_recipe_is_refused_in_one_sentence(run, tmp_path):
-    assert run(tmp_path, max_steps=3, eval_strategy="no").returncode == 0
-    other = run(tmp_path, max_steps=3, eval_strategy="no", learning_rate=0.5)
-    assert other.returncode == 2
-    sentence = other.stderr.strip().splitlines()[-1]
-    assert sentence.startswith(f"run_vss.py: The recipe of {tmp_path / 'checkpoint-3'} must be the one of this run.")
-    assert "Got `learning_rate` = 0.001 there and 0.5 here." in sentence

@@ -67,6 +67,17 @@ def test_train_resume_evaluate_and_predict(call, data_root, tmp_path, capsys):
     assert json.loads((again / "all_results.json").read_text())["eval_mean_iou"] == results["eval_mean_iou"]
 
 
+def test_the_checkpoint_of_another_recipe_is_refused_in_one_sentence(call, tmp_path, capsys):
+    smoke = [RECIPES / "smoke.yaml", "--output_dir", tmp_path / "run", "--max_steps", 2, "--do_eval", "false"]
+    assert call(*smoke) == 0
+    capsys.readouterr()
+    assert call(*smoke, "--learning_rate", 0.5) == 2
+    error = capsys.readouterr().err
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    assert error.startswith(f"run_vss.py: The recipe of {checkpoint} must be the one of this run. Got `learning_rate`")
+    assert error.count("\n") == 1 and "= 0.001 there and 0.5 here" in error
+
+
 @pytest.mark.parametrize("experiment", ["demo", "camvid_small"])
 def test_recipes_of_both_stages_train(call, tmp_path, experiment):
     two_steps = ["--max_steps", 2, "--per_device_train_batch_size", 2, "--dataloader_num_workers", 0]
@@ -179,7 +190,7 @@ def test_a_mask_of_another_size_is_found_before_training(call, damaged, tmp_path
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_mask_found_broken_in_training_is_one_sentence(call, damaged, tmp_path, capsys, num_workers):
+def test_masks_found_broken_in_training_are_one_sentence_in_the_end(call, damaged, tmp_path, capsys, num_workers):
     root, masks = damaged
     for mask in masks["train"].parents[2].glob("*/mask/*.png"):
         content = mask.read_bytes()
@@ -188,7 +199,7 @@ def test_a_mask_found_broken_in_training_is_one_sentence(call, damaged, tmp_path
     flags = ["--output_dir", tmp_path / "run", "--dataloader_num_workers", num_workers]
     assert call(RECIPES / "smoke.yaml", *flags, root=root) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"run_vss.py: Image file {root}") and "must be readable" in last
+    assert last.startswith("run_vss.py: Clips must be readable and have labelled pixels. Got 50 in a row")
 
 
 def test_a_label_found_wrong_in_evaluation_leaves_the_trained_model(call, damaged, tmp_path, capsys):
