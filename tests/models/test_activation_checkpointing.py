@@ -24,6 +24,7 @@ DEEP = {
     "decoder_layers": 10,
     "encoder_feedforward_dim": 128,
     "dim_feedforward": 256,
+    "num_queries": 20,
 }
 SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_memory.py"
 

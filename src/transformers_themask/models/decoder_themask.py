@@ -25,12 +25,24 @@ class QueryPrediction(NamedTuple):
     """What one set of queries predicts after one decoder layer.
 
     `queries` are normalised query states, ready for the class head: `(batch, num_queries, hidden)`, or
-    `(batch, num_frames, num_queries, hidden)` for frame queries. `mask_logits` are
-    `(batch, num_frames, num_queries, height / 4, width / 4)`.
+    `(batch, num_frames, num_queries, hidden)` for frame queries. `mask_embeddings` are
+    `(batch, num_frames, num_queries, mask_feature_size)`, where one frame may stand for all; `mask_features` are
+    `(batch, num_frames, mask_feature_size, height / 4, width / 4)`.
     """
 
     queries: Tensor
-    mask_logits: Tensor
+    mask_embeddings: Tensor
+    mask_features: Tensor
+
+    @property
+    def mask_logits(self) -> Tensor:
+        """Masks `(batch, num_frames, num_queries, height / 4, width / 4)`, made anew at each access.
+
+        An einsum over one set of queries would copy the mask features, and keep a copy per layer for the backward
+        pass.
+        """
+        height, width = self.mask_features.shape[-2:]
+        return (self.mask_embeddings @ self.mask_features.flatten(3)).unflatten(3, (height, width))
 
 
 class LevelFeatures(NamedTuple):
@@ -216,8 +228,7 @@ class MaskedAttentionDecoder(nn.Module):
             normalised = self.layernorm(queries)
             mask_embeddings = self.mask_predictor(normalised)
             if all_predictions or index == len(self.layers):
-                masks = torch.einsum("bqc,btchw->btqhw", mask_embeddings, mask_features)
-                predictions.append(QueryPrediction(normalised, masks))
+                predictions.append(QueryPrediction(normalised, mask_embeddings[:, None], mask_features))
             if index < len(self.layers):
                 level = levels[index % len(levels)]
                 inside = torch.einsum("bqc,btcs->bqts", mask_embeddings.detach(), level.mask_features) >= 0
@@ -335,10 +346,8 @@ class TemporalAggregationDecoder(MaskedAttentionDecoder):
             video_embeddings = self.mask_predictor(video_normalised)
             frame_embeddings = self.frame_mask_predictor(frame_normalised)
             if all_predictions or index == len(self.layers):
-                video_masks = torch.einsum("bqc,btchw->btqhw", video_embeddings, mask_features)
-                frame_masks = torch.einsum("btqc,btchw->btqhw", frame_embeddings, mask_features)
-                video_predictions.append(QueryPrediction(video_normalised, video_masks))
-                frame_predictions.append(QueryPrediction(frame_normalised, frame_masks))
+                video_predictions.append(QueryPrediction(video_normalised, video_embeddings[:, None], mask_features))
+                frame_predictions.append(QueryPrediction(frame_normalised, frame_embeddings, mask_features))
             if index < len(self.layers):
                 level = levels[index % len(levels)]
                 # The released code restricts attention by the video masks, the paper (Eq. 8) by the frame masks.
@@ -412,8 +421,12 @@ class TransformerModule(nn.Module):
         # A query that sees one frame is a frame query, also when a one-frame model is given longer clips.
         batch_shape = (len(mask_features) // num_frames, num_frames)
         folded = [
-            QueryPrediction(x.queries.unflatten(0, batch_shape), x.mask_logits.squeeze(1).unflatten(0, batch_shape))
-            for x in video
+            QueryPrediction(
+                queries.unflatten(0, batch_shape),
+                embeddings.squeeze(1).unflatten(0, batch_shape),
+                features.squeeze(1).unflatten(0, batch_shape),
+            )
+            for queries, embeddings, features in video
         ]
         return [], folded
 

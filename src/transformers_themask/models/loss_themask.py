@@ -6,12 +6,13 @@ predictions before the first and after each decoder layer; *primary* and *second
 rounds. Everything runs in float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .configuration_themask import THEMaskConfig
 from .matching import Assignment, pairwise_costs, two_round_assignment
@@ -30,6 +31,21 @@ class LevelPrediction(NamedTuple):
 
     class_logits: Tensor
     mask_logits: Tensor
+
+
+class DeferredPrediction(NamedTuple):
+    """A [`LevelPrediction`] that makes its mask logits anew at each access instead of holding them."""
+
+    class_logits: Tensor
+    make_mask_logits: Callable[[], Tensor]
+
+    @property
+    def mask_logits(self) -> Tensor:
+        """As in [`LevelPrediction`]."""
+        return self.make_mask_logits()
+
+
+Predictions = Sequence[LevelPrediction | DeferredPrediction]
 
 
 class ClipTargets(NamedTuple):
@@ -166,6 +182,9 @@ class HierarchicalLoss:
         point_sampler ([`PointSampler`]): Source of all random points.
         generator (`torch.Generator` or a sequence of them, *optional*): Passed on to the point sampler. With one per
             clip the points of a clip do not depend on the other clips of the batch.
+        recompute (`bool`, *optional*, defaults to `False`): Keep nothing of a layer's loss for the backward pass but
+            its points, and compute it a second time there. Saves memory with [`DeferredPrediction`]. The instance
+            then serves one call.
     """
 
     def __init__(
@@ -173,15 +192,18 @@ class HierarchicalLoss:
         config: THEMaskConfig,
         point_sampler: PointSampler,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        recompute: bool = False,
     ):
         self.config = config
         self.point_sampler = point_sampler
         self.generator = generator
+        self.recompute = recompute
+        self._kept_points: dict[tuple[str, int], Tensor] = {}
 
     def __call__(
         self,
-        video_predictions: Sequence[LevelPrediction],
-        frame_predictions: Sequence[LevelPrediction],
+        video_predictions: Predictions,
+        frame_predictions: Predictions,
         labels: Tensor,
         matching_rounds: int,
         loss_counts: Tensor | None = None,
@@ -189,9 +211,10 @@ class HierarchicalLoss:
         """Compute the weighted loss terms.
 
         Args:
-            video_predictions (`Sequence[LevelPrediction]`): One per layer, for `batch` clips; may be empty.
-            frame_predictions (`Sequence[LevelPrediction]`): One per layer, for `batch * num_frames` frames; may be
-            empty.
+            video_predictions (`Sequence[LevelPrediction | DeferredPrediction]`): One per layer, for `batch`
+            clips; may be empty.
+            frame_predictions (`Sequence[LevelPrediction | DeferredPrediction]`): One per layer, for
+            `batch * num_frames` frames; may be empty.
             labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
             matching_rounds (`int`): 1 for the one-round loss of the warm-up, 2 for the hierarchical loss.
             loss_counts (`torch.Tensor` of shape `(2,)`, *optional*): Sum of [`loss_counts_of`] over all clips of the
@@ -207,14 +230,12 @@ class HierarchicalLoss:
         """
         config = self.config
         targets = clip_targets(labels, config.num_labels, config.ignore_value, config.ignored_pixels == "excluded")
-        video_predictions = [as_float32(prediction) for prediction in video_predictions]
-        frame_predictions = [as_float32(prediction) for prediction in frame_predictions]
         assignments = self.match(video_predictions, frame_predictions, targets, matching_rounds)
         num_frames = labels.shape[1]
         if loss_counts is None:
             num_targets = torch.tensor([len(classes) for classes in targets.class_labels], device=labels.device)
             loss_counts = averaged_over_processes(loss_counts_of(num_targets, config, matching_rounds))
-        dtype = (video_predictions or frame_predictions)[0].class_logits.dtype
+        dtype = as_float32((video_predictions or frame_predictions)[0].class_logits).dtype
         divisors = loss_counts.to(labels.device, dtype).clamp(min=1)
 
         terms: dict[str, Tensor] = {}
@@ -235,8 +256,8 @@ class HierarchicalLoss:
     @torch.no_grad()
     def match(
         self,
-        video_predictions: Sequence[LevelPrediction],
-        frame_predictions: Sequence[LevelPrediction],
+        video_predictions: Predictions,
+        frame_predictions: Predictions,
         targets: ClipTargets,
         matching_rounds: int,
     ) -> list[list[tuple[Assignment, Assignment]]]:
@@ -251,10 +272,9 @@ class HierarchicalLoss:
         for layer in range(max(len(video_predictions), len(frame_predictions))):
             classes = video_predictions[layer] if video_predictions else frame_predictions[layer]
             masks = frame_predictions[layer] if frame_predictions else video_predictions[layer]
-            probabilities = classes.class_logits.softmax(-1).unflatten(0, (num_clips, -1)).mean(1)
-            mask_logits = masks.mask_logits.unflatten(0, (num_clips, -1)).flatten(
-                1, 2
-            )  # (clips, frames, queries, h, w)
+            probabilities = as_float32(classes.class_logits).softmax(-1).unflatten(0, (num_clips, -1)).mean(1)
+            mask_logits = as_float32(masks.mask_logits)
+            mask_logits = mask_logits.unflatten(0, (num_clips, -1)).flatten(1, 2)  # (clips, frames, queries, h, w)
             points = self._draw("matching", layer, [1] * num_clips, self.config.train_num_points, mask_logits.device)
             for clip in range(num_clips):
                 matrices += self._cost_matrices(clip, probabilities, mask_logits, targets, points)
@@ -301,7 +321,7 @@ class HierarchicalLoss:
     def level_terms(
         self,
         level: str,
-        predictions: Sequence[LevelPrediction],
+        predictions: Predictions,
         targets: ClipTargets,
         assignments: Sequence[Sequence[tuple[Assignment, Assignment]]],
         matching_rounds: int,
@@ -311,31 +331,54 @@ class HierarchicalLoss:
 
         Args:
             level (`str`): `"video"` or `"frame"`; names the points' kind.
-            predictions (`Sequence[LevelPrediction]`): One per layer.
+            predictions (`Sequence[LevelPrediction | DeferredPrediction]`): One per layer.
             targets ([`ClipTargets`]): Targets of the level's entries.
             assignments (`Sequence[Sequence[tuple[Assignment, Assignment]]]`): Per layer and entry, primary and
             secondary.
             matching_rounds (`int`): Whether there is a secondary group.
             divisors (`torch.Tensor` of shape `(2,)`): What mask and class terms are divided by.
         """
-        config = self.config
-        num_masks, class_weights = divisors.unbind()
         layers = []
         for layer, (prediction, pairs) in enumerate(zip(predictions, assignments, strict=True)):
-            primary = MatchedRows.gather([first for first, _ in pairs], prediction, targets)
-            secondary = MatchedRows.gather([second for _, second in pairs], prediction, targets)
-            terms = {"loss_class": config.class_weight * self._class_loss(prediction, (primary, secondary)) / class_weights}
-            mask, dice = self._sampled_mask_losses(f"{level}_primary", layer, prediction, primary, targets, num_masks)
-            terms |= {"loss_mask": config.mask_weight * mask, "loss_dice": config.dice_weight * dice}
-            if matching_rounds == 2:
-                mask, dice = self._secondary_losses(level, layer, prediction, secondary, targets, num_masks)
-                terms |= {"loss_secondary_mask": mask, "loss_secondary_dice": dice}
+            arguments = (level, layer, prediction, targets, pairs, matching_rounds, divisors)
+            if self.recompute:  # all randomness is in the points, and these are kept
+                terms = checkpoint(self._layer_terms, *arguments, use_reentrant=False, preserve_rng_state=False)
+            else:
+                terms = self._layer_terms(*arguments)
             layers.append(terms)
         return {name: torch.stack([terms[name] for terms in layers]) for name in layers[0]}
 
-    def _class_loss(self, prediction: LevelPrediction, groups: tuple["MatchedRows", ...]) -> Tensor:
+    def _layer_terms(
+        self,
+        level: str,
+        layer: int,
+        prediction: LevelPrediction | DeferredPrediction,
+        targets: ClipTargets,
+        pairs: Sequence[tuple[Assignment, Assignment]],
+        matching_rounds: int,
+        divisors: Tensor,
+    ) -> dict[str, Tensor]:
+        """One layer of `level_terms`."""
+        config = self.config
+        num_masks, class_weights = divisors.unbind()
+        mask_logits = prediction.mask_logits
+        primary = MatchedRows.gather([first for first, _ in pairs], mask_logits, targets)
+        secondary = MatchedRows.gather([second for _, second in pairs], mask_logits, targets)
+        class_loss = self._class_loss(prediction.class_logits, (primary, secondary))
+        mask, dice = self._sampled_mask_losses(f"{level}_primary", layer, primary, targets, num_masks)
+        terms = {
+            "loss_class": config.class_weight * class_loss / class_weights,
+            "loss_mask": config.mask_weight * mask,
+            "loss_dice": config.dice_weight * dice,
+        }
+        if matching_rounds == 2:
+            mask, dice = self._secondary_losses(level, layer, secondary, targets, num_masks)
+            terms |= {"loss_secondary_mask": mask, "loss_secondary_dice": dice}
+        return terms
+
+    def _class_loss(self, class_logits: Tensor, groups: tuple["MatchedRows", ...]) -> Tensor:
         """Cross-entropy of all queries: both groups towards their class, the rest towards "no object", summed."""
-        logits = prediction.class_logits
+        logits = as_float32(class_logits)
         classes = torch.full(logits.shape[:2], self.config.num_labels, device=logits.device)
         for rows in groups:
             classes[rows.entries, rows.queries] = rows.classes
@@ -347,21 +390,18 @@ class HierarchicalLoss:
         self,
         level: str,
         layer: int,
-        prediction: LevelPrediction,
         rows: "MatchedRows",
         targets: ClipTargets,
         num_masks: Tensor,
     ) -> tuple[Tensor, Tensor]:
         config = self.config
         if config.secondary_loss == "original":  # Table 4, "two round, original loss"
-            mask, dice = self._sampled_mask_losses(f"{level}_secondary", layer, prediction, rows, targets, num_masks)
+            mask, dice = self._sampled_mask_losses(f"{level}_secondary", layer, rows, targets, num_masks)
             return config.mask_weight * mask, config.dice_weight * dice
         if config.secondary_points == "dense":
-            mask, dice = self._dense_soft_losses(prediction, rows, targets, num_masks)
+            mask, dice = self._dense_soft_losses(rows, targets, num_masks)
         else:
-            mask, dice = self._sampled_mask_losses(
-                f"{level}_secondary", layer, prediction, rows, targets, num_masks, soft=True
-            )
+            mask, dice = self._sampled_mask_losses(f"{level}_secondary", layer, rows, targets, num_masks, soft=True)
         weight = config.secondary_round_weight
         return weight * config.secondary_mask_weight * mask, weight * config.secondary_dice_weight * dice
 
@@ -369,7 +409,6 @@ class HierarchicalLoss:
         self,
         kind: str,
         layer: int,
-        prediction: LevelPrediction,
         rows: "MatchedRows",
         targets: ClipTargets,
         num_masks: Tensor,
@@ -378,11 +417,14 @@ class HierarchicalLoss:
         """Cross-entropy and dice at points, three quarters of them where the masks are uncertain."""
         logits, masks = rows.logits, rows.masks
         if len(logits) == 0:
-            nothing = prediction.mask_logits.sum() * 0
-            return nothing, nothing
+            return logits.sum(), logits.sum()  # 0, connected to the masks as distributed training needs
         num_frames = logits.shape[1]
         logits, masks = logits.flatten(0, 1)[:, None], masks.flatten(0, 1)[:, None].to(logits.dtype)
-        points = self._loss_points(kind, layer, logits.detach(), rows, targets)
+        points = self._kept_points.get((kind, layer))
+        if points is None:
+            points = self._loss_points(kind, layer, logits.detach(), rows, targets)
+            if self.recompute:
+                self._kept_points[kind, layer] = points
         usable = rows.usability(targets, points)
         weights = None if usable is None else usable.to(logits.dtype)
         sampled = sample_points(logits, points)[:, 0]
@@ -407,7 +449,7 @@ class HierarchicalLoss:
         return torch.cat([uncertain, uniform], dim=1)
 
     def _dense_soft_losses(
-        self, prediction: LevelPrediction, rows: "MatchedRows", targets: ClipTargets, num_masks: Tensor
+        self, rows: "MatchedRows", targets: ClipTargets, num_masks: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The soft loss over every pixel of the label map.
 
@@ -416,8 +458,7 @@ class HierarchicalLoss:
         enlarged.
         """
         if len(rows.logits) == 0:
-            nothing = prediction.mask_logits.sum() * 0
-            return nothing, nothing
+            return rows.logits.sum(), rows.logits.sum()  # as above
         size = map_size(rows.logits)
         inside = count_pixels(rows.masks.to(rows.logits.dtype), size)
         if targets.ignored is None:
@@ -465,9 +506,7 @@ class MatchedRows(NamedTuple):
     per_entry: list[int]
 
     @classmethod
-    def gather(
-        cls, assignments: Sequence[Assignment], prediction: LevelPrediction, targets: ClipTargets
-    ) -> "MatchedRows":
+    def gather(cls, assignments: Sequence[Assignment], mask_logits: Tensor, targets: ClipTargets) -> "MatchedRows":
         """Collect the rows of one assignment per entry."""
         first_targets = np.cumsum([0, *(len(classes) for classes in targets.class_labels)])
         entries = np.concatenate([np.full(len(a.query_indices), entry) for entry, a in enumerate(assignments)])
@@ -476,12 +515,12 @@ class MatchedRows(NamedTuple):
             [first + a.target_indices for first, a in zip(first_targets, assignments, strict=False)]
         )
         index = torch.from_numpy(np.stack([entries, queries, chosen]).astype(np.int64))
-        entries_, queries_, chosen_ = index.to(prediction.mask_logits.device)
+        entries_, queries_, chosen_ = index.to(mask_logits.device)
         return cls(
             entries=entries_,
             queries=queries_,
             classes=torch.cat(targets.class_labels)[chosen_],
-            logits=prediction.mask_logits[entries_, :, queries_],
+            logits=as_float32(mask_logits[entries_, :, queries_]),
             masks=torch.cat(targets.mask_labels)[chosen_],
             per_entry=[len(a.query_indices) for a in assignments],
         )
@@ -501,11 +540,9 @@ def query_shares(pairs: Sequence[tuple[Assignment, Assignment]], num_queries: in
     return {"primary_query_share": torch.tensor(primary), "secondary_query_share": torch.tensor(secondary)}
 
 
-def as_float32(prediction: LevelPrediction) -> LevelPrediction:
+def as_float32(logits: Tensor) -> Tensor:
     """Bring logits to (at least) float32 and within float16's range, which also turns infinities finite."""
-    return LevelPrediction(
-        *(x.to(torch.promote_types(x.dtype, torch.float32)).clamp(-LARGEST_LOGIT, LARGEST_LOGIT) for x in prediction)
-    )
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 def map_size(maps: Tensor) -> tuple[int, int]:

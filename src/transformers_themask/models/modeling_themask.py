@@ -22,7 +22,7 @@ from .decoder_themask import (
     TemporalAggregator,
     TransformerModule,
 )
-from .loss_themask import HierarchicalLoss, LevelPrediction, LossTerms, count_classes, loss_counts_of
+from .loss_themask import DeferredPrediction, HierarchicalLoss, LossTerms, count_classes, loss_counts_of
 from .mit import MiTBackbone
 from .pixel_decoder import DeformableAttention, PixelDecoder
 from .point_sampling import PointSampler, uniform_points
@@ -236,6 +236,7 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
         has_frame_head = self.model.transformer_module.has_frame_queries
         self.frame_class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1) if has_frame_head else None
         self._pixel_level_is_frozen = False
+        self.gradient_checkpointing = False  # of masks and loss; Transformers switches it along with the layers'
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -324,21 +325,24 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
             num_frames,
             all_predictions=output_auxiliary_logits or labels is not None,
         )
-        video_levels = [classify(prediction, self.class_predictor) for prediction in video]
+        recompute = self.gradient_checkpointing and self.training and labels is not None
+        video_levels = [classify(prediction, self.class_predictor, recompute) for prediction in video]
         frame_head = self.class_predictor if self.frame_class_predictor is None else self.frame_class_predictor
-        frame_levels = [classify(prediction, frame_head) for prediction in frame]
+        frame_levels = [classify(prediction, frame_head, recompute) for prediction in frame]
 
         loss, loss_terms, statistics = None, None, None
         if labels is not None:
             rounds = self.config.matching_rounds if matching_rounds is None else matching_rounds
-            criterion = HierarchicalLoss(self.config, point_sampler, point_generator)
+            criterion = HierarchicalLoss(self.config, point_sampler, point_generator, recompute)
             loss_terms, statistics = self._loss_terms(
                 criterion, video_levels, frame_levels, labels, rounds, loss_counts
             )
             loss = torch.stack([term.sum() for term in loss_terms.values()]).sum()
             if not output_layer_loss_terms:
                 loss_terms = {name: term.sum().detach() for name, term in loss_terms.items()}
-        layers = [name_logits(video_levels, frame_levels, layer) for layer in range(max(len(video), len(frame)))]
+        last = max(len(video), len(frame)) - 1
+        first = 0 if output_auxiliary_logits else last
+        layers = [name_logits(video_levels, frame_levels, layer) for layer in range(first, last + 1)]
         return THEMaskForVideoSemanticSegmentationOutput(
             loss=loss,
             loss_terms=loss_terms,
@@ -350,16 +354,13 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
     def _loss_terms(
         self,
         criterion: HierarchicalLoss,
-        video_levels: list[LevelPrediction],
-        frame_levels: list[LevelPrediction],
+        video_levels: list[DeferredPrediction],
+        frame_levels: list[DeferredPrediction],
         labels: Tensor,
         matching_rounds: int,
         loss_counts: Tensor | None,
     ) -> LossTerms:
-        frames = [
-            LevelPrediction(level.class_logits.flatten(0, 1), level.mask_logits.flatten(0, 1)[:, None])
-            for level in frame_levels
-        ]
+        frames = [fold_frames(level) for level in frame_levels]
         if self.config.num_frames == 1 and frames:  # a one-frame model: every frame is a clip
             video_levels, frames, labels = frames, [], labels.flatten(0, 1)[:, None]
         with torch.autocast(labels.device.type, enabled=False):
@@ -410,20 +411,38 @@ def check_inputs(
         raise ValueError(f"`matching_rounds` must be 1 or 2. Got {matching_rounds}.")
 
 
-def classify(prediction: QueryPrediction, head: nn.Linear) -> LevelPrediction:
-    """Add class logits to what queries predict."""
-    return LevelPrediction(head(prediction.queries), prediction.mask_logits)
+def classify(prediction: QueryPrediction, head: nn.Linear, recompute: bool) -> DeferredPrediction:
+    """Add class logits to what queries predict. The masks are made once, or with `recompute` at each access."""
+    class_logits = head(prediction.queries)
+    if not recompute:
+        mask_logits = prediction.mask_logits
+        return DeferredPrediction(class_logits, lambda: mask_logits)
+    device = class_logits.device.type
+    precision = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+
+    def make_mask_logits() -> Tensor:
+        with precision:  # the loss, which asks for them, turns it off
+            return prediction.mask_logits
+
+    return DeferredPrediction(class_logits, make_mask_logits)
+
+
+def fold_frames(level: DeferredPrediction) -> DeferredPrediction:
+    """Make every frame a clip of one frame."""
+    return DeferredPrediction(level.class_logits.flatten(0, 1), lambda: level.mask_logits.flatten(0, 1)[:, None])
 
 
 def name_logits(
-    video_levels: list[LevelPrediction], frame_levels: list[LevelPrediction], layer: int
+    video_levels: list[DeferredPrediction], frame_levels: list[DeferredPrediction], layer: int
 ) -> dict[str, Tensor]:
     """The output fields of one prediction layer."""
     fields: dict[str, Tensor] = {}
     if video_levels:
-        fields["class_queries_logits"], fields["masks_queries_logits"] = video_levels[layer]
+        fields["class_queries_logits"] = video_levels[layer].class_logits
+        fields["masks_queries_logits"] = video_levels[layer].mask_logits
     if frame_levels:
-        fields["frame_class_queries_logits"], fields["frame_masks_queries_logits"] = frame_levels[layer]
+        fields["frame_class_queries_logits"] = frame_levels[layer].class_logits
+        fields["frame_masks_queries_logits"] = frame_levels[layer].mask_logits
     return fields
 
 
