@@ -83,8 +83,13 @@ def _require_video_queries(trainer: VSSTrainer) -> None:
         )
 
 
-def main() -> None:
-    runs = {rounds: measure(sys.argv[1:], rounds) for rounds in (1, 2)}
+def main() -> int:
+    """Run the command line; a problem with the input is one sentence and exit code 2."""
+    try:
+        runs = {rounds: measure(sys.argv[1:], rounds) for rounds in (1, 2)}
+    except (ValueError, OSError) as error:
+        print(f"query_shares.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     print(f"{len(runs[1].steps)} steps")
     for rounds, usage in runs.items():
         totals = [sum(shares) for shares in usage.steps]
@@ -94,7 +99,8 @@ def main() -> None:
         )
     ratios = [sum(two) / sum(one) for one, two in zip(runs[1].steps, runs[2].steps, strict=True)]
     print(f"two rounds to one, step by step: {min(ratios):.4f} to {max(ratios):.4f}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
