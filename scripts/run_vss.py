@@ -12,6 +12,7 @@ what `do_train`, `do_eval` and `do_predict` say and leaves the model, its proces
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import set_seed
@@ -22,13 +23,26 @@ from transformers_themask.data.file_checks import MAX_CHECKED_FRAMES, check_file
 from transformers_themask.data.sources import load_videos
 from transformers_themask.data.transforms import ClipAugmentation
 from transformers_themask.inference.output_folder import check_output_folder
-from transformers_themask.publishing.results import RESULT_FILE, model_facts, training_facts, write_results
-from transformers_themask.training.arguments import DataArguments, ModelArguments, VSSTrainingArguments, recipe_of
+from transformers_themask.publishing.results import (
+    RESULT_FILE,
+    model_facts,
+    training_facts,
+    training_record,
+    write_results,
+)
+from transformers_themask.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    VSSTrainingArguments,
+    check_schedule,
+    clips_per_step,
+    recipe_of,
+)
 from transformers_themask.training.checkpoints import checkpoint_to_resume
 from transformers_themask.training.evaluation import EvaluationVideos
 from transformers_themask.training.recipes import RECIPE_SUFFIXES, parse_recipe
 from transformers_themask.training.starting_point import load_config, load_model, load_processor
-from transformers_themask.training.trainer import VSSTrainer, sampling_seed
+from transformers_themask.training.trainer import PREDICTION_DIR, VSSTrainer, sampling_seed
 
 # Below Transformers' own logger, so that TRANSFORMERS_VERBOSITY reaches it.
 logger = logging.get_logger("transformers.run_vss")
@@ -47,7 +61,7 @@ def main() -> int:
         # Without this a process may abort at exit, while the other one still talks to it.
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         logger.debug("The run ends with an error.", exc_info=True)
         tqdm.write(f"run_vss.py: {one_sentence(error)}", file=sys.stderr)  # clear of progress bars
         return 2
@@ -71,7 +85,8 @@ def prepare(
     if not training_args.do_train and model_args.model_name_or_path is None:
         raise ValueError("`model_name_or_path` must be given to evaluate or predict without training. Got none.")
     if data_args.data_root is None:
-        raise ValueError("`data_root` must be a folder in VSPW layout. Got none; give `--data_root DIR`.")
+        raise ValueError("`data_root` must be a folder of labelled videos. Got none; give `--data_root DIR`.")
+    check_schedule(training_args)
     check_output_folder("output_dir", str(training_args.output_dir))
     set_seed(training_args.seed)
     # One process writes the cache of paths, the others read it.
@@ -86,6 +101,8 @@ def prepare(
             f"Got {data_args.frame_offsets} for `num_frames` = {config.num_frames}."
         )
     recipe = recipe_of(model_args, data_args, training_args)
+    if train_videos is not None:
+        recipe["train_videos"] = train_videos.fingerprint()
     checkpoint = None
     if training_args.do_train:
         checkpoint, skipped = checkpoint_to_resume(
@@ -96,7 +113,8 @@ def prepare(
                 print(sentence)
     processor = load_processor(model_args, data_args, config)
     progress = training_args.should_log and not training_args.disable_tqdm
-    check_files(eval_videos, progress=progress)
+    # After a training it would be late to find that one of them cannot be scored.
+    check_files(eval_videos, progress=progress, decode=training_args.do_train and training_args.do_eval)
     train_dataset = None
     if train_videos is not None:
         seed = sampling_seed(training_args)
@@ -176,14 +194,14 @@ def run(trainer: VSSTrainer, checkpoint: Path | None, data_args: DataArguments, 
         if trainer.is_world_process_zero():
             print(f"model: {args.output_dir}")
     if args.do_eval or args.do_predict:
-        prediction_dir = Path(str(args.output_dir)) / "predictions" if args.do_predict else None
+        prediction_dir = Path(str(args.output_dir)) / PREDICTION_DIR if args.do_predict else None
         metrics = trainer.evaluate(prediction_dir=prediction_dir)
         trainer.save_metrics("eval", metrics)
         if trainer.is_world_process_zero():
             write_result_file(trainer, metrics, data_args, model_args)
             print_scores(metrics, prediction_dir)
     if args.push_to_hub:
-        trainer.push_to_hub()
+        trainer.push_to_hub(license=args.license)
     return 0
 
 
@@ -193,16 +211,27 @@ def write_result_file(
     """Write the scores, and what was scored on what, beside the model; model cards are made from it."""
     args, videos = trainer.args, trainer.eval_dataset
     measured = {f"eval_{name}" for name in ("runtime", "samples_per_second", "steps_per_second")}
-    initial_weights = model_args.model_name_or_path or model_args.backbone_name_or_path
+    output_dir = Path(str(args.output_dir))
+    facts: dict[str, Any]
+    if args.do_train:
+        initial_weights = model_args.model_name_or_path or model_args.backbone_name_or_path
+        facts = {
+            "model": model_facts(trainer.model, output_dir.name, initial_weights),
+            "recipe": sys.argv[1] if len(sys.argv) > 1 and sys.argv[1].endswith(RECIPE_SUFFIXES) else None,
+            "training": training_facts(args, trainer.state.global_step, clips_per_step(args)),
+        }
+        path = output_dir / RESULT_FILE
+    else:
+        checkpoint = Path(str(model_args.model_name_or_path))
+        facts = training_record(checkpoint) or {"model": model_facts(trainer.model, checkpoint.name)}
+        path = output_dir / f"results_{data_args.eval_split}.json"  # beside that of the training, if it is there
     write_results(
-        Path(str(args.output_dir)) / RESULT_FILE,
+        path,
         {name.removeprefix("eval_"): value for name, value in metrics.items() if name not in measured},
         data_set=data_args.dataset_name or Path(str(data_args.data_root)).resolve().name,
         split=data_args.eval_split,
         clips={"num_frames": videos.num_frames, "frame_stride": videos.frame_stride},
-        model=model_facts(trainer.model, Path(str(args.output_dir)).name, initial_weights),
-        recipe=sys.argv[1] if len(sys.argv) > 1 and sys.argv[1].endswith(RECIPE_SUFFIXES) else None,
-        training=training_facts(args, trainer.state.global_step, args.world_size) if args.do_train else None,
+        **facts,
     )
 
 

@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"POST {self.path}")
         if self.path == "/api/repos/create":
             request = json.loads(body)
-            name = "/".join(part for part in (request.get("organization"), request["name"]) if part)
+            name = f"{request.get('organization') or 'somebody'}/{request['name']}"
             self.hub.repositories.setdefault(name, {})
             self._send_json({"url": f"http://{self.headers['Host']}/{name}", "id": name, "name": name})
         elif self.path == "/api/validate-yaml":

@@ -81,7 +81,7 @@ def segment(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Score a folder of label maps against a data set in the VSPW layout."""
+    """Score a folder of label maps against a data set."""
     import torch
 
     from transformers_themask import THEMaskVideoProcessor
@@ -231,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _add_command(commands, "evaluate", evaluate)
     command.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="holds <video>/<frame>.png")
-    command.add_argument("--data", type=Path, required=True, metavar="ROOT", help="data set in the VSPW layout")
+    command.add_argument("--data", type=Path, required=True, metavar="ROOT", help="data set")
     command.add_argument("--split", default="val", help="name of the split file (default: val)")
     command.add_argument(
         "--prediction-ids",
@@ -270,9 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _add_command(commands, "convert", convert)
     command.add_argument("checkpoint", type=Path, help="official .pth file")
     command.add_argument("output", type=Path, help="model folder to write")
-    command.add_argument(
-        "--data", type=Path, metavar="ROOT", help="data set in the VSPW layout that names the classes"
-    )
+    command.add_argument("--data", type=Path, metavar="ROOT", help="data set that names the classes")
     command.add_argument(
         "--config-overrides",
         default="{}",

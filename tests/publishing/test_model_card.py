@@ -62,7 +62,7 @@ def result_file(tmp_path):
         clips={"num_frames": 2, "frame_stride": 3},
         model=model_facts(model, "tiny-themask", "nvidia/mit-b1"),
         recipe="recipes/camvid_small_stage2.yaml",
-        training=training_facts(args, num_steps=400, num_processes=4),
+        training=training_facts(args, num_steps=400, clips_per_step=24),
     )
     return path
 

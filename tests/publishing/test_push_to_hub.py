@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from huggingface_hub import ModelCard
 from fake_hub import FakeHub
 from tiny import tiny_model
 from transformers_themask import THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor
+from transformers_themask.data.synthetic import write_synthetic_dataset
 from transformers_themask.publishing.model_card import write_model_card
 from transformers_themask.publishing.results import RESULT_FILE, model_facts, write_results
 
+ROOT = Path(__file__).parents[2]
 REPOSITORY = "somebody/tiny-themask"
 SCORES = {
     "mean_iou": 0.25,
@@ -144,3 +147,28 @@ def test_the_pushed_card_parses(published):
         name: SCORES[name] for name in ("mean_iou", "weighted_iou", "vc8", "vc16")
     }
     assert f'model="{REPOSITORY}"' in card.text
+
+
+def test_a_run_pushes_its_model_and_card_but_no_label_maps(tmp_path):
+    """`run_vss.py --push_to_hub`, without a repository: the folder's name, of the user whose token it is."""
+    write_synthetic_dataset(tmp_path / "data", num_train_videos=2, num_val_videos=1, num_frames=6, size=(64, 80))
+    flags = ["--data_root", tmp_path / "data", "--output_dir", tmp_path / "my-run", "--max_steps", 1, "--use_cpu"]
+    flags += ["--do_predict", "--push_to_hub", "--license", "cc-by-4.0", "--disable_tqdm", "true"]
+    script = [ROOT / "scripts" / "run_vss.py", ROOT / "recipes" / "smoke.yaml", *flags]
+    with FakeHub() as hub:
+        run = subprocess.run(
+            [sys.executable, *map(str, script)],
+            capture_output=True,
+            text=True,
+            timeout=180,
+            env=hub.environment(tmp_path / "home"),
+        )
+        assert run.returncode == 0, run.stderr
+        (repository,) = hub.repositories
+        files = hub.repositories[repository]
+    assert repository == "somebody/my-run"
+    assert files.keys() >= {"config.json", "model.safetensors", "README.md", "results.json", "modeling_themask.py"}
+    assert not any(name.endswith(".png") and "predictions" in name for name in files)
+    assert len(list((tmp_path / "my-run" / "predictions").rglob("*.png"))) == 6
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "cc-by-4.0" and card.data.model_name == "my-run"

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +37,25 @@ def run(data_root):
         flags += [f"--data_root={data_root}", f"--output_dir={output_dir}", "--disable_tqdm=true", "--use_cpu"]
         return subprocess.run(
             [sys.executable, str(FAULTY), fault, "scripts/run_vss.py", "recipes/smoke.yaml", *flags],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def run_on_two(data_root):
+    """The same on two processes, of which a launcher strikes none down."""
+
+    def start(output_dir, **options):
+        flags = [f"--{name}={value}" for name, value in options.items()]
+        flags += [f"--data_root={data_root}", f"--output_dir={output_dir}", "--disable_tqdm=true", "--use_cpu"]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        return subprocess.run(
+            [*launcher, "scripts/run_vss.py", "recipes/smoke.yaml", "--do_eval=false", *flags],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             capture_output=True,
@@ -79,4 +99,19 @@ def test_a_run_killed_again_and_again_ends_exactly_like_an_undisturbed_one(run, 
     for name in ("best_metric", "best_global_step", "global_step", "epoch"):
         assert states[0][name] == states[1][name]
     weights, expected = load_file(killed / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert all(weights[name].equal(value) for name, value in expected.items())
+
+
+def test_two_processes_go_on_in_the_middle_of_a_later_epoch(run_on_two, tmp_path):
+    """Three steps an epoch; checkpoint 4 lies inside the second. Persistent workers start once more than before."""
+    options = {"max_steps": 6, "save_steps": 2, "gradient_accumulation_steps": 1, "dataloader_num_workers": 1}
+    options["dataloader_persistent_workers"] = "true"
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    done = run_on_two(whole, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shutil.copytree(whole / "checkpoint-4", resumed / "checkpoint-4")
+    again = run_on_two(resumed, **options)
+    assert again.returncode == 0 and "resuming from" in again.stdout, again.stderr[-3000:]
+    assert history(resumed) == history(whole)
+    weights, expected = load_file(resumed / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(weights[name].equal(value) for name, value in expected.items())

@@ -24,7 +24,7 @@ def test_a_meter_goes_on_from_its_saved_state(tmp_path):
     meter, resumed = LossMeter(), LossMeter()
     meter.add(*batch(1.0, 0.2))
     torch.save(meter.state_dict(), tmp_path / "meter.pt")
-    resumed.load_state_dict(torch.load(tmp_path / "meter.pt", weights_only=True))
+    resumed.load_state_dicts([torch.load(tmp_path / "meter.pt", weights_only=True)], 0, 1)
     for each in (meter, resumed):
         each.add(*batch(3.0, 0.4))
     accelerator = Accelerator(cpu=True)
@@ -33,3 +33,14 @@ def test_a_meter_goes_on_from_its_saved_state(tmp_path):
         == meter.pop_means(accelerator, 2)
         == pytest.approx({"loss": 2, "share": 0.3})
     )
+
+
+def test_a_single_process_takes_over_what_two_had_added_up():
+    pair = [LossMeter(), LossMeter()]
+    for meter, loss, share in zip(pair, (1.0, 2.0), (0.2, 0.6), strict=True):
+        meter.add(*batch(loss, share))
+    alone, second = LossMeter(), LossMeter()
+    alone.load_state_dicts([meter.state_dict() for meter in pair], 0, 1)
+    assert alone.pop_means(Accelerator(cpu=True), step=1) == pytest.approx({"loss": 3.0, "share": 0.4})
+    second.load_state_dicts([meter.state_dict() for meter in pair[:1]], 1, 2)  # of two, where one was before
+    assert not second.sums

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,28 @@ def test_a_saved_run_holds_model_and_processor(clips, training_arguments, proces
     assert saved["size"] == {"height": 64, "width": 96}
     reloaded = type(trainer.model).from_pretrained(args.output_dir)
     assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in reloaded.state_dict().items())
+
+
+def test_a_complete_run_is_not_trained_on(pixel_classifier, clips, training_arguments, processor):
+    args = training_arguments(max_steps=2, save_strategy="steps", save_steps=2, lr_scheduler_type="constant")
+    VSSTrainer(copy.deepcopy(pixel_classifier), args, processor, train_dataset=clips()).train()
+    again = VSSTrainer(pixel_classifier, args, processor, train_dataset=clips())
+    again.train(resume_from_checkpoint=f"{args.output_dir}/checkpoint-2")
+    assert pixel_classifier.received_rounds == [] and again.state.global_step == 2
+    saved = type(pixel_classifier).from_pretrained(f"{args.output_dir}/checkpoint-2")
+    assert all(
+        torch.equal(final_weights(pixel_classifier)[name], weight) for name, weight in final_weights(saved).items()
+    )
+
+
+def test_an_undefined_score_is_the_worst(clips, videos, training_arguments, processor):
+    args = training_arguments(
+        max_steps=2, eval_strategy="steps", eval_steps=1, metric_for_best_model="vc16", save_strategy="best"
+    )
+    short = videos()
+    short = replace(
+        short, videos=replace(short.videos, rows=[row for row in short.videos.rows if row["num_frames"] < 16])
+    )
+    trainer = VSSTrainer(tiny_model(num_labels=8), args, processor, clips(), short)
+    trainer.train()
+    assert trainer.state.global_step == 2

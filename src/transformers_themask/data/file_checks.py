@@ -30,6 +30,7 @@ def check_files(
     seed: int = 0,
     progress: bool = False,
     allow_damaged: bool = False,
+    decode: bool = False,
 ) -> None:
     """Look over a split before a run, so that the run does not end at a bad file after hours.
 
@@ -44,6 +45,8 @@ def check_files(
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
         allow_damaged (`bool`, *optional*, defaults to `False`): Whether a file that cannot be decoded gives a warning
             in place of the error, for a run that draws another clip when it meets one.
+        decode (`bool`, *optional*, defaults to `False`): Whether to decode the frames and look at the ids of their
+            masks as well, for a split that is read to the end after a training.
 
     Raises:
         ValueError: For a file of the wrong kind, size or content.
@@ -60,6 +63,8 @@ def check_files(
             checked = np.flatnonzero(is_checked[start : start + row["num_frames"]])
             try:
                 _check_video(videos, row, checked.tolist())
+                if decode:
+                    _decode_video(videos, row, checked.tolist())
             except DamagedFileError as error:
                 if not allow_damaged:
                     raise DamagedFileError(f"{error} {REMEDY}") from error
@@ -133,4 +138,10 @@ def _check_video(videos: "LabelledVideos", row: Mapping[str, Any], indices: list
             check_mask_size(labelled_size, videos.root / row["masks"][index], size)
     labelled = [index for index, mask in enumerate(row["masks"]) if mask]
     for index in {*labelled[:1], *labelled[-1:]}:
+        videos.read_mask(row, index)
+
+
+def _decode_video(videos: "LabelledVideos", row: Mapping[str, Any], indices: list[int]) -> None:
+    for index in indices:
+        videos.read_frame(row, index)
         videos.read_mask(row, index)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The labelled videos of one split, whatever layout they lie in: what training and evaluation read."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,11 @@ class LabelledVideos:
     def num_frames(self) -> int:
         """Number of frames of all videos."""
         return sum(row["num_frames"] for row in self.rows)
+
+    def fingerprint(self) -> str:
+        """A short text that differs for other videos, frames, masks or classes; the folder does not count."""
+        listing = [[row["video_id"], list(row["frames"]), list(row["masks"])] for row in self.rows]
+        return hashlib.sha256(json.dumps([list(self.class_names), listing]).encode()).hexdigest()[:16]
 
     def read_frame(self, row: Mapping[str, Any], index: int) -> np.ndarray:
         """Read frame `index` of a video as RGB, `uint8` of shape `(height, width, 3)`.

@@ -20,8 +20,6 @@ FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 MASK_SUFFIXES = (".png",)
 # In place of a mask's path: this frame has no labels.
 UNLABELLED = ""
-# In place of a mask's path: this frame has no labels.
-UNLABELLED = ""
 # What to do with a video, by its id, that cannot be listed.
 OnError = Callable[[str, Exception], None]
 

@@ -84,8 +84,16 @@ def read_class_names(root: str | os.PathLike[str]) -> list[str]:
 
 
 def split_names(root: Path) -> list[str]:
-    """Names of the split files."""
-    return sorted(file.stem for file in root.glob("*.txt") if file.name != SKIP_FILE)
+    """Names of the split files: text files that begin with the name of a video, and `train`, `val` and `test`."""
+    return sorted(file.stem for file in root.glob("*.txt") if file.name != SKIP_FILE and _is_split_file(file))
+
+
+def _is_split_file(file: Path) -> bool:
+    if file.stem in ("train", "val", "test"):
+        return True
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        first = next((line.strip() for line in lines if line.strip()), "")
+    return bool(first) and re.fullmatch(r"\w+", file.stem) is not None and (file.parent / "data" / first).is_dir()
 
 
 def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str, Any]]:

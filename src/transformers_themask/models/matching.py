@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 # Smaller than float32 resolves in a cost, larger than the rounding errors of the assignment.
-TIE_BREAKER = 1e-9
+TIE_BREAKER = 1e-10
 
 
 class Assignment(NamedTuple):

@@ -119,7 +119,7 @@ def _eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
 
 def _identifier(name: str) -> str:
     """A name in the characters that the Hub's identifiers have."""
-    return re.sub(r"[^a-z0-9._/]+", "-", name.lower()).strip("-")
+    return re.sub(r"[^a-z0-9._/]+", "-", name.lower()).strip("-") or "custom"
 
 
 def _hardest_videos(results: Mapping[str, Any], number: int = 5) -> list[tuple[str, float]]:

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from transformers import PreTrainedModel, TrainingArguments
 
 RESULT_FILE = "results.json"
-REQUIRED_FIELDS = ("data_set", "split", "num_videos", "num_frames", "mean_iou", "weighted_iou", "vc8", "vc16")
+SCORES = ("mean_iou", "weighted_iou", "vc8", "vc16")
+REQUIRED_FIELDS = ("data_set", "split", "num_videos", "num_frames", *SCORES, "per_class_iou", "versions")
 
 
 def write_results(
@@ -73,6 +74,11 @@ def read_results(path: str | Path) -> dict[str, Any]:
         missing = [name for name in REQUIRED_FIELDS if name not in results]
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} must be a result file in JSON. Got {error}.") from error
+    wrong = [name for name in SCORES if not isinstance(results.get(name), int | float | None)]
+    if wrong:
+        raise ValueError(f"`{wrong[0]}` in {path} must be a number or null. Got {results[wrong[0]]!r}.")
+    if isinstance(results.get("model"), dict) and "model_type" not in results["model"]:
+        missing.append("model.model_type")
     if missing:
         raise ValueError(
             f"{path} must hold `{missing[0]}`. Got a file without it; use the results.json of an evaluation."
@@ -112,18 +118,30 @@ def saved_model_facts(folder: str | Path) -> dict[str, Any]:
     return _facts(Path(folder).resolve().name, architecture, config, num_parameters, None)
 
 
-def training_facts(args: TrainingArguments, num_steps: int, num_processes: int) -> dict[str, Any]:
+def training_record(folder: str | Path) -> dict[str, Any] | None:
+    """What the result file in a model's folder says of the model, its recipe and its training; `None` without one.
+
+    Args:
+        folder (`str` or `Path`): The folder.
+    """
+    path = Path(folder) / RESULT_FILE
+    if not path.is_file():
+        return None
+    results = read_results(path)
+    return {name: results.get(name) for name in ("model", "recipe", "training")}
+
+
+def training_facts(args: TrainingArguments, num_steps: int, clips_per_step: int) -> dict[str, Any]:
     """What a result file says of a training.
 
     Args:
         args (`TrainingArguments`): Its arguments.
         num_steps (`int`): Optimiser steps that were made.
-        num_processes (`int`): Processes that shared a step.
+        clips_per_step (`int`): Clips of an optimiser step.
     """
-    clips_per_process = args.per_device_train_batch_size * args.gradient_accumulation_steps
     return {
         "steps": num_steps,
-        "clips_per_step": clips_per_process * num_processes,
+        "clips_per_step": clips_per_step,
         "learning_rate": args.learning_rate,
         "weight_decay": args.weight_decay,
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",

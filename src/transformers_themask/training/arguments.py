@@ -5,13 +5,19 @@ The defaults are the paper's training on VSPW (An et al., BMVC 2023, section 4.1
 """
 
 import json
+import math
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from transformers import TrainingArguments
+import torch
+from transformers import TrainingArguments, get_scheduler
+
+from transformers_themask.publishing.licenses import check_license
 
 from .config_overrides import mapping_from_text
 
+BEST_MODEL_METRICS = ("mean_iou", "weighted_iou", "pixel_accuracy", "mean_accuracy", "vc8", "vc16")
 # The stride of the coarsest feature map.
 SIZE_DIVISOR = 32
 
@@ -64,7 +70,7 @@ class DataArguments:
     """Which videos to train and score on, and how clips are cut from them."""
 
     data_root: str | None = field(
-        default=None, metadata={"help": "Folder in the VSPW layout: split files, class names and data/<video>/."}
+        default=None, metadata={"help": "Folder of labelled videos: VSPW, Cityscapes sequences or a folder of videos."}
     )
     dataset_name: str | None = field(
         default=None, metadata={"help": "What results call the data set. Default: the name of its folder."}
@@ -124,6 +130,11 @@ class DataArguments:
             raise ValueError(
                 f"`crop_size` must be multiples of {SIZE_DIVISOR}, as a model's input. Got {self.crop_size}."
             )
+        if any(edge is not None and edge < 1 for edge in (self.eval_shortest_edge, self.eval_longest_edge)):
+            raise ValueError(
+                "`eval_shortest_edge` and `eval_longest_edge` must be positive. "
+                f"Got {self.eval_shortest_edge} and {self.eval_longest_edge}."
+            )
         if (self.eval_shortest_edge is None) != (self.eval_longest_edge is None):
             raise ValueError(
                 "`eval_shortest_edge` and `eval_longest_edge` must be given together. "
@@ -142,6 +153,16 @@ class VSSTrainingArguments(TrainingArguments):
     backbone_learning_rate_factor: float = field(
         default=0.1, metadata={"help": "The backbone's learning rate relative to `learning_rate`."}
     )
+    clips_per_step: int | None = field(
+        default=None,
+        metadata={
+            "help": "What processes times batch size times accumulation must give, so that a recipe's schedule fits. "
+            "Default: whatever they give."
+        },
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the weights for the model card, an id of the Hub, e.g. mit."}
+    )
     do_predict: bool = field(
         default=False, metadata={"help": "Write the label maps of `eval_split` to <output_dir>/predictions."}
     )
@@ -158,7 +179,8 @@ class VSSTrainingArguments(TrainingArguments):
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
     lr_scheduler_type: str = field(default="polynomial", metadata={"help": "Learning rate schedule."})
     lr_scheduler_kwargs: dict | str | None = field(
-        default_factory=lambda: {"power": 0.9, "lr_end": 0.0}, metadata={"help": "Arguments of the schedule."}
+        default=None,
+        metadata={"help": "Arguments of the schedule. Default of `polynomial`: '{power: 0.9, lr_end: 0.0}'."},
     )
     max_grad_norm: float = field(default=0.01, metadata={"help": "Largest L2 norm of all gradients together."})
     metric_for_best_model: str | None = field(default="mean_iou", metadata={"help": "What the best checkpoint is."})
@@ -172,12 +194,56 @@ class VSSTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        if self.one_round_steps < 0:
-            raise ValueError(f"`one_round_steps` must be at least 0. Got {self.one_round_steps}.")
         if self.resume_from_checkpoint == "none":
             self.resume_from_checkpoint = None
+        if isinstance(self.lr_scheduler_kwargs, str):
+            self.lr_scheduler_kwargs = mapping_from_text("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
+        if self.license is not None:
+            check_license("license", self.license)
+        if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == "polynomial":
+            self.lr_scheduler_kwargs = {"power": 0.9, "lr_end": 0.0}
+        self._check_numbers()
         super().__post_init__()
+        num_launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if num_launched != self.world_size:
+            raise ValueError(
+                f"The {num_launched} processes of the launcher must find one another. Got {self.world_size}, because "
+                "there is no usable GPU for them. Give `--use_cpu`, or repair CUDA."
+            )
         self.dataloader_pin_memory &= self.device.type != "cpu"  # else torch warns that it does nothing
+
+    def _check_numbers(self) -> None:
+        at_least = {
+            "one_round_steps": 0,
+            "backbone_learning_rate_factor": 0,
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "learning_rate": 0,
+            "weight_decay": 0,
+            "seed": 0,
+            "data_seed": 0,
+            "dataloader_num_workers": 0,
+        }
+        for name, lowest in at_least.items():
+            value = getattr(self, name)
+            if value is not None and not lowest <= value < math.inf:
+                raise ValueError(f"`{name}` must be at least {lowest}. Got {value}.")
+        if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
+            raise ValueError(
+                "`max_steps` or `num_train_epochs` must be positive. "
+                f"Got {self.max_steps} and {self.num_train_epochs}; leave `--do_train` out to train nothing."
+            )
+        if self.max_steps > 0 and self.get_warmup_steps(self.max_steps) >= max(self.max_steps, 1):
+            raise ValueError(
+                f"`warmup_steps` must be less than `max_steps`, {self.max_steps}. Got {self.warmup_steps}. Lower it "
+                "or train longer."
+            )
+        best = str(self.metric_for_best_model).removeprefix("eval_")
+        if self.metric_for_best_model is not None and best not in BEST_MODEL_METRICS:
+            raise ValueError(
+                f"`metric_for_best_model` must be one of {', '.join(BEST_MODEL_METRICS)}. "
+                f"Got {self.metric_for_best_model!r}."
+            )
 
 
 # The training arguments that the result depends on; batch size, accumulation and processes count as their product.
@@ -193,6 +259,7 @@ RECIPE_FIELDS = (
     "warmup_steps",
     "max_grad_norm",
     "optim",
+    "optim_args",
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",
@@ -204,8 +271,19 @@ VOLATILE_DATA_FIELDS = {"data_root", "dataset_name", "eval_split", "eval_num_fra
 
 
 def clips_per_step(args: VSSTrainingArguments) -> int:
-    """Number of clips of one optimiser step, over batches, accumulation and processes."""
-    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    """Number of clips of one optimiser step, over batches, accumulation and processes.
+
+    Raises:
+        ValueError: If `clips_per_step` of the arguments asks for another number.
+    """
+    product = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if args.clips_per_step is not None and product != args.clips_per_step:
+        raise ValueError(
+            f"`clips_per_step` must be processes x batch size x accumulation. Got {args.clips_per_step} for "
+            f"{args.world_size} x {args.train_batch_size} x {args.gradient_accumulation_steps} = {product}. Set "
+            "`--per_device_train_batch_size` and `--gradient_accumulation_steps` to suit the number of processes."
+        )
+    return product
 
 
 def recipe_of(
@@ -224,3 +302,23 @@ def recipe_of(
     training = {name: getattr(training_args, name) for name in RECIPE_FIELDS}
     recipe = {**asdict(model_args), **data, **training, "clips_per_step": clips_per_step(training_args)}
     return json.loads(json.dumps(recipe, default=str))
+
+
+def check_schedule(args: VSSTrainingArguments) -> None:
+    """Raise a `ValueError` unless the learning rate schedule can be built."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    num_steps = max(args.max_steps, 1)
+    options: Any = args.lr_scheduler_kwargs or {}
+    try:
+        get_scheduler(
+            args.lr_scheduler_type,
+            optimizer,
+            0,
+            num_steps,
+            scheduler_specific_kwargs=dict(options),
+        )
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"`lr_scheduler_kwargs` must suit `lr_scheduler_type`, {args.lr_scheduler_type}. "
+            f"Got {args.lr_scheduler_kwargs}: {error}. Give `--lr_scheduler_kwargs '{{}}'` for its defaults."
+        ) from error

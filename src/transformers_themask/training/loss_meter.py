@@ -2,7 +2,7 @@
 """Means of what models report, from one log entry to the next, kept across a crash."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class LossMeter:
         self.loss_names |= set(loss_terms)
         for name, value in {**loss_terms, **statistics}.items():
             value = value.detach()  # summed where it is: reading it would wait for the GPU at every step
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
             self.counts[name] += 1
 
     def pop_means(self, accelerator: Accelerator, step: int) -> dict[str, float]:
@@ -45,14 +45,12 @@ class LossMeter:
         if not names or step == self.last_logged_step:
             return {}
         num_steps = step - self.last_logged_step
-        values = [
-            self.sums[name].to(accelerator.device) / (num_steps if name in self.loss_names else self.counts[name])
-            for name in names
-        ]
-        totals = accelerator.reduce(torch.stack(values), reduction="sum").tolist()
+        sums = torch.stack([self.sums[name].to(accelerator.device) for name in names])
+        counts = torch.tensor([float(self.counts[name]) for name in names], device=accelerator.device)
+        sums, counts = (accelerator.reduce(values, reduction="sum").tolist() for values in (sums, counts))
         means = {
-            name: total if name in self.loss_names else total / accelerator.num_processes
-            for name, total in zip(names, totals, strict=True)
+            name: total / (num_steps if name in self.loss_names else count)
+            for name, total, count in zip(names, sums, counts, strict=True)
         }
         self._clear()
         self.last_logged_step = step
@@ -72,13 +70,21 @@ class LossMeter:
             "last_logged_step": self.last_logged_step,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+    def load_state_dicts(self, states: Sequence[Mapping[str, Any]], process: int, num_processes: int) -> None:
+        """Take over what `state_dict` returned in every process.
+
+        With another number of processes than then, the first one takes over everything.
 
         Args:
-            state (`Mapping[str, Any]`): The state.
+            states (`Sequence[Mapping[str, Any]]`): The states, by process.
+            process (`int`): Number of this process.
+            num_processes (`int`): Number of processes now.
         """
-        self.sums = dict(state["sums"])
-        self.counts = defaultdict(int, state["counts"])
-        self.loss_names = set(state["loss_names"])
-        self.last_logged_step = state["last_logged_step"]
+        self._clear()
+        own = states[process : process + 1] if len(states) == num_processes else states if process == 0 else []
+        for state in own:
+            self.loss_names |= set(state["loss_names"])
+            for name, value in state["sums"].items():
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
+                self.counts[name] += state["counts"][name]
+        self.last_logged_step = max((state["last_logged_step"] for state in states), default=0)

@@ -30,6 +30,7 @@ def parse_recipe(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgument
     """
     parser = RecipeParser(
         (ModelArguments, DataArguments, VSSTrainingArguments),
+        allow_abbrev=False,  # a mistyped flag must not pass for the beginning of another
         usage="run_vss.py [RECIPE.yaml] [--flag value ...]",
         description="Train, evaluate and predict. RECIPE.yaml sets any of the arguments below, on top of the recipes "
         "that its `base` names; flags override it. The fields of --config_overrides are added to the recipe's.",

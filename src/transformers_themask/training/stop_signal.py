@@ -13,8 +13,8 @@ from transformers import TrainerCallback
 class StopOnSignal(TrainerCallback):
     """After SIGTERM ends training at the next optimiser step, with a checkpoint.
 
-    Processes agree on that step: a signal reaches them at different moments. The second signal ends the process at
-    once.
+    Processes agree on that step: a signal reaches them at different moments, and some of them twice, from the
+    launcher and from whoever stops it. Workers of data loaders, which inherit the handler, go on until they are told.
 
     Args:
         accelerator (`Accelerator`): Reduces over the processes.
@@ -47,7 +47,6 @@ class StopOnSignal(TrainerCallback):
 
     def _remember(self, signum, frame) -> None:
         self.was_signalled = True
-        signal.signal(signal.SIGTERM, self._previous_handler or signal.SIG_DFL)
 
     def _everyone_knows(self) -> bool:
         if self.accelerator.num_processes == 1:

@@ -2,6 +2,7 @@
 """A thin `Trainer` for video semantic segmentation."""
 
 import inspect
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import DistributedType
-from transformers import PreTrainedModel, Trainer, TrainerControl
-from transformers.trainer_utils import rotate_checkpoints, speed_metrics
+from transformers import PreTrainedModel, Trainer, TrainerControl, TrainerState
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints, speed_metrics
 
 from transformers_themask.data.clip_dataset import ClipDataset, ClipSampler
 from transformers_themask.data.collator import ClipCollator
@@ -32,6 +33,8 @@ from .sharding import own_class
 from .stop_signal import StopOnSignal
 
 LOSS_METER_FILE = "loss_meter_{}.pt"
+# Where label maps go, inside the output folder.
+PREDICTION_DIR = "predictions"
 
 
 class VSSTrainer(Trainer):
@@ -128,6 +131,25 @@ class VSSTrainer(Trainer):
             self.optimizer = optimizer_class(groups, **optimizer_kwargs)
         return self.optimizer
 
+    def train(self, resume_from_checkpoint: str | None = None, **options) -> TrainOutput:
+        """As `Trainer.train`, but a run that was complete is not trained on."""
+        if resume_from_checkpoint is not None:
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, "trainer_state.json")))
+            if state.global_step >= self._num_training_steps():
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, float("nan"), {})
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """As `Trainer.training_step`, with dropout and drop path that follow from seed, step and clips.
+
+        Left to itself the generator depends on how often data loaders were started, hence on where a run was resumed.
+        """
+        key = [sampling_seed(self.args), self.state.global_step, inputs["sample_ids"][0]]
+        torch.manual_seed(random_seed(key))
+        return super().training_step(model, inputs, num_items_in_batch)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Run the model and keep its named loss terms for the log.
 
@@ -209,8 +231,27 @@ class VSSTrainer(Trainer):
             tags = [tags] if isinstance(tags, str) else tags
             write_model_card(str(self.args.output_dir), license_id=license, repo_id=self.hub_model_id, tags=tags or ())
 
+    def push_to_hub(self, *arguments, **options):
+        """As `Trainer.push_to_hub`, without the label maps of `do_predict`, which are no part of a model."""
+        predictions = Path(str(self.args.output_dir), PREDICTION_DIR)
+        hidden = predictions.with_name(f"_{PREDICTION_DIR}")  # `Trainer` leaves out what begins so
+        if self.is_world_process_zero() and predictions.is_dir():
+            predictions.rename(hidden)
+        try:
+            return super().push_to_hub(*arguments, **options)
+        finally:
+            if self.is_world_process_zero() and hidden.is_dir():
+                hidden.rename(predictions)
+
     def _get_train_sampler(self, train_dataset=None) -> ClipSampler:
-        return clip_sampler(self.train_dataset if train_dataset is None else train_dataset, self.args)
+        self._clip_sampler = clip_sampler(self.train_dataset if train_dataset is None else train_dataset, self.args)
+        return self._clip_sampler
+
+    def _run_epoch(self, *arguments, **options) -> None:
+        # After resuming in the middle of an epoch with several processes, neither `Trainer` nor Accelerate reaches the
+        # sampler below the wrappers that skip and share out its batches.
+        self._clip_sampler.set_epoch(options["epoch"])
+        super()._run_epoch(*arguments, **options)
 
     def _get_num_items_in_batch(
         self, batch_samples: Sequence[Mapping[str, Any]], device: torch.device
@@ -279,9 +320,20 @@ class VSSTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        path = Path(str(checkpoint), LOSS_METER_FILE.format(self.args.process_index))
-        if checkpoint is not None and path.is_file():
-            self.loss_meter.load_state_dict(torch.load(path, weights_only=True))
+        if checkpoint is not None:
+            paths = sorted(Path(checkpoint).glob(LOSS_METER_FILE.format("*")))
+            states = [torch.load(path, weights_only=True, map_location="cpu") for path in paths]
+            self.loss_meter.load_state_dicts(states, self.args.process_index, self.args.world_size)
+
+    def _determine_best_metric(self, metrics: dict[str, Any], trial=None) -> bool:
+        # An undefined score, such as VC16 of short videos, is worse than any other.
+        defined = {name: float("-inf") if value is None else value for name, value in metrics.items()}
+        return super()._determine_best_metric(defined, trial)
+
+    def _num_training_steps(self) -> int:
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        return math.ceil(self.args.num_train_epochs * (len(self.train_dataset) // clips_per_step(self.args)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
         # `Trainer` copies the file's tensors by name and only warns of those that are missing. Files of a model with a
@@ -328,5 +380,10 @@ def clip_generator(seed: int, step: int, sample_id: int, device: torch.device) -
         sample_id (`int`): The clip's number in the run.
         device (`torch.device`): Where points are drawn.
     """
-    (state,) = np.random.SeedSequence([seed, step, sample_id]).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
+    return torch.Generator(device).manual_seed(random_seed([seed, step, sample_id]))
+
+
+def random_seed(key: Sequence[int]) -> int:
+    """A seed for torch that looks random for every key of integers that are not negative."""
+    (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return int(state >> np.uint64(1))
