@@ -5,8 +5,8 @@
     accelerate launch scripts/run_vss.py recipes/camvid_small_stage1.yaml --data_root DATA [--flag value ...]
 
 A recipe is a YAML file of the arguments in `transformers_themask.training.arguments`; flags override it. The run does
-what `do_train`, `do_eval` and `do_predict` say and leaves the model, its processor, checkpoints, `all_results.json`,
-`learning_curve.csv` and, on request, label maps in `output_dir`.
+what `do_train`, `do_eval` and `do_predict` say and leaves the model, its processor, checkpoints, `results.json`, the
+learning curve and, on request, label maps in `output_dir`.
 """
 
 import signal

@@ -295,9 +295,10 @@ def test_remote_code_gives_the_same_without_the_package(tmp_path, monkeypatch):
     results = load_file(tmp_path / "results.safetensors")
     with torch.no_grad():
         outputs = model(pixel_values_videos=frames)
-    assert torch.equal(results["logits"], outputs.logits)
+    # Another process may use another number of threads.
+    torch.testing.assert_close(results["logits"], outputs.logits, rtol=1e-5, atol=1e-7)
     maps = processor.post_process_semantic_segmentation(outputs, [(50, 60), (50, 60)])
-    assert torch.equal(results["maps"], torch.stack(maps))
+    assert (results["maps"] == torch.stack(maps)).float().mean() > 0.999
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
     assert auto_map["AutoModel"] == "modeling_per_frame.PerFrameForVideoSemanticSegmentation"
     assert Path(tmp_path / "configuration_per_frame.py").is_file()

@@ -256,6 +256,7 @@ def test_vspw_recipes_are_the_papers(name):
     steps = (160_000, 0 if variant == "one_round" else 30_000) if frames == "t1" else (12_000, 0)
     assert (training_args.max_steps, training_args.one_round_steps) == steps
     assert training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps * 4 == 8
+    assert training_args.clips_per_step == 8
     assert (training_args.learning_rate, training_args.backbone_learning_rate_factor) == (1e-4, 0.1)
     assert (training_args.weight_decay, training_args.max_grad_norm) == (0.05, 0.01)
     assert training_args.lr_scheduler_type == "polynomial" and training_args.warmup_steps == 0
@@ -328,7 +329,8 @@ def untrained(tmp_path_factory, data_root):
 
 
 QUICK = ["--use_cpu", "--disable_tqdm", "true", "--do_eval", "false", "--eval_strategy", "no", "--save_strategy", "no"]
-QUICK += ["--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "1", "--warmup_steps", "0"]
+QUICK += ["--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "1", "--clips_per_step", "1"]
+QUICK += ["--warmup_steps", "0"]
 QUICK += ["--dataloader_num_workers", "0", "--dataloader_persistent_workers", "false"]
 QUICK += ["--base_size", "80", "64", "--crop_size", "64", "64", "--logging_steps", "1"]
 

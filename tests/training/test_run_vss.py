@@ -4,7 +4,10 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -221,3 +224,18 @@ def test_a_wrong_label_of_the_split_to_score_is_found_before_training(call, dama
     error = capsys.readouterr().err
     assert error.startswith(f"run_vss.py: Mask {masks['val']} must hold raw ids from 0 to 8") and "Got 9" in error
     assert error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_processes_that_do_not_find_one_another_are_refused(data_root, tmp_path):
+    """Without a usable GPU each would train a whole run of its own, all in one folder."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = [
+        "scripts/run_vss.py",
+        "recipes/smoke.yaml",
+        f"--data_root={data_root}",
+        f"--output_dir={tmp_path / 'run'}",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*launcher, *script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and not (tmp_path / "run").exists()
+    assert "The 2 processes of the launcher must find one another. Got 1" in done.stderr

@@ -204,7 +204,8 @@ class VSSTrainingArguments(TrainingArguments):
             self.lr_scheduler_kwargs = {"power": 0.9, "lr_end": 0.0}
         self._check_numbers()
         super().__post_init__()
-        num_launched = int(os.environ.get("WORLD_SIZE", "1"))
+        # Launchers set both; a cluster's own WORLD_SIZE alone says nothing.
+        num_launched = int(os.environ["WORLD_SIZE"]) if {"WORLD_SIZE", "RANK"} <= os.environ.keys() else 1
         if num_launched != self.world_size:
             raise ValueError(
                 f"The {num_launched} processes of the launcher must find one another. Got {self.world_size}, because "
