@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import importlib.util
 import json
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def private_cache(tmp_path_factory):
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache / "datasets"))
         patch.setenv("HF_HOME", str(cache))  # for subprocesses
         yield
+
+
+@pytest.fixture(scope="session")
+def run_vss():
+    """The script as a module."""
+    path = Path(__file__).parents[2] / "scripts" / "run_vss.py"
+    spec = importlib.util.spec_from_file_location("run_vss", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import importlib.util
 from functools import reduce
 from pathlib import Path
 
@@ -300,14 +299,6 @@ def test_a_recipe_is_complete_and_says_how_to_run_it(path):
 def test_every_base_is_used():
     used = {source for path in RECIPE_FILES for source, _ in read_with_bases(path)}
     assert {path.resolve() for path in RECIPES.rglob("*.yaml")} == {source.resolve() for source in used}
-
-
-@pytest.fixture(scope="module")
-def run_vss():
-    spec = importlib.util.spec_from_file_location("run_vss", ROOT / "scripts" / "run_vss.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

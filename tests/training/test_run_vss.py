@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
-import importlib.util
 import io
 import json
 import logging
@@ -25,14 +24,6 @@ from transformers_themask.training.recipes import parse_recipe
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 QUIET = ["--use_cpu", "--disable_tqdm", "true"]
-
-
-@pytest.fixture(scope="module")
-def run_vss():
-    spec = importlib.util.spec_from_file_location("run_vss", ROOT / "scripts" / "run_vss.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

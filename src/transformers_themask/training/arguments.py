@@ -144,7 +144,7 @@ class DataArguments:
 
 @dataclass
 class VSSTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the defaults of video semantic segmentation and three arguments of its own."""
+    """`TrainingArguments` with the defaults of video semantic segmentation and a few arguments of its own."""
 
     one_round_steps: int = field(
         default=0,

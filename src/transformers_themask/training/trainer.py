@@ -53,7 +53,7 @@ class VSSTrainer(Trainer):
         processing_class (`THEMaskVideoProcessor`): The model's video processor, saved with it.
         train_dataset ([`~transformers_themask.data.clip_dataset.ClipDataset`], *optional*): Clips to train on.
         eval_dataset ([`EvaluationVideos`], *optional*): Videos to score.
-        recipe (`Mapping[str, Any]`, *optional*): What the result depends on, kept with every checkpoint and model.
+        recipe (`Mapping[str, Any]`, *optional*): What the result depends on, kept with every checkpoint.
 
     Raises:
         ValueError: If an argument does not fit the model or the data.
