@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`themask convert`: turn an official checkpoint into a model folder."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .command import add_command, naming
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser's commands."""
+    command = add_command(commands, "convert", run)
+    command.add_argument("checkpoint", type=Path, help="official .pth file")
+    command.add_argument("output", type=Path, help="model folder to write")
+    command.add_argument("--data", type=Path, metavar="ROOT", help="data set that names the classes")
+    command.add_argument(
+        "--config-overrides",
+        default="{}",
+        metavar="MAPPING",
+        help="configuration fields that leave no trace in a checkpoint, e.g. '{num_attention_heads: 4}'",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Turn a checkpoint of the official code into a model folder."""
+    from transformers_themask import THEMaskVideoProcessor
+    from transformers_themask.conversion.themask import (
+        config_from_state_dict,
+        convert_official_checkpoint,
+        load_official_checkpoint,
+    )
+    from transformers_themask.data.vspw import read_class_names
+    from transformers_themask.inference.output_folder import check_output_folder
+    from transformers_themask.training.config_overrides import mapping_from_text
+
+    check_output_folder("OUTPUT", options.output)
+    overrides = mapping_from_text("--config-overrides", options.config_overrides)
+    state_dict = load_official_checkpoint(options.checkpoint)
+    with naming(options.checkpoint):
+        config = config_from_state_dict(state_dict, **overrides)
+    if options.data is not None:
+        class_names = read_class_names(options.data)
+        if len(class_names) != config.num_labels:
+            raise ValueError(
+                f"`--data` must have the checkpoint's {config.num_labels} classes. Got {len(class_names)} in "
+                f"{options.data}."
+            )
+        config.id2label = dict(enumerate(class_names))
+        config.label2id = {name: index for index, name in config.id2label.items()}
+    with naming(options.checkpoint):
+        model, report = convert_official_checkpoint(state_dict, config)
+    if report.missing:
+        raise ValueError(
+            f"`CHECKPOINT` must fill every parameter of the model. Got {options.checkpoint} without "
+            f"{len(report.missing)} of them, the first {report.missing[0]}."
+        )
+    model.save_pretrained(options.output)
+    THEMaskVideoProcessor().save_pretrained(options.output)
+    for name, keys in (("dropped", report.dropped), ("unknown", report.unknown)):
+        if keys:
+            print(f"{name}: {', '.join(keys)}")
+    print(f"model: {options.output}")

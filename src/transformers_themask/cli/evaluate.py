@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`themask evaluate`: score a folder of label maps."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .command import add_command, counted
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser's commands."""
+    command = add_command(commands, "evaluate", run)
+    command.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="holds <video>/<frame>.png")
+    command.add_argument("--data", type=Path, required=True, metavar="ROOT", help="data set")
+    command.add_argument("--split", default="val", help="name of the split file (default: val)")
+    command.add_argument(
+        "--prediction-ids",
+        choices=("reduced", "raw"),
+        default="reduced",
+        help="reduced: class indices, as `segment` writes them; raw: ids of the mask files; class index k is raw id "
+        "k + 1 (default: reduced)",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to a file")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Score a folder of label maps against a data set."""
+    import torch
+
+    from transformers_themask import THEMaskVideoProcessor
+    from transformers_themask.data.sources import load_videos
+    from transformers_themask.inference.output_folder import check_output_folder
+    from transformers_themask.metrics.prediction_folder import score_prediction_folder
+    from transformers_themask.metrics.video_scores import named_scores
+    from transformers_themask.publishing.results import write_results
+
+    if options.json is not None:
+        check_output_folder("--json", options.json.parent)
+    videos = load_videos(options.data, options.split)
+    class_indices = THEMaskVideoProcessor().reduce_labels(torch.arange(256))
+    scores = score_prediction_folder(options.predictions, videos, class_indices, options.prediction_ids)
+    scores = named_scores(scores, videos.class_names)
+    for line in _score_table(scores):
+        print(line)
+    if options.json is not None:
+        write_results(options.json, scores, data_set=options.data.resolve().name, split=options.split)
+
+
+def _score_table(scores: dict[str, Any]) -> list[str]:
+    columns = {
+        "mIoU": "mean_iou",
+        "wIoU": "weighted_iou",
+        "aAcc": "pixel_accuracy",
+        "mAcc": "mean_accuracy",
+        "VC8": "vc8",
+        "VC16": "vc16",
+    }
+    lines = [f"{counted(scores['num_videos'], 'video')}, {counted(scores['num_frames'], 'frame')}"]
+    lines.append("".join(f"{title:>8}" for title in columns))
+    lines.append("".join(f"{_score_text(scores[name]):>8}" for name in columns.values()))
+    name_width = max(map(len, scores["per_class_iou"]))
+    lines += ["", f"{'class':<{name_width}}{'IoU':>8}"]
+    lines += [f"{name:<{name_width}}{_score_text(iou):>8}" for name, iou in scores["per_class_iou"].items()]
+    return lines
+
+
+def _score_text(score: float | None) -> str:
+    return "-" if score is None else f"{score:.4f}"
