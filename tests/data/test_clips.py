@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 
-from transformers_themask.data.clips import evaluation_clips, sample_clip
+from transformers_themask.data.clips import sample_clip
+from transformers_themask.models.streaming import evaluation_clips
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 4])

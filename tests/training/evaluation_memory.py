@@ -16,17 +16,13 @@ from PIL import Image
 
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.inference.segment import segment_frames
+from transformers_themask.models.streaming import StreamingMixin
 from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos
 
 NUM_LABELS, SIZE, NUM_VIDEOS, NUM_FILES = 124, (480, 853), 5, 8
 
 
-class Inputs(dict):
-    def to(self, *_, **__):
-        return self
-
-
-class ColourSegmenter:
+class ColourSegmenter(StreamingMixin):
     """Model and video processor in one: a pixel's class is its red value."""
 
     config = SimpleNamespace(num_frames=2)
@@ -35,11 +31,13 @@ class ColourSegmenter:
     def eval(self):
         return self
 
-    def __call__(self, clips=None, frames=None, **_):
-        return Inputs(frames=clips[0]) if frames is None else frames
+    def __call__(self, clips, **_):
+        if isinstance(clips, torch.Tensor):  # as the model
+            return clips
+        return {"pixel_values_videos": torch.from_numpy(np.array(clips))}
 
     def post_process_semantic_segmentation(self, frames, target_sizes):
-        return [torch.from_numpy(np.stack([frame[..., 0] % NUM_LABELS for frame in frames]))]
+        return [(frames[0, ..., 0] % NUM_LABELS).to(torch.uint8)]
 
     def reduce_labels(self, raw_ids):
         return torch.where(raw_ids % 255 == 0, 255, raw_ids - 1)

@@ -35,7 +35,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write a video again with the class colours on top."""
-    from transformers_themask.data.clips import check_clip_options
+    from transformers_themask.models.streaming import check_clip_options
     from transformers_themask.inference.frame_source import open_frame_source
     from transformers_themask.inference.output_folder import check_new_folder, check_output_folder
     from transformers_themask.inference.overlay_video import write_overlay_video

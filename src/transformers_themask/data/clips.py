@@ -22,13 +22,6 @@ def check_frame_offsets(frame_offsets: Sequence[int]) -> None:
         )
 
 
-def check_clip_options(num_frames: int, frame_stride: int) -> None:
-    """Raise a `ValueError` unless clips of an evaluation have frames, and frames a distance."""
-    for name, value in (("num_frames", num_frames), ("frame_stride", frame_stride)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1. Got {value}.")
-
-
 def required_video_frames(frame_offsets: Sequence[int]) -> int:
     """Smallest number of frames a video needs to hold one clip with these offsets."""
     check_frame_offsets(frame_offsets)
@@ -87,34 +80,3 @@ def sample_clip(
     target = int(candidates[is_reversed][rng.integers(len(candidates[is_reversed]))])
     clip = [target + offset for offset in frame_offsets]
     return [num_video_frames - 1 - index for index in clip] if is_reversed else clip
-
-
-def evaluation_clips(num_video_frames: int, num_frames: int, frame_stride: int = 3) -> list[list[int]]:
-    """Split a video into clips so that every frame is predicted exactly once.
-
-    As in the official test protocol, blocks of `num_frames * frame_stride` frames are split into `frame_stride`
-    interleaved clips and the frames after the last full block into windows of consecutive frames, the last of which
-    may be shorter. The official code loses frames of a video shorter than one block; here such a video is all
-    remainder.
-
-    Args:
-        num_video_frames (`int`): Number of frames of the video.
-        num_frames (`int`): Number of frames per clip.
-        frame_stride (`int`, *optional*, defaults to 3): Distance between a clip's frames; 1 gives contiguous clips.
-
-    Returns:
-        `list[list[int]]`: Frame indices of each clip.
-    """
-    check_clip_options(num_frames, frame_stride)
-    block_size = num_frames * frame_stride
-    remainder_start = num_video_frames - num_video_frames % block_size
-    interleaved = [
-        list(range(block_start + phase, block_start + block_size, frame_stride))
-        for block_start in range(0, remainder_start, block_size)
-        for phase in range(frame_stride)
-    ]
-    consecutive = [
-        list(range(start, min(start + num_frames, num_video_frames)))
-        for start in range(remainder_start, num_video_frames, num_frames)
-    ]
-    return interleaved + consecutive

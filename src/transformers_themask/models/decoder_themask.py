@@ -8,6 +8,7 @@ equals resizing the full-size mask logits, at a tenth of the work.
 Einsum letters: `b` batch (clips), `t` frame, `q` query, `c` channel, `h w` map, `s` flattened map.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -55,6 +56,41 @@ class LevelFeatures(NamedTuple):
     keys: Tensor
     values: Tensor
     mask_features: Tensor
+
+
+class FrameFeatures(NamedTuple):
+    """What the decoder reads of frames, each seen by itself; a stream remembers it instead of the frames.
+
+    `values` and `mask_features` hold one tensor per scale, `(batch, num_frames, cells, hidden)` and
+    `(batch, num_frames, mask_feature_size, cells)`. `frame_queries` are those of the TAD after its first layer, which
+    depend on no other frame: `(batch, num_frames, num_queries, hidden)`; `None` in other decoders.
+    """
+
+    values: tuple[Tensor, ...]
+    mask_features: tuple[Tensor, ...]
+    frame_queries: Tensor | None = None
+
+    def followed_by(self, later: "FrameFeatures") -> "FrameFeatures":
+        """The same of these frames and later ones."""
+        return self._combined(lambda *parts: torch.cat(parts, dim=1), later)
+
+    def frames(self, kept: slice) -> "FrameFeatures":
+        """The same of some of these frames."""
+        return self._combined(lambda part: part[:, kept])
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames."""
+        return self.values[0].shape[1]
+
+    def _combined(self, combine: Callable[..., Tensor], *others: "FrameFeatures") -> "FrameFeatures":
+        sets = (self, *others)
+        queries = [features.frame_queries for features in sets]
+        return FrameFeatures(
+            tuple(combine(*parts) for parts in zip(*(features.values for features in sets), strict=True)),
+            tuple(combine(*parts) for parts in zip(*(features.mask_features for features in sets), strict=True)),
+            None if queries[0] is None else combine(*queries),
+        )
 
 
 def attend(
@@ -208,6 +244,7 @@ class MaskedAttentionDecoder(nn.Module):
         levels: list[LevelFeatures],
         mask_features: Tensor,
         all_predictions: bool,
+        first_look: Tensor | None = None,
     ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
         """Decode clips.
 
@@ -215,9 +252,10 @@ class MaskedAttentionDecoder(nn.Module):
             query_features (`torch.Tensor` of shape `(num_queries, hidden)`): Learned initial queries.
             query_position_embeddings (`torch.Tensor` of shape `(num_queries, hidden)`): Learned query positions.
             levels (`list[LevelFeatures]`): The scales 1/32, 1/16 and 1/8; layer `i` reads scale `i mod 3`.
-            mask_features (`torch.Tensor` of shape `(batch, num_frames, mask_feature_size, height / 4, width / 4)`):
-                Per-pixel features.
+            mask_features (`torch.Tensor` of shape `(batch, num_answered, mask_feature_size, height / 4, width / 4)`):
+                Per-pixel features of the frames to predict masks for, the last ones of the clip or all.
             all_predictions (`bool`): Predict before the first and after every layer instead of after the last only.
+            first_look (`torch.Tensor`, *optional*): What [`TemporalAggregationDecoder.first_look`] returned.
 
         Returns:
             Predictions of the video queries and, here empty, of frame queries.
@@ -274,25 +312,33 @@ class TemporalAggregator(nn.Module):
         self.video_fc2 = nn.Linear(config.dim_feedforward, width)
         self.video_final_layer_norm = nn.LayerNorm(width)
 
-    def initial_queries(
+    def initial_video_queries(
+        self, query_features: Tensor, query_position_embeddings: Tensor, batch_size: int
+    ) -> Tensor:
+        """Make the first video queries `(batch, num_queries, hidden)`, which know no frame yet.
+
+        Args:
+            query_features, query_position_embeddings (`torch.Tensor` of shape `(num_queries, hidden)`): Learned
+            queries.
+            batch_size (`int`): Number of clips.
+        """
+        queries = query_features.expand(batch_size, -1, -1)
+        placed = queries + query_position_embeddings
+        return self.video_self_attn_layer_norm(queries + self._drop(self.video_self_attn(placed, placed, queries)))
+
+    def initial_frame_queries(
         self, query_features: Tensor, query_position_embeddings: Tensor, keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Make the first video queries and, by looking at each frame, the first frame queries (Eq. 7).
+    ) -> Tensor:
+        """Make the first frame queries `(batch, num_frames, num_queries, hidden)` by looking at each frame (Eq. 7).
 
         Args:
             query_features, query_position_embeddings (`torch.Tensor` of shape `(num_queries, hidden)`): Learned
             queries.
             keys, values (`torch.Tensor` of shape `(batch, num_frames, cells, hidden)`): All scales of every frame.
-
-        Returns:
-            Video queries `(batch, num_queries, hidden)` and frame queries `(batch, num_frames, num_queries, hidden)`.
         """
         batch_size, num_frames = keys.shape[:2]
         queries = query_features.expand(batch_size, -1, -1)
         placed = queries + query_position_embeddings
-        video_queries = self.video_self_attn_layer_norm(
-            queries + self._drop(self.video_self_attn(placed, placed, queries))
-        )
         shared = self.frame_self_attn_layer_norm(queries + self._drop(self.frame_self_attn(placed, placed, queries)))
         frame_queries = shared.repeat_interleave(num_frames, dim=0)  # (batch * num_frames, num_queries, hidden)
         attended = self.frame_cross_attn(
@@ -301,10 +347,10 @@ class TemporalAggregator(nn.Module):
         frame_queries = self.frame_cross_attn_layer_norm(frame_queries + self._drop(attended))
         expanded = self._drop(self.frame_fc1(frame_queries).relu())
         frame_queries = self.frame_final_layer_norm(frame_queries + self._drop(self.frame_fc2(expanded)))
-        return video_queries, frame_queries.unflatten(0, (batch_size, num_frames))
+        return frame_queries.unflatten(0, (batch_size, num_frames))
 
     def aggregate(self, video_queries: Tensor, frame_queries: Tensor) -> Tensor:
-        """Fold the frame queries into the video queries (Eq. 9); shapes as returned by `initial_queries`."""
+        """Fold frame queries `(batch, num_frames, num_queries, hidden)` into the video queries (Eq. 9)."""
         temporal_weights = self.temporal_weights(frame_queries).softmax(dim=1)
         gathered = (temporal_weights * self.temporal_projection(frame_queries)).sum(dim=1)
         video_queries = self.video_aggregation_layer_norm(video_queries + self._drop(gathered))
@@ -331,37 +377,87 @@ class TemporalAggregationDecoder(MaskedAttentionDecoder):
         levels: list[LevelFeatures],
         mask_features: Tensor,
         all_predictions: bool,
+        first_look: Tensor | None = None,
     ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
         """Decode clips; arguments as in [`MaskedAttentionDecoder`]. Returns video and frame predictions."""
-        video_queries, frame_queries = self.temporal_aggregator.initial_queries(
-            query_features,
-            query_position_embeddings,
-            torch.cat([level.keys for level in levels], dim=2),
-            torch.cat([level.values for level in levels], dim=2),
-        )
-        clip_shape = frame_queries.shape[:2]  # (batch, num_frames)
+        num_answered = mask_features.shape[1]
+        aggregator = self.temporal_aggregator
+        video_queries = aggregator.initial_video_queries(query_features, query_position_embeddings, len(mask_features))
+        if first_look is None:
+            frame_queries = self._initial_frame_queries(query_features, query_position_embeddings, levels)
+        else:
+            frame_queries = first_look
         video_predictions, frame_predictions = [], []
         for index in range(len(self.layers) + 1):
             video_normalised, frame_normalised = self.layernorm(video_queries), self.frame_layernorm(frame_queries)
             video_embeddings = self.mask_predictor(video_normalised)
             frame_embeddings = self.frame_mask_predictor(frame_normalised)
             if all_predictions or index == len(self.layers):
+                answered = frame_normalised[:, -num_answered:], frame_embeddings[:, -num_answered:]
                 video_predictions.append(QueryPrediction(video_normalised, video_embeddings[:, None], mask_features))
-                frame_predictions.append(QueryPrediction(frame_normalised, frame_embeddings, mask_features))
+                frame_predictions.append(QueryPrediction(*answered, mask_features))
             if index < len(self.layers):
-                level = levels[index % len(levels)]
-                # The released code restricts attention by the video masks, the paper (Eq. 8) by the frame masks.
-                guide = frame_embeddings if self.config.attention_mask_source == "frame" else video_embeddings[:, None]
-                allowed = unblock_empty_rows(guide.detach() @ level.mask_features >= 0)
-                frame_queries = self.layers[index](
-                    frame_queries.flatten(0, 1),
-                    level.keys.flatten(0, 1),
-                    level.values.flatten(0, 1),
-                    allowed.flatten(0, 1),
-                    query_position_embeddings,
-                ).unflatten(0, clip_shape)
-                video_queries = self.temporal_aggregator.aggregate(video_queries, frame_queries)
+                if index > 0 or first_look is None:
+                    guide = self._guide(video_embeddings, frame_embeddings)
+                    frame_queries = self._look(index, frame_queries, guide, levels, query_position_embeddings)
+                video_queries = aggregator.aggregate(video_queries, frame_queries)
         return video_predictions, frame_predictions
+
+    def first_look(
+        self, query_features: Tensor, query_position_embeddings: Tensor, levels: list[LevelFeatures]
+    ) -> Tensor:
+        """Frame queries `(batch, num_frames, num_queries, hidden)` after the first layer.
+
+        None depends on another frame: the video queries that guide this layer are still the learned ones.
+
+        Args:
+            query_features, query_position_embeddings (`torch.Tensor` of shape `(num_queries, hidden)`): Learned
+            queries.
+            levels (`list[LevelFeatures]`): The scales of the frames.
+        """
+        frame_queries = self._initial_frame_queries(query_features, query_position_embeddings, levels)
+        video_queries = self.temporal_aggregator.initial_video_queries(
+            query_features, query_position_embeddings, len(frame_queries)
+        )
+        guide = self._guide(
+            self.mask_predictor(self.layernorm(video_queries)),
+            self.frame_mask_predictor(self.frame_layernorm(frame_queries)),
+        )
+        return self._look(0, frame_queries, guide, levels, query_position_embeddings)
+
+    def _initial_frame_queries(
+        self, query_features: Tensor, query_position_embeddings: Tensor, levels: list[LevelFeatures]
+    ) -> Tensor:
+        return self.temporal_aggregator.initial_frame_queries(
+            query_features,
+            query_position_embeddings,
+            torch.cat([level.keys for level in levels], dim=2),
+            torch.cat([level.values for level in levels], dim=2),
+        )
+
+    def _guide(self, video_embeddings: Tensor, frame_embeddings: Tensor) -> Tensor:
+        """Mask embeddings `(batch, num_frames or 1, num_queries, channels)` of the masks that restrict attention."""
+        # The released code restricts attention by the video masks, the paper (Eq. 8) by the frame masks.
+        return frame_embeddings if self.config.attention_mask_source == "frame" else video_embeddings[:, None]
+
+    def _look(
+        self,
+        index: int,
+        frame_queries: Tensor,
+        guide: Tensor,
+        levels: list[LevelFeatures],
+        query_position_embeddings: Tensor,
+    ) -> Tensor:
+        """Let the frame queries look at their own frames, in one layer."""
+        level = levels[index % len(levels)]
+        allowed = unblock_empty_rows(guide.detach() @ level.mask_features >= 0)
+        return self.layers[index](
+            frame_queries.flatten(0, 1),
+            level.keys.flatten(0, 1),
+            level.values.flatten(0, 1),
+            allowed.flatten(0, 1),
+            query_position_embeddings,
+        ).unflatten(0, frame_queries.shape[:2])
 
 
 class TransformerModule(nn.Module):
@@ -405,16 +501,9 @@ class TransformerModule(nn.Module):
         """
         clip_length = 1 if self.decodes_frames_alone else num_frames
         clip_shape = (len(mask_features) // clip_length, clip_length)
-        levels = [
-            self._read_level(index, feature_map, mask_features.detach(), clip_shape)
-            for index, feature_map in enumerate(feature_maps)
-        ]
-        video, frame = self.decoder(
-            self.queries_features.weight,
-            self.queries_embedder.weight,
-            levels,
-            mask_features.unflatten(0, clip_shape),
-            all_predictions,
+        features = self._read_maps(feature_maps, mask_features, clip_shape)
+        video, frame = self._decode(
+            features, level_sizes(feature_maps), mask_features.unflatten(0, clip_shape), all_predictions
         )
         if not self.decodes_frames_alone or (num_frames == 1 and self.config.num_frames == 1):
             return video, frame
@@ -430,29 +519,86 @@ class TransformerModule(nn.Module):
         ]
         return [], folded
 
-    def _read_level(
-        self, index: int, feature_map: Tensor, mask_features: Tensor, clip_shape: tuple[int, int]
-    ) -> LevelFeatures:
-        values = self.input_projections[index](feature_map) + self.level_embed.weight[index][:, None, None]
-        resized = nn.functional.interpolate(
-            mask_features, feature_map.shape[-2:], mode="bilinear", align_corners=False
-        )
-        positions = self._positions(values, clip_shape[1])
-        values = values.flatten(2).transpose(1, 2).unflatten(0, clip_shape)
-        return LevelFeatures(values + positions, values, resized.flatten(2).unflatten(0, clip_shape))
+    def read_frames(self, feature_maps: list[Tensor], mask_features: Tensor) -> FrameFeatures:
+        """Read the newest frame of every stream, by itself.
 
-    def _positions(self, level: Tensor, num_frames: int) -> Tensor:
+        Args:
+            feature_maps (`list[torch.Tensor]`): Maps `(batch, feature_size, h, w)` at strides 32, 16 and 8.
+            mask_features (`torch.Tensor` of shape `(batch, mask_feature_size, height / 4, width / 4)`): Per-pixel
+                features.
+        """
+        features = self._read_maps(feature_maps, mask_features, (len(mask_features), 1))
+        if not self.has_frame_queries:
+            return features
+        levels = self._levels(features, level_sizes(feature_maps))
+        queries = self.decoder.first_look(self.queries_features.weight, self.queries_embedder.weight, levels)
+        return features._replace(frame_queries=queries)
+
+    def decode_newest(
+        self, window: FrameFeatures, feature_maps: list[Tensor], mask_features: Tensor
+    ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
+        """Decode a clip of frames read before, and predict for the last of them.
+
+        Args:
+            window ([`FrameFeatures`]): The frames of every clip.
+            feature_maps (`list[torch.Tensor]`): Of the last frame, as for `read_frames`.
+            mask_features (`torch.Tensor`): Of the last frame, as for `read_frames`.
+
+        Returns:
+            Video-level and frame-level predictions, one of each or none.
+        """
+        return self._decode(window, level_sizes(feature_maps), mask_features[:, None], all_predictions=False)
+
+    def _decode(
+        self, features: FrameFeatures, sizes: list[tuple[int, int]], mask_features: Tensor, all_predictions: bool
+    ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
+        return self.decoder(
+            self.queries_features.weight,
+            self.queries_embedder.weight,
+            self._levels(features, sizes),
+            mask_features,
+            all_predictions,
+            features.frame_queries,
+        )
+
+    def _read_maps(
+        self, feature_maps: list[Tensor], mask_features: Tensor, clip_shape: tuple[int, int]
+    ) -> FrameFeatures:
+        values, resized = [], []
+        for index, feature_map in enumerate(feature_maps):
+            level = self.input_projections[index](feature_map) + self.level_embed.weight[index][:, None, None]
+            masks = nn.functional.interpolate(
+                mask_features.detach(), feature_map.shape[-2:], mode="bilinear", align_corners=False
+            )
+            values.append(level.flatten(2).transpose(1, 2).unflatten(0, clip_shape))
+            resized.append(masks.flatten(2).unflatten(0, clip_shape))
+        return FrameFeatures(tuple(values), tuple(resized))
+
+    def _levels(self, features: FrameFeatures, sizes: list[tuple[int, int]]) -> list[LevelFeatures]:
+        """Add positions, of which those in time depend on the clip."""
+        return [
+            LevelFeatures(values + self._positions(values, size), values, mask_features)
+            for values, mask_features, size in zip(features.values, features.mask_features, sizes, strict=True)
+        ]
+
+    def _positions(self, values: Tensor, size: tuple[int, int]) -> Tensor:
         """Sine positions `(num_frames, cells, hidden)` of one scale.
 
         The frame part matters only where one query attends to several frames; elsewhere it would shift all keys of an
         attention alike and cancel in the softmax.
         """
-        dtype = torch.promote_types(level.dtype, torch.float32)
-        planar = self.position_embedder((1, *level.shape[1:]), level.device, dtype)[0].flatten(1).T
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        num_frames, width = values.shape[1], values.shape[-1]
+        planar = self.position_embedder((1, width, *size), values.device, dtype)[0].flatten(1).T
         if self.has_frame_queries or num_frames == 1:
-            return planar[None].to(level.dtype)
-        times = frame_position_embedding(num_frames, planar.shape[-1], level.device, dtype)
-        return (planar[None] + times[:, None]).to(level.dtype)
+            return planar[None].to(values.dtype)
+        times = frame_position_embedding(num_frames, width, values.device, dtype)
+        return (planar[None] + times[:, None]).to(values.dtype)
+
+
+def level_sizes(feature_maps: list[Tensor]) -> list[tuple[int, int]]:
+    """Height and width of each scale."""
+    return [(feature_map.shape[-2], feature_map.shape[-1]) for feature_map in feature_maps]
 
 
 def frame_position_embedding(num_frames: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -11,14 +11,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation, PreTrainedModel
+from transformers import (
+    AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import ModelOutput
 
-from .configuration_per_frame import DECODERS_WITH_QUERIES, PerFrameConfig
+from .configuration_per_frame import DECODERS_WITH_QUERIES, ENCODERS_WITH_QUERIES, PerFrameConfig
 from .configuration_themask import THEMaskConfig
 from .loss_themask import HierarchicalLoss, LevelPrediction, averaged_over_processes, count_classes, loss_counts_of
 from .modeling_themask import check_inputs
 from .point_sampling import PointSampler, uniform_points
+from .streaming import StreamingMixin
 
 # The fields of a segmenter with queries that mean the same in the criterion.
 CRITERION_FIELDS = (
@@ -35,6 +42,9 @@ CRITERION_FIELDS = (
 # Segmenters that take frames of another size than their configuration's only when asked to.
 INTERPOLATE_WHEN_ASKED = ("beit", "data2vec-vision")
 
+# What OneFormer is told.
+SEMANTIC_TASK = "the task is semantic"
+
 # The options of `from_pretrained` that say where files come from.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
@@ -43,7 +53,7 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "s
 class PerFrameForVideoSemanticSegmentationOutput(ModelOutput):
     r"""Outputs of [`PerFrameForVideoSemanticSegmentation`].
 
-    A segmenter that scores pixels fills `logits`, one with queries the other two.
+    A segmenter that scores pixels fills `logits`, one with queries the other two, unless it saw the frames in parts.
 
     Args:
         loss (`torch.Tensor` of shape `()`, *optional*, returned with `labels`):
@@ -54,7 +64,8 @@ class PerFrameForVideoSemanticSegmentationOutput(ModelOutput):
         statistics (`dict[str, torch.Tensor]`, *optional*, returned with `labels` by a segmenter with queries):
             `primary_query_share`: the share of the queries that received a target.
         logits (`torch.Tensor` of shape `(batch, num_frames, num_labels, logits_height, logits_width)`, *optional*):
-            Class scores of pixels, at the segmenter's own stride.
+            Class scores of pixels, at the segmenter's own stride; of a segmenter with queries that saw the frames in
+            parts, the mean over the parts, at the frames' size.
         frame_class_queries_logits (`torch.Tensor`, *optional*):
             Classes of the queries, the last one "no object": `(batch, num_frames, num_queries, num_labels + 1)`.
         frame_masks_queries_logits (`torch.Tensor`, *optional*):
@@ -69,16 +80,19 @@ class PerFrameForVideoSemanticSegmentationOutput(ModelOutput):
     frame_masks_queries_logits: Tensor | None = None
 
 
-class PerFrameForVideoSemanticSegmentation(PreTrainedModel):
+class PerFrameForVideoSemanticSegmentation(StreamingMixin, PreTrainedModel):
     r"""A Transformers segmentation model, applied to every frame of a clip.
 
     Segmenters that score pixels (SegFormer, UperNet, DPT, BEiT, …) keep their own loss, a mean over labelled pixels.
-    Those with queries (Mask2Former, MaskFormer, EoMT) are trained with the mask classification loss of this package in
+    Those with queries (Mask2Former, MaskFormer, OneFormer, EoMT) are trained with the mask classification loss of this package in
     one round, with the weights of their configuration, on the final and all auxiliary predictions: Transformers' own
     divides by the number of masks in one batch, and in distributed training by the number of processes twice, so that
     its scale depends on how a step is split. MaskFormer thereby gets the cross-entropy at points that Mask2Former has,
     not a focal loss over all pixels. The losses of a step's batches add up to that of one large batch, except through
     batch norms, as in SegFormer's head: in training mode they see the frames of one batch on one device.
+
+    EoMT takes square images. Outside training, frames with one edge of that length are cut along the other into
+    overlapping squares and their scores are averaged, as its own image processor does for semantic segmentation.
 
     The image model is `segmenter`; `segmenter.save_pretrained` writes an ordinary checkpoint of it, and
     `from_pretrained` reads one.
@@ -114,6 +128,12 @@ class PerFrameForVideoSemanticSegmentation(PreTrainedModel):
                 f"`num_labels` must be at least 2 for {config.segmenter_config.model_type} segmenters. "
                 f"Got {config.num_labels}. Label the background as a class of its own."
             )
+        if config.needs_task and len(config.task_inputs or []) != config.segmenter_config.task_seq_len:
+            raise ValueError(
+                f"`task_inputs` must be the {config.segmenter_config.task_seq_len} token ids of {SEMANTIC_TASK!r} for "
+                f"{config.segmenter_config.model_type} segmenters. Got {config.task_inputs}. Load a checkpoint with "
+                "its tokenizer."
+            )
         if segmenter is None:
             segmenter = segmenter_class(config).from_config(config.segmenter_config)
         self.segmenter = segmenter
@@ -135,8 +155,8 @@ class PerFrameForVideoSemanticSegmentation(PreTrainedModel):
         if path is None or saved_fields(path, kwargs).get("model_type") in (None, cls.config_class.model_type):
             return super().from_pretrained(path, *model_args, **kwargs)
         config = kwargs.pop("config", None)
-        if config is None:
-            config = cls.config_class.from_dict(saved_fields(path, kwargs))
+        if not isinstance(config, cls.config_class):
+            config = wrapped_config(config, path, kwargs)
         with_info = kwargs.pop("output_loading_info", False)
         segmenter, info = segmenter_class(config).from_pretrained(
             path, config=config.segmenter_config, output_loading_info=True, **kwargs
@@ -188,7 +208,7 @@ class PerFrameForVideoSemanticSegmentation(PreTrainedModel):
 
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
-                Normalised frames; height and width multiples of 32, or what the segmenter's configuration fixes.
+                Normalised frames, of a size that the segmenter takes: multiples of 32 suit all that do not fix it.
             labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`, *optional*):
                 Class indices, `config.ignore_value` where there is none.
             loss_counts (`torch.Tensor`, *optional*):
@@ -203,9 +223,12 @@ class PerFrameForVideoSemanticSegmentation(PreTrainedModel):
         Raises:
             ValueError: If a shape or value is not as described.
         """
-        check_inputs(pixel_values_videos, labels, None, kwargs)
+        check_inputs(pixel_values_videos, labels, None, kwargs, size_divisor=1)
         num_frames = pixel_values_videos.shape[1]
         frames = pixel_values_videos.flatten(0, 1)
+        if labels is None and self._takes_in_parts(frames):
+            logits = torch.stack([self._score_in_parts(frame) for frame in frames])
+            return PerFrameForVideoSemanticSegmentationOutput(logits=logits.unflatten(0, (-1, num_frames)))
         self._check_square(frames)
         labels = None if labels is None else labels.flatten(0, 1)
         if self.config.is_semantic:
@@ -228,6 +251,24 @@ class PerFrameForVideoSemanticSegmentation(PreTrainedModel):
             outputs.loss_terms = {name: term.sum().detach() for name, term in terms.items()}
             outputs.statistics = {"primary_query_share": shares["primary_query_share"]}
         return outputs
+
+    def _takes_in_parts(self, frames: Tensor) -> bool:
+        config, (height, width) = self.config, frames.shape[-2:]
+        if config.segmenter_config.model_type not in ENCODERS_WITH_QUERIES or height == width:
+            return False
+        return min(height, width) == config.segmenter_config.image_size
+
+    def _score_in_parts(self, frame: Tensor) -> Tensor:
+        """Class scores `(num_labels, height, width)` of a frame `(3, height, width)`: the mean over its squares."""
+        edge, axis = min(frame.shape[1:]), 1 if frame.shape[1] > frame.shape[2] else 2
+        scores = frame.new_zeros(self.config.num_labels, *frame.shape[1:])
+        num_parts = frame.new_zeros(frame.shape[1:])
+        for start in part_starts(frame.shape[axis], edge):
+            prediction = self._predict_with_queries(frame.narrow(axis, start, edge)[None], all_predictions=False)[-1]
+            masks = nn.functional.interpolate(prediction.mask_logits[:, 0], (edge, edge), mode="bilinear")[0]
+            scores.narrow(axis, start, edge).add_(query_scores(prediction.class_logits[0], masks))
+            num_parts.narrow(axis - 1, start, edge).add_(1)
+        return scores / num_parts
 
     def _check_square(self, frames: Tensor) -> None:
         config, (height, width) = self.config, frames.shape[-2:]
@@ -260,13 +301,21 @@ class PerFrameForVideoSemanticSegmentation(PreTrainedModel):
     def _predict_with_queries(self, frames: Tensor, all_predictions: bool) -> list[LevelPrediction]:
         """Predictions for frames, of the auxiliary layers first if they are asked for."""
         if self.config.segmenter_config.model_type in DECODERS_WITH_QUERIES:
-            # Without hidden states both would miss what their auxiliary predictions are made of.
-            outputs = self.segmenter(frames, output_auxiliary_logits=all_predictions, output_hidden_states=True)
-            layers = [*(outputs.auxiliary_logits or []), outputs]
+            # Without hidden states they would miss what their auxiliary predictions are made of.
+            outputs = self.segmenter(
+                frames, output_auxiliary_logits=all_predictions, output_hidden_states=True, **self._task(frames)
+            )
+            layers = [*(outputs.get("auxiliary_logits") or outputs.get("auxiliary_predictions") or []), outputs]
             pairs = [(layer["class_queries_logits"], layer["masks_queries_logits"]) for layer in layers]
         else:
             pairs = self._predict_with_encoder_queries(frames, all_predictions)
         return [LevelPrediction(classes, masks[:, None]) for classes, masks in pairs]
+
+    def _task(self, frames: Tensor) -> dict[str, Tensor]:
+        """What the segmenter is told about each frame, if it listens."""
+        if not self.config.needs_task:
+            return {}
+        return {"task_inputs": torch.tensor(self.config.task_inputs, device=frames.device).expand(len(frames), -1)}
 
     def _predict_with_encoder_queries(self, frames: Tensor, all_predictions: bool) -> list[tuple[Tensor, Tensor]]:
         segmenter = self.segmenter
@@ -290,6 +339,36 @@ def saved_fields(path: str | Path, options: dict[str, Any]) -> dict[str, Any]:
     """The configuration saved at `path`, which may be that of a segmenter by itself."""
     hub = {name: options[name] for name in HUB_OPTIONS if name in options}
     return PerFrameConfig.get_config_dict(path, **hub)[0]
+
+
+def wrapped_config(
+    segmenter_config: PreTrainedConfig | None, path: str | Path, options: dict[str, Any]
+) -> PerFrameConfig:
+    """The configuration of the video model for a checkpoint of an image model."""
+    if segmenter_config is None:
+        config = PerFrameConfig.from_dict(saved_fields(path, options))
+    else:
+        config = PerFrameConfig(segmenter_config=segmenter_config)
+    config.name_or_path = str(path)
+    if config.needs_task:
+        config.task_inputs = task_tokens(path, config.segmenter_config.task_seq_len, options)
+    return config
+
+
+def task_tokens(path: str | Path, length: int, options: dict[str, Any]) -> list[int]:
+    """Token ids of the semantic task, with zeros for padding as OneFormer's own processor makes them."""
+    hub = {name: options[name] for name in HUB_OPTIONS if name in options}
+    tokens = AutoTokenizer.from_pretrained(path, **hub)(
+        SEMANTIC_TASK, padding="max_length", max_length=length, truncation=True
+    )
+    return [token * kept for token, kept in zip(tokens["input_ids"], tokens["attention_mask"], strict=True)]
+
+
+def part_starts(length: int, edge: int) -> list[int]:
+    """Where squares begin that cover a length with equal overlaps, as in the image processor of EoMT."""
+    num_parts = -(-length // edge)
+    overlap = (num_parts * edge - length) / (num_parts - 1)
+    return [int(part * (edge - overlap)) for part in range(num_parts)]
 
 
 def criterion_config(config: PerFrameConfig) -> THEMaskConfig:

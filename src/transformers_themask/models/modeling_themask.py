@@ -4,7 +4,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_themask import THEMaskConfig
 from .decoder_themask import (
+    FrameFeatures,
     FusedProjectionAttention,
     MaskedAttentionLayer,
     QueryPrediction,
@@ -26,6 +27,7 @@ from .loss_themask import DeferredPrediction, HierarchicalLoss, LossTerms, count
 from .mit import MiTBackbone
 from .pixel_decoder import DeformableAttention, PixelDecoder
 from .point_sampling import PointSampler, uniform_points
+from .streaming import StreamingMixin
 
 
 @dataclass
@@ -64,6 +66,17 @@ class THEMaskForVideoSemanticSegmentationOutput(ModelOutput):
     frame_class_queries_logits: Tensor | None = None
     frame_masks_queries_logits: Tensor | None = None
     auxiliary_logits: list[dict[str, Tensor]] | None = None
+
+
+class SlidingWindow(NamedTuple):
+    """What a stream remembers: `features` of the frames that windows to come reach back to, or `None`.
+
+    `num_frames` and `frame_stride` are those of the windows.
+    """
+
+    num_frames: int
+    frame_stride: int
+    features: FrameFeatures | None = None
 
 
 class PixelLevelModule(nn.Module):
@@ -206,7 +219,7 @@ def copy_parameters(source: nn.Module, target: nn.Module) -> None:
         init.copy_(target_parameter, source_parameter)
 
 
-class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
+class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel):
     r"""THE-Mask with its prediction heads and, given labels, its hierarchical loss.
 
     `num_frames` of the configuration decides what is built: Mask2Former's decoder for one frame, the Temporal
@@ -326,9 +339,7 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
             all_predictions=output_auxiliary_logits or labels is not None,
         )
         recompute = self.gradient_checkpointing and self.training and labels is not None
-        video_levels = [classify(prediction, self.class_predictor, recompute) for prediction in video]
-        frame_head = self.class_predictor if self.frame_class_predictor is None else self.frame_class_predictor
-        frame_levels = [classify(prediction, frame_head, recompute) for prediction in frame]
+        video_levels, frame_levels = self._classified(video, frame, recompute)
 
         loss, loss_terms, statistics = None, None, None
         if labels is not None:
@@ -351,6 +362,64 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
             auxiliary_logits=layers[:-1] if output_auxiliary_logits else None,
         )
 
+    def initial_state(self, num_frames: int, frame_stride: int) -> SlidingWindow:
+        """The state before the first frame of videos; see [`StreamingMixin`].
+
+        Args:
+            num_frames (`int`): Frames that the answer to a frame is based on.
+            frame_stride (`int`): Their distance.
+        """
+        return SlidingWindow(num_frames, frame_stride)
+
+    def streaming_step(
+        self, pixel_values_videos: Tensor, state: SlidingWindow
+    ) -> tuple[THEMaskForVideoSemanticSegmentationOutput, SlidingWindow]:
+        """Segment the newest frame of every video of a batch, as the last frame of its window.
+
+        Equals the last frame of `forward` on the window. Only what relates the frames to one another is computed for
+        all of them; what backbone, pixel decoder and the first decoder layer see in one frame is kept.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch, 1, 3, height, width)`): The frames.
+            state ([`SlidingWindow`]): What `initial_state` or the step before returned; it is left as it is.
+
+        Returns:
+            The outputs for these frames, and the state for the next ones.
+
+        Raises:
+            ValueError: If there is not exactly one frame per video, or as in `forward`.
+        """
+        check_inputs(pixel_values_videos, None, None, {})
+        if pixel_values_videos.shape[1] != 1:
+            raise ValueError(
+                "`pixel_values_videos` must hold one frame per video, the newest. "
+                f"Got {pixel_values_videos.shape[1]}. Give clips to `forward`."
+            )
+        transformer = self.model.transformer_module
+        if transformer.decodes_frames_alone:
+            return self(pixel_values_videos), state
+        feature_maps, mask_features = self.model.pixel_level_module(pixel_values_videos.squeeze(1))
+        frames = transformer.read_frames(feature_maps, mask_features)
+        if state.features is not None:
+            frames = state.features.followed_by(frames)
+        first = (frames.num_frames - 1) % state.frame_stride
+        video, frame = transformer.decode_newest(
+            frames.frames(slice(first, None, state.frame_stride)), feature_maps, mask_features
+        )
+        levels = self._classified(video, frame, recompute=False)
+        outputs = THEMaskForVideoSemanticSegmentationOutput(**name_logits(*levels, layer=-1))
+        reach = (state.num_frames - 1) * state.frame_stride
+        return outputs, state._replace(features=frames.frames(slice(-reach, None)) if reach else None)
+
+    def _classified(
+        self, video: list[QueryPrediction], frame: list[QueryPrediction], recompute: bool
+    ) -> tuple[list[DeferredPrediction], list[DeferredPrediction]]:
+        frame_head = self.class_predictor if self.frame_class_predictor is None else self.frame_class_predictor
+        return (
+            [classify(prediction, self.class_predictor, recompute) for prediction in video],
+            [classify(prediction, frame_head, recompute) for prediction in frame],
+        )
+
     def _loss_terms(
         self,
         criterion: HierarchicalLoss,
@@ -368,7 +437,11 @@ class THEMaskForVideoSemanticSegmentation(THEMaskPreTrainedModel):
 
 
 def check_inputs(
-    pixel_values_videos: Tensor, labels: Tensor | None, matching_rounds: int | None, unknown: dict[str, Any]
+    pixel_values_videos: Tensor,
+    labels: Tensor | None,
+    matching_rounds: int | None,
+    unknown: dict[str, Any],
+    size_divisor: int = 32,
 ) -> None:
     """Reject what `forward` cannot take, in one sentence each.
 
@@ -395,9 +468,9 @@ def check_inputs(
             "`pixel_values_videos` must have 5 dimensions (batch, num_frames, 3, height, width). "
             f"Got shape {shape}; add a batch and a frame axis for a single image."
         )
-    if shape[1] == 0 or shape[3] % 32 or shape[4] % 32 or 0 in shape:
+    if shape[3] % size_divisor or shape[4] % size_divisor or 0 in shape:
         raise ValueError(
-            "`pixel_values_videos` must hold at least one frame, with height and width multiples of 32. "
+            f"`pixel_values_videos` must hold at least one frame, with height and width multiples of {size_divisor}. "
             f"Got shape {shape}. The video processor resizes or pads frames accordingly."
         )
     if labels is not None and (labels.dim() != 4 or tuple(labels.shape[:2]) != shape[:2] or 0 in labels.shape):

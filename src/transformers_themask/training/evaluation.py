@@ -13,12 +13,12 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from transformers_themask.data.clips import check_clip_options, evaluation_clips
 from transformers_themask.data.file_checks import check_mask_size
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.inference.label_maps import write_label_map
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.metrics.video_scores import VideoScores, named_scores
+from transformers_themask.models.streaming import check_clip_options, evaluation_clips
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
 
@@ -156,7 +156,9 @@ def _segmented_frames(
     """Yield name, label map and raw mask, if any, of every frame of one video, in order."""
     labelled = videos.videos
     frames = (labelled.read_frame(row, index) for index in range(row["num_frames"]))
-    for index, label_map in segment_frames(model, processor, frames, videos.num_frames, videos.frame_stride, device):
+    for index, label_map in segment_frames(
+        model, processor, frames, videos.num_frames, videos.frame_stride, device=device
+    ):
         mask = labelled.read_mask(row, index)
         if mask is not None:
             check_mask_size(mask.shape, labelled.root / row["masks"][index], label_map.shape)

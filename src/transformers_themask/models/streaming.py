@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label a video of any length while it is being read: the network stays stateless, a session holds the state."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+# The distance between a clip's frames in the official evaluation.
+OFFICIAL_FRAME_STRIDE = 3
+
+# Modes that answer every frame at once, from it and a state that the frames before left behind.
+STEPWISE_MODES = ("sliding", "recurrent")
+
+
+class PreparedFrame(NamedTuple):
+    """A frame on its way into the model.
+
+    `picture` is a `uint8` RGB array `(height, width, 3)`, `pixel_values_videos` the model's input
+    `(1, 1, 3, input_height, input_width)`.
+    """
+
+    picture: np.ndarray
+    pixel_values_videos: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+        return self.picture.shape[0], self.picture.shape[1]
+
+
+class SegmentedClip(NamedTuple):
+    """What the model says about some frames of a video: `outputs` of one clip, whose frames have these indices."""
+
+    frame_indices: list[int]
+    outputs: ModelOutput
+    size: tuple[int, int]
+
+
+class StreamingMixin:
+    """Gives a model its sessions.
+
+    The defaults are those of a model that treats every frame on its own. A model that relates frames to one another
+    overrides `initial_state` and `streaming_step`, and names in `stream_modes` what it can do, its default first.
+    """
+
+    stream_modes: tuple[str, ...] = ("contiguous", "interleaved", "sliding")
+
+    def stream(
+        self, processor: Any, mode: str | None = None, num_frames: int | None = None, frame_stride: int | None = None
+    ) -> "VideoSession":
+        """Open a session, which labels one video frame by frame. The model is put in eval mode.
+
+        Args:
+            processor ([`THEMaskVideoProcessor`]):
+                The model's video processor.
+            mode (`str`, *optional*):
+                `"contiguous"` cuts the video into clips of consecutive frames. `"interleaved"` cuts it into blocks of
+                `num_frames * frame_stride` frames and these into `frame_stride` interleaved clips, the official
+                evaluation. `"sliding"` answers every frame at once, as the last of a clip that begins
+                `(num_frames - 1) * frame_stride` frames earlier (or with the video). `"recurrent"` answers every frame
+                at once, from what the model passes on from frame to frame. Defaults to the model's first mode, or to
+                `"interleaved"` where a larger `frame_stride` than 1 asks for it.
+            num_frames (`int`, *optional*):
+                Frames per clip. Defaults to the model's.
+            frame_stride (`int`, *optional*):
+                Distance between the frames of a clip. Defaults to 3 for interleaved clips and to 1 for others.
+
+        Raises:
+            ValueError: For a mode that the model has not, or an option that the mode has not.
+        """
+        return VideoSession(self, processor, *stream_options(self, mode, num_frames, frame_stride))
+
+    def initial_state(self, num_frames: int, frame_stride: int) -> Any:
+        """What the first `streaming_step` of a video is given.
+
+        Args:
+            num_frames (`int`): Frames that the answer to a frame is based on.
+            frame_stride (`int`): Their distance.
+        """
+
+    def streaming_step(self, pixel_values_videos: Tensor, state: Any) -> tuple[ModelOutput, Any]:
+        """Segment the newest frame of every video of a batch.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch, 1, 3, height, width)`): The frames.
+            state: What `initial_state` or the step before returned; it is left as it is.
+
+        Returns:
+            The outputs for these frames, and the state for the next ones.
+        """
+        return self(pixel_values_videos=pixel_values_videos), state  # type: ignore[operator]
+
+
+class VideoSession:
+    """The state of one video on its way through a model, as [`StreamingMixin.stream`] makes it.
+
+    Memory is bounded by the frames of one block or window. Frames come back in order; in the modes `"contiguous"` and
+    `"interleaved"` only when their block is full.
+
+    `step` can be taken apart for threads: `prepare` and `label` may run anywhere, `advance` in one thread, in order.
+
+    Args:
+        model ([`PreTrainedModel`]): A model with [`StreamingMixin`].
+        processor ([`THEMaskVideoProcessor`]): Its video processor.
+        mode (`str`): See [`StreamingMixin.stream`].
+        num_frames (`int`): Frames per clip.
+        frame_stride (`int`): Distance between the frames of a clip.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> from transformers_themask import THEMaskConfig, THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor
+    >>> model = THEMaskForVideoSemanticSegmentation(THEMaskConfig(backbone="mit-b0", num_frames=2))
+    >>> session = model.stream(THEMaskVideoProcessor(size={"shortest_edge": 64}), mode="sliding")
+    >>> [(frame_index, label_map)] = session.step(np.zeros((90, 120, 3), dtype=np.uint8))
+    >>> frame_index, label_map.shape
+    (0, (90, 120))
+    >>> session.flush()
+    []
+
+    ```
+    """
+
+    def __init__(self, model: Any, processor: Any, mode: str, num_frames: int, frame_stride: int):
+        self.model = model.eval()
+        self.processor = processor
+        self.mode = mode
+        self.num_frames = num_frames
+        self.frame_stride = frame_stride
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next frame is the first of a video."""
+        self._num_advanced = 0
+        self._size: tuple[int, int] | None = None
+        self._block: list[Tensor] = []
+        self._state: Any = None
+
+    def step(self, frame: Any) -> list[tuple[int, np.ndarray]]:
+        """Take in the next frame, or the next few.
+
+        Args:
+            frame (`np.ndarray`, `torch.Tensor`, `PIL.Image.Image` or a list of them):
+                A `uint8` RGB array of shape `(height, width, 3)`, a `uint8` tensor of shape `(3, height, width)` or an
+                image; or several, as a list or with a leading axis.
+
+        Returns:
+            Index and label map of every frame that can be answered now, in order. A label map is an integer array
+            `(height, width)` of class indices.
+
+        Raises:
+            ValueError: If the frame is none, or has another size than the first one.
+        """
+        return [pair for single in single_frames(frame) for pair in self._labelled(self.prepare(single))]
+
+    def flush(self) -> list[tuple[int, np.ndarray]]:
+        """End the video: index and label map of the frames that were held back. The session is then as new."""
+        labelled = self._labelled(None)
+        self.reset()
+        return labelled
+
+    def prepare(self, frame: Any) -> PreparedFrame:
+        """Turn one frame into the model's input. Does not touch the session's state."""
+        picture = rgb_array(frame)
+        return PreparedFrame(picture, self.processor([[picture]], return_tensors="pt")["pixel_values_videos"])
+
+    def advance(self, prepared: PreparedFrame | None) -> Iterator[SegmentedClip]:
+        """Run the model as far as the next frame allows, or for `None` to the end.
+
+        Args:
+            prepared ([`PreparedFrame`], *optional*): What `prepare` made of the next frame.
+
+        Returns:
+            Iterator over the clips that are complete now, to be exhausted before the next call; clips of a block may
+            be interleaved.
+        """
+        if prepared is None:
+            return self._segment_block()
+        self._check_size(prepared.size)
+        if self.mode in STEPWISE_MODES:
+            return self._segment_newest(prepared.pixel_values_videos)
+        self._block.append(prepared.pixel_values_videos)
+        is_full = len(self._block) == self.num_frames * self.frame_stride
+        return self._segment_block() if is_full else iter(())
+
+    @torch.inference_mode()
+    def label(self, clip: SegmentedClip) -> list[tuple[int, np.ndarray]]:
+        """Turn outputs into label maps, each with the index of its frame. Does not touch the session's state."""
+        (maps,) = self.processor.post_process_semantic_segmentation(clip.outputs, target_sizes=[clip.size])
+        return list(zip(clip.frame_indices, maps.cpu().numpy(), strict=True))
+
+    def _labelled(self, prepared: PreparedFrame | None) -> list[tuple[int, np.ndarray]]:
+        pairs = [pair for clip in self.advance(prepared) for pair in self.label(clip)]
+        return sorted(pairs, key=lambda pair: pair[0])
+
+    def _segment_newest(self, frame: Tensor) -> Iterator[SegmentedClip]:
+        if self._num_advanced == 0:
+            self._state = self.model.initial_state(self.num_frames, self.frame_stride)
+        outputs, self._state = self._run(self.model.streaming_step, frame, self._state)
+        self._num_advanced += 1
+        yield SegmentedClip([self._num_advanced - 1], outputs, self._video_size)
+
+    def _segment_block(self) -> Iterator[SegmentedClip]:
+        block, first = self._block, self._num_advanced
+        self._block = []
+        self._num_advanced += len(block)
+        for clip in evaluation_clips(len(block), self.num_frames, self.frame_stride):
+            outputs = self._run(self.model, torch.cat([block[position] for position in clip], dim=1))
+            yield SegmentedClip([first + position for position in clip], outputs, self._video_size)
+
+    # Not around the loops above: a generator that yields inside `inference_mode` would switch it on for its caller.
+    @torch.inference_mode()
+    def _run(self, call: Any, frames: Tensor, *arguments: Any) -> Any:
+        return call(frames.to(self.model.device, dtype=self.model.dtype), *arguments)
+
+    @property
+    def _video_size(self) -> tuple[int, int]:
+        assert self._size is not None  # frames came before their clip
+        return self._size
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        self._size = self._size or size
+        if size != self._size:
+            raise ValueError(
+                f"`frames` must all have the size of the first one, {self._size[0]}x{self._size[1]}. Got "
+                f"{size[0]}x{size[1]} for frame {self._num_advanced + len(self._block)}."
+            )
+
+
+def stream_options(
+    model: Any, mode: str | None, num_frames: int | None, frame_stride: int | None
+) -> tuple[str, int, int]:
+    """Fill in what was left open; see [`StreamingMixin.stream`].
+
+    Raises:
+        ValueError: For a mode that the model has not, or an option that the mode has not.
+    """
+    modes = model.stream_modes
+    check_clip_options(1 if num_frames is None else num_frames, 1 if frame_stride is None else frame_stride)
+    if mode is None:
+        asks_for_blocks = (frame_stride or 1) > 1 and "interleaved" in modes
+        mode = "interleaved" if asks_for_blocks else modes[0]
+    if mode not in modes:
+        raise ValueError(f"`mode` must be one that {type(model).__name__} has: {', '.join(modes)}. Got {mode!r}.")
+    if mode == "recurrent":
+        for name, value in (("num_frames", num_frames), ("frame_stride", frame_stride)):
+            if value not in (None, 1):
+                raise ValueError(
+                    f"`{name}` must be left out in the mode 'recurrent', which has no clips. Got {value}."
+                )
+    if mode == "contiguous" and frame_stride not in (None, 1):
+        raise ValueError(
+            f"`frame_stride` must be 1 in the mode 'contiguous'. Got {frame_stride}. Use 'interleaved' or 'sliding'."
+        )
+    if num_frames is None:
+        num_frames = 1 if mode == "recurrent" else model.config.num_frames
+    if frame_stride is None:
+        frame_stride = OFFICIAL_FRAME_STRIDE if mode == "interleaved" else 1
+    return mode, num_frames, frame_stride
+
+
+def check_clip_options(num_frames: int, frame_stride: int) -> None:
+    """Raise a `ValueError` unless clips have frames, and frames a distance."""
+    for name, value in (("num_frames", num_frames), ("frame_stride", frame_stride)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1. Got {value}.")
+
+
+def evaluation_clips(
+    num_video_frames: int, num_frames: int, frame_stride: int = OFFICIAL_FRAME_STRIDE
+) -> list[list[int]]:
+    """Split a video into clips so that every frame is predicted exactly once.
+
+    As in the official test protocol, blocks of `num_frames * frame_stride` frames are split into `frame_stride`
+    interleaved clips and the frames after the last full block into windows of consecutive frames, the last of which
+    may be shorter. The official code loses frames of a video shorter than one block; here such a video is all
+    remainder.
+
+    Args:
+        num_video_frames (`int`): Number of frames of the video.
+        num_frames (`int`): Number of frames per clip.
+        frame_stride (`int`, *optional*, defaults to 3): Distance between a clip's frames; 1 gives contiguous clips.
+
+    Returns:
+        `list[list[int]]`: Frame indices of each clip.
+    """
+    check_clip_options(num_frames, frame_stride)
+    block_size = num_frames * frame_stride
+    remainder_start = num_video_frames - num_video_frames % block_size
+    interleaved = [
+        list(range(block_start + phase, block_start + block_size, frame_stride))
+        for block_start in range(0, remainder_start, block_size)
+        for phase in range(frame_stride)
+    ]
+    consecutive = [
+        list(range(start, min(start + num_frames, num_video_frames)))
+        for start in range(remainder_start, num_video_frames, num_frames)
+    ]
+    return interleaved + consecutive
+
+
+def single_frames(frame: Any) -> Iterable[Any]:
+    """The frames of a chunk, or the one frame that was given instead."""
+    is_chunk = isinstance(frame, (list, tuple)) or getattr(frame, "ndim", 3) == 4
+    return frame if is_chunk else [frame]
+
+
+def rgb_array(frame: Any) -> np.ndarray:
+    """One frame as a `uint8` RGB array `(height, width, 3)`.
+
+    Args:
+        frame (`np.ndarray`, `torch.Tensor` or `PIL.Image.Image`): An array of this kind, a `uint8` tensor of shape
+            `(3, height, width)`, or an image of any mode.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if isinstance(frame, Image.Image):
+        return np.asarray(frame.convert("RGB"))
+    if isinstance(frame, Tensor) and frame.ndim == 3 and frame.shape[0] == 3:
+        frame = frame.permute(1, 2, 0).cpu().numpy()
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        kind = f"{frame.dtype} of shape {tuple(frame.shape)}" if hasattr(frame, "dtype") else type(frame).__name__
+        raise ValueError(
+            "A frame must be a PIL image, a uint8 array of shape (height, width, 3) or a uint8 tensor of shape "
+            f"(3, height, width). Got {kind}; values from 0 to 1 become uint8 as "
+            "`(255 * frame).round().astype(np.uint8)`."
+        )
+    return frame
+
+
+__all__ = ["StreamingMixin", "VideoSession"]
