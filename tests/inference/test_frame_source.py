@@ -1,39 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-from fractions import Fraction
-
 import numpy as np
 import pytest
 
-from transformers_themask.inference.frame_source import FrameFolder, open_frame_source
-from transformers_themask.inference.video_io import VideoReader
+from transformers_themask.inference.frame_folder import FrameFolder
+from transformers_themask.inference.frame_source import open_frame_source
+from transformers_themask.inference.frames_in_memory import FramesInMemory
+from transformers_themask.inference.source import FrameSource
+from transformers_themask.inference.video_reader import VideoReader
 
 
-def test_a_folder_plays_its_images_in_the_order_of_their_names(frames, frame_folder):
-    source = FrameFolder(frame_folder, frame_rate=Fraction(30000, 1001))
-    times, images = zip(*source.timed_frames(), strict=True)
-    assert np.array_equal(images, frames) and np.array_equal(list(source), frames)
-    assert times == tuple(index * Fraction(1001, 30000) for index in range(11))
-    assert source.num_frames == 11
-    assert [source.frame_name(index) for index in (0, 10)] == ["00000100", "00000120"]
+@pytest.mark.parametrize("as_path", [str, lambda path: path], ids=["text", "path"])
+def test_files_folders_and_frames_are_told_apart(video_path, frame_folder, frames, as_path):
+    kinds = {
+        VideoReader: open_frame_source(as_path(video_path)),
+        FrameFolder: open_frame_source(as_path(frame_folder)),
+        FramesInMemory: open_frame_source(frames),
+    }
+    for kind, source in kinds.items():
+        assert type(source) is kind and isinstance(source, FrameSource)
+        times, pictures = zip(*source.timed_frames(), strict=True)
+        assert np.array_equal(pictures, list(source)) and len(pictures) == source.num_frames == 11
+        assert times == tuple(index / source.frame_rate for index in range(11))
 
 
-def test_open_frame_source_tells_files_from_folders(video_path, frame_folder):
-    assert isinstance(open_frame_source(video_path), VideoReader)
-    assert isinstance(open_frame_source(str(frame_folder)), FrameFolder)
+@pytest.mark.parametrize("name", ["0", "12"])
+def test_a_folder_or_file_named_by_a_number_is_no_camera(video_path, frames, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(video_path.read_bytes())
+    assert open_frame_source(name).num_frames == 11
 
 
-def test_a_folder_without_images_is_named(tmp_path):
-    (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(ValueError, match=f"folder with jpg or png images. Got {tmp_path}"):
-        FrameFolder(tmp_path)
-
-
-def test_a_folder_needs_a_positive_frame_rate(frame_folder):
-    with pytest.raises(ValueError, match=r"`frame_rate` must be positive. Got 0"):
-        FrameFolder(frame_folder, Fraction(0))
-
-
-def test_a_broken_image_is_named(tmp_path):
-    (tmp_path / "0.png").write_bytes(b"no png")
-    with pytest.raises(OSError, match=r"0\.png"):
-        list(FrameFolder(tmp_path))
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"an existing video file. Got .*clip.mp4"):
+        open_frame_source(tmp_path / "clip.mp4")

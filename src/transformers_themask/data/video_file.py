@@ -14,8 +14,10 @@ from pathlib import Path, PurePosixPath
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from .images import DamagedFileError
+from .orientation import Orientation
 
 # Containers that give every frame its time.
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
@@ -39,8 +41,7 @@ def count_video_frames(path: Path) -> int:
 def read_video_frame(path: Path) -> np.ndarray:
     """Read a frame of a video file as RGB, upright, `uint8` of shape `(height, width, 3)`.
 
-    Every thread keeps the last file open, so that frames read in order are decoded once. A mirrored display matrix is
-    taken for the rotation next to it.
+    Every thread keeps the last file open, so that frames read in order are decoded once.
 
     Args:
         path (`Path`): As from [`video_frame_path`].
@@ -81,6 +82,8 @@ class _VideoFile:
         self._stream = self._container.streams.video[0]
         self._frames: Iterator[av.VideoFrame] = iter(())
         self._last_time: int | None = None
+        self._orientation: Orientation | None = None
+        self._reformatter = VideoReformatter()
 
     def read(self, index: int) -> np.ndarray:
         times = self._index.times
@@ -94,7 +97,9 @@ class _VideoFile:
         if frame is None or frame.is_corrupt:
             self._last_time = None
             raise self._damaged(index, "the picture is missing or damaged")
-        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
+        if self._orientation is None:
+            self._orientation = Orientation.of(frame)
+        return self._orientation.rgb_array(frame, self._reformatter)
 
     def _frame_at(self, time: int) -> "av.VideoFrame | None":
         key_time = self._index.key_time_before(time)
@@ -165,7 +170,7 @@ def _read_index(path: Path, size: int, changed: int) -> _FrameIndex:
 
 def _open(path: Path) -> "av.container.InputContainer":
     try:
-        container = av.open(str(path))
+        container = av.open(str(path.absolute()))  # FFmpeg takes `a:b.mp4` for a protocol
     except av.FFmpegError as error:
         raise DamagedFileError(f"Video file {path} must be readable. Got: {error.strerror}.") from error
     if not container.streams.video:

@@ -21,18 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, in_order_of_numbers, list_images
 from .video_file import VIDEO_SUFFIXES, count_video_frames, video_frame_path
-from .video_table import (
-    FRAME_SUFFIXES,
-    MASK_SUFFIXES,
-    UNLABELLED,
-    OnError,
-    in_order_of_numbers,
-    list_images,
-    list_rows,
-    match_masks,
-    video_row,
-)
+from .video_table import UNLABELLED, OnError, list_rows, match_masks, video_row
 
 NAMES_FILE = "classes.txt"
 IDS_FILE = "classes.json"

@@ -2,7 +2,6 @@
 """One row per video: how the rows of every layout are built from file names, and the table they are kept in."""
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,12 +11,11 @@ from typing import Any
 import datasets
 from transformers.utils import logging
 
+from .image_folder import check_stems
 from .skip_list import SKIP_FILE, read_skip_list, without_skipped
 
 logger = logging.get_logger(__name__)
 
-FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
-MASK_SUFFIXES = (".png",)
 # In place of a mask's path: this frame has no labels.
 UNLABELLED = ""
 # What to do with a video, by its id, that cannot be listed.
@@ -128,18 +126,6 @@ def video_row(video_id: str, frames: list[str], masks: list[str] | None) -> dict
     return {"video_id": video_id, "num_frames": len(frames), "frames": frames, "masks": masks}
 
 
-def list_images(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Names of the images in a folder in the order of the numbers in them: `9.jpg` before `10.jpg`."""
-    names = (name for name in os.listdir(folder) if name.lower().endswith(suffixes) and not name.startswith("."))
-    return sorted(names, key=in_order_of_numbers)
-
-
-def in_order_of_numbers(name: str) -> tuple[list[str | int], str]:
-    """Sort key that compares digits as numbers; of padded names it gives the alphabetical order."""
-    parts = re.split("([0-9]+)", Path(name).stem)
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
-
-
 def match_masks(frame_folder: Path, frames: list[str], mask_folder: Path, masks: list[str]) -> list[str]:
     """Find the mask of every frame by its stem.
 
@@ -150,12 +136,8 @@ def match_masks(frame_folder: Path, frames: list[str], mask_folder: Path, masks:
         FileNotFoundError: If a mask has no frame.
         ValueError: If two frames have one stem.
     """
+    check_stems(frame_folder, frames)
     stems = [Path(name).stem for name in frames]
-    if len(set(stems)) < len(stems):
-        raise ValueError(
-            f"Every frame in {frame_folder} must have a stem of its own. Got {len(stems)} frames with "
-            f"{len(set(stems))} stems; remove the copies that differ only in suffix."
-        )
     mask_of_stem = {Path(name).stem: name for name in masks}
     without_frame = sorted(set(mask_of_stem) - set(stems))
     if without_frame:

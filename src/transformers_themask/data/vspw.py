@@ -23,18 +23,9 @@ from typing import Any
 
 import datasets
 
+from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, list_images
 from .skip_list import SKIP_FILE
-from .video_table import (
-    FRAME_SUFFIXES,
-    MASK_SUFFIXES,
-    UNLABELLED,
-    OnError,
-    list_images,
-    list_rows,
-    match_masks,
-    video_row,
-    video_table,
-)
+from .video_table import UNLABELLED, OnError, list_rows, match_masks, video_row, video_table
 
 LABEL_FILE = "label_num_dic_final.json"
 

@@ -1,72 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the frames of one video come from: a video file or a folder of images."""
+"""Open whatever a video can come from."""
 
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from transformers_themask.data.images import read_frame
-
-from .video_io import VideoReader
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-# VSPW's; used where frames come without a rate.
-DEFAULT_FRAME_RATE = Fraction(15)
+from .camera import Camera
+from .frame_folder import FrameFolder
+from .frames_in_memory import FramesInMemory
+from .source import DEFAULT_FRAME_RATE, FrameSource
+from .video_reader import VideoReader
 
 
-class FrameFolder:
-    """A folder of images as one video, ordered by file name; the counterpart of [`VideoReader`] for data sets.
+def open_frame_source(source: Any, folder_frame_rate: Fraction = DEFAULT_FRAME_RATE) -> FrameSource:
+    """Open a video as a source of frames, whatever it comes from.
 
     Args:
-        path (`str` or `Path`):
-            Folder with jpg or png images, for example `ROOT/data/<video>/origin` of a VSPW-layout data set.
-        frame_rate (`Fraction`, *optional*, defaults to 15):
-            Frames per second to play them at; 15 is VSPW's.
-
-    Attributes:
-        num_frames (`int`): Number of images.
-    """
-
-    has_audio = False
-
-    def __init__(self, path: str | Path, frame_rate: Fraction = DEFAULT_FRAME_RATE):
-        if frame_rate <= 0:
-            raise ValueError(f"`frame_rate` must be positive. Got {frame_rate}.")
-        self.path = str(path)
-        self._files = sorted(file for file in Path(path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not self._files:
-            raise ValueError(f"`path` must name a video file or a folder with jpg or png images. Got {self.path}.")
-        self.frame_rate = frame_rate
-        self.time_base = Fraction(1, frame_rate.numerator)
-        self.num_frames = len(self._files)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`."""
-        for file in self._files:
-            yield read_frame(file)
-
-    def frame_name(self, index: int) -> str:
-        """File name of a frame, without suffix."""
-        return self._files[index].stem
-
-    def timed_frames(self) -> Iterator[tuple[Fraction, np.ndarray]]:
-        """Yield `(time, frame)` pairs; `time` in seconds."""
-        for index, frame in enumerate(self):
-            yield index / self.frame_rate, frame
-
-
-def open_frame_source(path: str | Path, folder_frame_rate: Fraction = DEFAULT_FRAME_RATE) -> VideoReader | FrameFolder:
-    """Open a video file, or a folder of frames, as a source of frames.
-
-    Args:
-        path (`str` or `Path`):
-            Video file or folder of images.
+        source (`str`, `Path`, `int`, `np.ndarray`, `torch.Tensor` or `Iterable`):
+            A video file or a URL; a folder of images; the index of a camera, as a number or text; or frames in memory,
+            see [`FramesInMemory`]. An open source is returned as it is.
         folder_frame_rate (`Fraction`, *optional*, defaults to 15):
-            Frames per second of a folder; a video file has its own.
+            Frames per second of a folder and of frames in memory; files and cameras tell their own.
 
     Returns:
-        [`VideoReader`] or [`FrameFolder`]; both can be iterated over any number of times.
+        [`FrameSource`]: [`VideoReader`], [`FrameFolder`], [`Camera`] or [`FramesInMemory`]. It can be iterated over
+        any number of times, except for an iterator in memory.
     """
-    return FrameFolder(path, folder_frame_rate) if Path(path).is_dir() else VideoReader(path)
+    if isinstance(source, FrameSource):
+        return source
+    if isinstance(source, int):
+        return Camera(source)
+    if not isinstance(source, (str, Path)):
+        return FramesInMemory(source, folder_frame_rate)
+    if Path(source).is_dir():
+        return FrameFolder(source, folder_frame_rate)
+    is_number = str(source).isascii() and str(source).isdigit()
+    return Camera(int(str(source))) if is_number and not Path(source).exists() else VideoReader(source)

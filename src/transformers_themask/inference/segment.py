@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from transformers_themask.models.streaming import VideoSession
 
-from .video_io import IncompleteVideoError
+from .source import IncompleteVideoError
 
 
 def segment_frames(

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images of a folder in their order: that of the numbers in their names."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+MASK_SUFFIXES = (".png",)
+
+
+def list_images(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Names of the images in a folder in the order of the numbers in them: `9.jpg` before `10.jpg`."""
+    names = (name for name in os.listdir(folder) if name.lower().endswith(suffixes) and not name.startswith("."))
+    return sorted(names, key=in_order_of_numbers)
+
+
+def in_order_of_numbers(name: str) -> tuple[list[str | int], str]:
+    """Sort key that compares digits as numbers; of padded names it gives the alphabetical order."""
+    parts = re.split("([0-9]+)", Path(name).stem)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
+
+
+def check_stems(folder: Path, frames: Sequence[str]) -> None:
+    """Raise a `ValueError` unless every frame has a stem of its own, by which its mask or label map is found."""
+    num_stems = len({Path(name).stem for name in frames})
+    if num_stems < len(frames):
+        raise ValueError(
+            f"Every frame in {folder} must have a stem of its own. Got {len(frames)} frames with {num_stems} stems; "
+            "remove the copies that differ only in suffix."
+        )

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decode a video stream as far as it is undamaged."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+
+from .ffmpeg_files import reason
+
+# A track may end a little before its declared end (rounded time stamps, B-frame delay): by this many frames, but not
+# by more than this many seconds.
+TOLERANCE_FRAMES = 2
+TOLERANCE_SECONDS = Fraction(1, 2)
+
+
+class DamageError(Exception):
+    """Why a video cannot be decoded any further."""
+
+
+def decoded_frames(
+    container: "av.container.InputContainer",
+    stream: "av.VideoStream",
+    declared_end: Fraction | None = None,
+    skip_damage: bool = False,
+) -> Iterator["av.VideoFrame"]:
+    """Decode a video to its end or its first damage, without a gap before that.
+
+    Args:
+        container (`av.container.InputContainer`):
+            The open file. It decodes in one thread, or in one per slice, as PyAV does by default: where frames are
+            decoded side by side, PyAV loses errors and the frames behind them.
+        stream (`av.VideoStream`):
+            Its video.
+        declared_end (`Fraction`, *optional*):
+            Time in seconds at which the file says that the video ends.
+        skip_damage (`bool`, *optional*, defaults to `False`):
+            Leave out what is damaged and go on.
+
+    Raises:
+        DamageError: After the last frame before a damage, or before a declared end that does not come.
+    """
+    clock = _Clock(stream_time_base(stream), stream.average_rate, declared_end)
+    damage: DamageError | None = None
+    try:
+        for packet in _packets(container, stream, clock, skip_damage):
+            for frame in _frames(stream, packet, skip_damage):
+                yield frame
+                clock.pass_frame(frame)
+    except DamageError as error:
+        damage = error
+    try:
+        for frame in _frames(stream, None, skip_damage):  # that the decoder has held back
+            # Those of the packets that did not come may be missing between them.
+            if (damage or clock.is_cut_off()) and clock.is_after_gap(frame):
+                raise DamageError("frames are missing")
+            yield frame
+            clock.pass_frame(frame)
+    except DamageError as error:
+        damage = damage or error
+    damage = damage or clock.shortfall(clock.end_of_frames)
+    if damage is not None:
+        raise damage
+
+
+def stream_time_base(stream: "av.VideoStream") -> Fraction:
+    """Unit of the time stamps of a stream's packets and frames, in seconds.
+
+    A frame that PyAV gets out of a decoder after the last packet has the same, but names another one.
+    """
+    assert stream.time_base is not None  # FFmpeg sets it for every stream of an opened file.
+    return stream.time_base
+
+
+@dataclass
+class _Clock:
+    """How far a video has been read, against how long it should be."""
+
+    time_base: Fraction
+    frame_rate: Fraction | None
+    declared_end: Fraction | None
+    end_of_packets: Fraction = Fraction(0)
+    end_of_frames: Fraction = Fraction(0)
+
+    def pass_packet(self, packet: "av.Packet") -> None:
+        # Packets come in the order of decoding.
+        self.end_of_packets = max(self.end_of_packets, self._end(packet) or Fraction(0))
+
+    def pass_frame(self, frame: "av.VideoFrame") -> None:
+        self.end_of_frames = self._end(frame) or self.end_of_frames
+
+    def shortfall(self, end: Fraction) -> DamageError | None:
+        """What to say of a video that ends at this time, if that is too early."""
+        tolerance = TOLERANCE_SECONDS
+        if self.frame_rate:
+            tolerance = min(tolerance, TOLERANCE_FRAMES / self.frame_rate)
+        if self.declared_end is None or end >= self.declared_end - tolerance:
+            return None
+        return DamageError(f"the file declares {float(self.declared_end):.2f} s but ends after {float(end):.2f} s")
+
+    def is_cut_off(self) -> bool:
+        """Whether not even the packets reach the declared end."""
+        if self.declared_end is None or not self.frame_rate:
+            return False
+        return self.end_of_packets < self.declared_end - 1 / (2 * self.frame_rate)
+
+    def is_after_gap(self, frame: "av.VideoFrame") -> bool:
+        """Whether a frame begins later than the one before ends."""
+        if frame.pts is None or not frame.duration:
+            return False
+        return (frame.pts - Fraction(frame.duration, 2)) * self.time_base > self.end_of_frames
+
+    def _end(self, piece: "av.Packet | av.VideoFrame") -> Fraction | None:
+        return None if piece.pts is None else (piece.pts + (piece.duration or 0)) * self.time_base
+
+
+def _packets(
+    container: "av.container.InputContainer", stream: "av.VideoStream", clock: _Clock, skip_damage: bool
+) -> Iterator["av.Packet"]:
+    packets = container.demux(stream)
+    while (packet := _next_packet(packets)) is not None:
+        if packet.is_corrupt and not skip_damage:
+            raise DamageError("a piece of the file is missing")
+        # An empty packet would end the decoding.
+        if packet.size:
+            yield packet
+            clock.pass_packet(packet)
+    if damage := clock.shortfall(clock.end_of_packets):
+        raise damage
+
+
+def _next_packet(packets: Iterator["av.Packet"]) -> "av.Packet | None":
+    try:
+        return next(packets, None)
+    except av.FFmpegError as error:
+        raise DamageError(reason(error)) from error
+
+
+def _frames(stream: "av.VideoStream", packet: "av.Packet | None", skip_damage: bool) -> Iterator["av.VideoFrame"]:
+    """The frames that a packet completes, or for `None` those that the decoder still holds."""
+    try:
+        frames = stream.decode(packet)
+    except av.FFmpegError as error:
+        if not skip_damage:
+            raise DamageError(reason(error)) from error
+        return
+    for frame in frames:
+        if not frame.is_corrupt:
+            yield frame
+        elif not skip_damage:
+            raise DamageError("damaged picture data")
