@@ -14,10 +14,14 @@ from transformers import AutoVideoProcessor
 
 from transformers_themask.auto import AutoModelForVideoSemanticSegmentation
 from transformers_themask.data.synthetic import render_synthetic_video, write_synthetic_dataset
-from transformers_themask.inference.overlay_video import write_overlay_video
-from transformers_themask.inference.video_io import VideoReader, VideoWriter
+from transformers_themask.inference.label_maps import LabelFolder
+from transformers_themask.inference.overlay_video import OverlayVideo
+from transformers_themask.inference.palettes import class_palette
+from transformers_themask.inference.segment_video import segment_video
+from transformers_themask.inference.sink import Sink
+from transformers_themask.inference.video_reader import VideoReader
+from transformers_themask.inference.video_writer import VideoWriter
 from transformers_themask.inference.visualization import (
-    class_palette,
     draw_contours,
     draw_legend,
     overlay,
@@ -119,14 +123,16 @@ def draw_held_out_clip(model_dir: Path, output: Path) -> dict[str, Path]:
     # Nothing of an earlier run may lie between the new label maps.
     if paths["label maps"].exists():
         shutil.rmtree(paths["label maps"])
+    class_names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     source = VideoReader(paths["clip"])
-    write_overlay_video(
-        model, processor, source, paths["overlay video"], labels_dir=paths["label maps"], progress=True
-    )
+    sinks: list[Sink] = [
+        OverlayVideo(paths["overlay video"], source, class_names, class_palette(len(class_names))),
+        LabelFolder(paths["label maps"]),
+    ]
+    segment_video(model.stream(processor), source, sinks, progress=True)
     middle = len(frames) // 2
     prediction = np.asarray(Image.open(paths["label maps"] / f"{source.frame_name(middle)}.png"))
     truth = processor.reduce_labels(masks[middle]).numpy()
-    class_names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     compare(frames[middle], prediction, truth, class_names).save(paths["comparison"])
     return paths
 

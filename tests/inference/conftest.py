@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,8 @@ from PIL import Image
 
 from tiny import tiny_model
 from transformers_themask import THEMaskVideoProcessor
-from transformers_themask.inference.video_io import VideoWriter
+from transformers_themask.inference.sink import LabelledFrame
+from transformers_themask.inference.video_writer import VideoWriter
 
 NAMES = {0: "sky", 1: "meadow", 2: "stripes", 3: "dots", 4: "checks", 5: "bricks"}
 HEIGHT, WIDTH = 36, 50
@@ -57,3 +59,12 @@ def frame_folder(frames, tmp_path_factory):
     for index, frame in enumerate(frames):
         Image.fromarray(frame).save(folder / f"{100 + 2 * index:08d}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def labelled_frames(frames):
+    """The eleven frames with random blocks of classes 0 to 5, at times that no millisecond and no rate tells."""
+    blocks = np.random.default_rng(1).integers(0, 6, (11, 9, 10), dtype=np.uint8).repeat(4, axis=1).repeat(5, axis=2)
+    times = [Fraction(1001 * index**2 + 7, 90000) for index in range(11)]
+    pairs = zip(times, frames, blocks, strict=True)
+    return [LabelledFrame(index, time, f"{index:08d}", *pair) for index, (time, *pair) in enumerate(pairs)]

@@ -1,135 +1,159 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
 
-from transformers_themask.inference.frame_source import FrameFolder, open_frame_source
-from transformers_themask.inference.label_maps import write_label_map
-from transformers_themask.inference.overlay_video import write_overlay_video
-from transformers_themask.inference.segment import segment_frames
-from transformers_themask.inference.video_io import VideoReader
-from transformers_themask.inference.visualization import class_palette, draw_contours
+from transformers_themask.inference.frame_folder import FrameFolder
+from transformers_themask.inference.frames_in_memory import FramesInMemory
+from transformers_themask.inference.overlay_video import OverlayVideo
+from transformers_themask.inference.palettes import class_palette
+from transformers_themask.inference.segment_video import segment_video
+from transformers_themask.inference.video_reader import VideoReader
+from transformers_themask.inference.visualization import draw_contours
 
-
-def test_a_label_map_survives_the_png(tmp_path):
-    label_map = np.arange(256, dtype=np.uint8).reshape(8, 32)
-    write_label_map(label_map, tmp_path / "new" / "a.png")
-    image = Image.open(tmp_path / "new" / "a.png")
-    assert image.mode == "L" and np.array_equal(image, label_map)
+NAMES = ["sky", "meadow", "stripes", "dots", "checks", "bricks"]
+PALETTE = class_palette(6)
 
 
-def test_a_label_map_of_many_classes_survives_the_png(tmp_path):
-    label_map = np.array([[0, 255, 256, 999]], dtype=np.int32)
-    write_label_map(label_map, tmp_path / "a.png")
-    assert np.array_equal(Image.open(tmp_path / "a.png"), label_map)
+def write_overlay(path, source, labelled_frames, **options):
+    """Write all frames; returns the sink and the pictures of the file."""
+    sink = OverlayVideo(path, source, NAMES, PALETTE, **options)
+    for frame in labelled_frames:
+        sink.write(frame)
+        assert not path.exists()
+    sink.close()
+    sink.abandon()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    return sink, np.array([*VideoReader(path)], dtype=int)
 
 
-@pytest.mark.parametrize("frame_stride", [1, 3])
-def test_overlay_video_shows_every_frame_under_its_own_label_map(segmenter, video_path, tmp_path, frame_stride):
-    source = VideoReader(video_path)
-    output, labels = tmp_path / "new" / "out.mp4", tmp_path / "labels"
-    written = write_overlay_video(
-        segmenter.model,
-        segmenter.processor,
-        source,
-        output,
-        labels_dir=labels,
-        frame_stride=frame_stride,
-        alpha=0.4,
-        legend=False,
-    )
-    assert (written.num_frames, written.has_legend) == (11, False)
-    labelled = segment_frames(segmenter.model, segmenter.processor, source, frame_stride=frame_stride)
-    maps = [label_map for _, label_map in labelled]
-    assert [path.name for path in sorted(labels.iterdir())] == [f"{index:08d}.png" for index in range(11)]
-    files = [np.asarray(Image.open(labels / f"{index:08d}.png")) for index in range(11)]
-    assert np.array_equal(files, maps)
-    palette = class_palette(6)
-    names = [segmenter.model.config.id2label[index] for index in np.unique(maps)]
-    colors = ["#{:02x}{:02x}{:02x}".format(*palette[index]) for index in np.unique(maps)]
-    assert written.class_colors == dict(zip(names, colors, strict=True))
-    pictures = list(VideoReader(output).timed_frames())
-    errors = []
-    for (time, picture), (source_time, frame), label_map in zip(pictures, source.timed_frames(), maps, strict=True):
-        assert time == source_time
-        blended = 0.6 * frame + 0.4 * palette[label_map]
-        expected = draw_contours(blended.round().astype(np.uint8), label_map, palette).astype(float)
-        errors.append([np.abs(picture - expected).mean(), np.abs(picture - blended).mean()])
-    with_contours, without_contours = np.mean(errors, axis=0)
-    # H.264 and its halved colour resolution blur the contours; a neighbour's label map is at 18 or more.
-    assert with_contours < min(12, without_contours)
+def enlarged(labelled_frames, height):
+    factor = -(-height // 36)
+    return [
+        replace(
+            frame,
+            picture=frame.picture.repeat(factor, axis=0).repeat(factor, axis=1)[:height],
+            label_map=frame.label_map.repeat(factor, axis=0).repeat(factor, axis=1)[:height],
+        )
+        for frame in labelled_frames
+    ]
 
 
 @pytest.fixture
-def overlays_with_and_without_legend(segmenter, frames, tmp_path):
-    """Writes both overlays of the first frames, enlarged; returns their difference and what was said of the first."""
-
-    def write(height):
-        factor = -(-height // frames.shape[1])
-        for index, frame in enumerate(frames[:3].repeat(factor, axis=1).repeat(factor, axis=2)[:, :height]):
-            (tmp_path / "frames").mkdir(exist_ok=True)
-            Image.fromarray(frame).save(tmp_path / "frames" / f"{index}.png")
-        pictures, results = [], []
-        for legend in (True, False):
-            source, output = open_frame_source(tmp_path / "frames"), tmp_path / f"{legend}.mp4"
-            results.append(write_overlay_video(segmenter.model, segmenter.processor, source, output, legend=legend))
-            pictures.append(np.array([*VideoReader(output)], dtype=int))
-        assert not results[1].has_legend
-        return np.abs(pictures[0] - pictures[1]), results[0]
-
-    return write
+def source(frames):
+    return FramesInMemory(frames)
 
 
-def test_the_legend_covers_the_bottom_only(overlays_with_and_without_legend):
-    difference, result = overlays_with_and_without_legend(200)
-    assert result.has_legend
-    assert difference[:, -12:].mean() > 20
-    assert difference[:, :120].mean() < 4  # the two files were coded apart
+@pytest.fixture
+def even_frames(labelled_frames, video_path):
+    """Labelled frames at 15 frames per second whose colours H.264 has been through already."""
+    pictures = zip(labelled_frames, VideoReader(video_path), strict=True)
+    return [replace(frame, time=Fraction(frame.index, 15), picture=picture) for frame, picture in pictures]
 
 
-def test_small_pictures_have_no_legend(overlays_with_and_without_legend):
-    difference, result = overlays_with_and_without_legend(198)
-    assert not result.has_legend and difference.max() == 0
+def test_every_frame_lies_under_its_own_label_map(even_frames, source, tmp_path):
+    sink, pictures = write_overlay(tmp_path / "new" / "out.mp4", source, even_frames, alpha=0.4, legend=False)
+    expected, without_contours, neighbours = [], [], []
+    for frame, other in zip(even_frames, [*even_frames[1:], even_frames[0]], strict=True):
+        blended = (0.6 * frame.picture + 0.4 * PALETTE[frame.label_map]).round().astype(np.uint8)
+        without_contours.append(blended)
+        expected.append(draw_contours(blended, frame.label_map, PALETTE))
+        neighbours.append(draw_contours(blended, other.label_map, PALETTE))
+    # H.264 and its halved colour resolution blur the contours, which take half of such a small picture.
+    error, *errors = (np.abs(pictures - np.array(other)).mean() for other in (expected, without_contours, neighbours))
+    assert error < 0.9 * min(errors)
+    assert not sink.has_legend
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in PALETTE]
+    assert sink.class_colors == dict(zip(NAMES, colors, strict=True))
 
 
-def test_without_opacity_there_are_no_contours_either(segmenter, video_path, tmp_path):
-    output = tmp_path / "out.mp4"
-    write_overlay_video(segmenter.model, segmenter.processor, VideoReader(video_path), output, alpha=0)
-    difference = np.array([*VideoReader(output)], dtype=int) - [*VideoReader(video_path)]
+def test_times_of_any_distance_are_kept(labelled_frames, source, tmp_path):
+    source.time_base = Fraction(1, 90000)
+    write_overlay(tmp_path / "new" / "out.mp4", source, labelled_frames)
+    times = [time for time, _ in VideoReader(tmp_path / "new" / "out.mp4").timed_frames()]
+    assert times == [frame.time for frame in labelled_frames]
+
+
+@pytest.mark.parametrize(("height", "has_legend"), [(200, True), (198, False)])
+def test_a_legend_covers_the_bottom_of_pictures_that_have_room_for_it(
+    even_frames, source, tmp_path, height, has_legend
+):
+    frames = enlarged(even_frames[:3], height)
+    sink, pictures = write_overlay(tmp_path / "with" / "out.mp4", source, frames)
+    assert sink.has_legend == has_legend
+    without_sink, without = write_overlay(tmp_path / "without" / "out.mp4", source, frames, legend=False)
+    assert not without_sink.has_legend
+    difference = np.abs(pictures - without)
+    if has_legend:
+        assert difference[:, -12:].mean() > 20
+        assert difference[:, :120].mean() < 4  # the two files were coded apart
+    else:
+        assert difference.max() == 0
+
+
+def test_without_opacity_there_are_no_contours_either(even_frames, source, tmp_path):
+    _, pictures = write_overlay(tmp_path / "new" / "out.mp4", source, even_frames, alpha=0)
+    difference = pictures - np.array([frame.picture for frame in even_frames])
     assert np.abs(difference).mean() < 8  # only H.264 lies between them
 
 
-def test_repeated_time_stamps_are_set_one_tick_apart_with_a_warning(segmenter, frames, tmp_path, caplog):
-    path = tmp_path / "repeats.mkv"
+def test_a_folder_plays_at_its_rate(segmenter, frame_folder, tmp_path):
+    source = FrameFolder(frame_folder)
+    sink = OverlayVideo(tmp_path / "out.mp4", source, NAMES, PALETTE)
+    segment_video(segmenter.model.stream(segmenter.processor), source, [sink])
+    assert VideoReader(tmp_path / "out.mp4").frame_rate == 15
+
+
+def sound_seconds(path):
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(audio=0) if packet.dts is not None]
+        return float(max(packet.pts + packet.duration for packet in packets) * packets[0].time_base)
+
+
+@pytest.fixture
+def video_with_sound(frames, tmp_path):
+    """A second of eleven frames with as much sound."""
+    path = tmp_path / "sound" / "clip.mp4"
+    path.parent.mkdir()
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mjpeg", rate=10)
-        stream.height, stream.width, stream.pix_fmt = 36, 50, "yuvj420p"
-        for index, frame in enumerate(frames[:5]):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            for packet in stream.encode(picture):
-                packet.time_base = Fraction(1, 1000)
-                packet.pts = packet.dts = (0, 100, 100, 100, 400)[index]
-                container.mux(packet)
-    source = VideoReader(path)
-    assert [time for time, _ in source.timed_frames()] == [
-        0,
-        Fraction(1, 10),
-        Fraction(1, 10),
-        Fraction(1, 10),
-        Fraction(2, 5),
-    ]
-    write_overlay_video(segmenter.model, segmenter.processor, source, tmp_path / "out.mp4")
-    times = [time * 1000 for time, _ in VideoReader(tmp_path / "out.mp4").timed_frames()]
-    assert times == [0, 100, 101, 102, 400]
-    (warning,) = caplog.messages
-    assert f"{path} repeats a time stamp at frame 2" in warning and "0.001 s after" in warning
+        video = container.add_stream("libx264", rate=11)
+        video.height, video.width, video.pix_fmt = 36, 50, "yuv420p"
+        audio = container.add_stream("aac", rate=16000, layout="mono")
+        for frame in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        noise = np.random.default_rng(0).uniform(-0.3, 0.3, (1, 16000)).astype(np.float32)
+        sound = av.AudioFrame.from_ndarray(noise, format="fltp", layout="mono")
+        sound.rate = 16000
+        container.mux(audio.encode(sound))
+        for stream in (video, audio):
+            container.mux(stream.encode(None))
+    return path
 
 
-def test_label_maps_of_a_folder_are_named_after_its_frames(segmenter, frame_folder, tmp_path):
-    output, labels = tmp_path / "out.mp4", tmp_path / "labels"
-    write_overlay_video(segmenter.model, segmenter.processor, FrameFolder(frame_folder), output, labels_dir=labels)
-    assert [path.name for path in sorted(labels.iterdir())] == [path.name for path in sorted(frame_folder.iterdir())]
-    assert VideoReader(output).frame_rate == 15
+def test_sound_is_kept_and_ends_with_the_last_frame_on_request(segmenter, video_with_sound, tmp_path):
+    source = VideoReader(video_with_sound)
+    session = segmenter.model.stream(segmenter.processor)
+    whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
+    segment_video(session, source, [OverlayVideo(whole, source, NAMES, PALETTE)])
+    segment_video(session, source, [OverlayVideo(cut, source, NAMES, PALETTE, cut_sound=True)], max_frames=5)
+    assert sound_seconds(whole) == pytest.approx(sound_seconds(video_with_sound))
+    assert 5 / 11 <= sound_seconds(cut) < 5 / 11 + 0.2
+
+
+def test_an_abandoned_video_leaves_nothing(labelled_frames, source, tmp_path):
+    sink = OverlayVideo(tmp_path / "out.mp4", source, NAMES, PALETTE)
+    sink.abandon()
+    sink.close()
+    sink.write(labelled_frames[0])
+    sink.abandon()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_overlay_names_what_it_cannot_be(source, tmp_path):
+    with pytest.raises(ValueError, match=r"`path` must be a file whose name ends in .mp4. Got .*a.avi"):
+        OverlayVideo(tmp_path / "a.avi", source, NAMES, PALETTE)
+    with pytest.raises(ValueError, match=r"`alpha` must be between 0 and 1. Got 1.5"):
+        OverlayVideo(tmp_path / "a.mp4", source, NAMES, PALETTE, alpha=1.5)

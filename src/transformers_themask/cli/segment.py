@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`themask segment`: write a video again with the class colours on top."""
+"""`themask segment`: label every frame of a video, and show, keep or count the labels."""
 
 import argparse
+import itertools
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,20 +14,34 @@ from .command import add_command, counted, load_model, usable_device
 def add_to(commands: Any) -> None:
     """Add the command to the parser's commands."""
     command = add_command(commands, "segment", run)
-    command.add_argument("input", help="video file or URL, or folder of jpg or png frames")
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="MP4", help="overlay video to write")
+    command.add_argument("input", help="video file or URL, folder of jpg or png frames, or number of a camera")
     command.add_argument("--model", required=True, metavar="DIR", help="saved model (folder or Hub id)")
+    _add_outputs(command.add_argument_group("outputs, at least one"))
+    command.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames; a camera needs it")
+    add_segmentation_options(command)
+
+
+def add_segmentation_options(command: argparse.ArgumentParser) -> None:
+    """Add what can be said about every video, whatever its results are."""
     command.add_argument(
-        "--labels", type=Path, metavar="DIR", help="also write class indices, one PNG per frame, to a new folder"
+        "--mode",
+        choices=("contiguous", "interleaved", "sliding", "recurrent"),
+        help="how frames share a clip: contiguous blocks, the official interleaved blocks, each frame with the ones "
+        "before it, or passed on from frame to frame (default: the model's first)",
     )
     command.add_argument("--num-frames", type=int, metavar="N", help="frames per clip (default: the model's)")
     command.add_argument(
         "--frame-stride",
         type=int,
-        default=1,
         metavar="N",
-        help="distance between the frames of a clip (default: 1; run_vss.py evaluates with the recipe's "
-        "eval_frame_stride)",
+        help="distance between the frames of a clip (default: 3 for interleaved clips, otherwise 1; run_vss.py "
+        "evaluates with the recipe's eval_frame_stride)",
+    )
+    command.add_argument(
+        "--palette",
+        default="default",
+        metavar="NAME",
+        help="colours: default, vspw or colour-blind (default: default)",
     )
     command.add_argument("--alpha", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
     command.add_argument("--no-legend", dest="legend", action="store_false", help="leave out the class names")
@@ -33,43 +49,125 @@ def add_to(commands: Any) -> None:
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Write a video again with the class colours on top."""
-    from transformers_themask.models.streaming import check_clip_options
-    from transformers_themask.inference.frame_source import open_frame_source
-    from transformers_themask.inference.output_folder import check_new_folder, check_output_folder
-    from transformers_themask.inference.overlay_video import write_overlay_video
-    from transformers_themask.inference.video_io import check_mp4_path
-    from transformers_themask.inference.visualization import check_alpha
+def _add_outputs(group: Any) -> None:
+    group.add_argument("-o", "--output", type=Path, metavar="MP4", help="the video with the class colours on top")
+    group.add_argument("--labels", type=Path, metavar="DIR", help="class indices, one PNG per frame; a new folder")
+    group.add_argument("--label-track", type=Path, metavar="MKV", help="class indices of all frames, lossless")
+    group.add_argument(
+        "--statistics", type=Path, metavar="FILE", help="pixels of each class in each frame, as .csv or .parquet"
+    )
+    group.add_argument("--contact-sheet", type=Path, metavar="PNG", help="frames from the whole video on one sheet")
+    group.add_argument("--timeline", type=Path, metavar="PNG", help="plot of each class's share over time")
 
-    if Path(options.input).resolve() == options.output.resolve():
-        raise ValueError(f"`--output` must differ from the input. Got {options.output} for both.")
-    check_mp4_path(options.output, "--output")
-    check_output_folder("--output", options.output.parent)
-    if options.labels is not None:
-        check_new_folder("--labels", options.labels)
-    check_alpha(options.alpha)
-    check_clip_options(1 if options.num_frames is None else options.num_frames, options.frame_stride)
+
+def run(options: argparse.Namespace) -> None:
+    """Label every frame of a video, and show, keep or count the labels."""
+    from transformers_themask.inference.frame_source import Camera, open_frame_source
+    from transformers_themask.inference.segment_video import segment_video
+    from transformers_themask.inference.source import IncompleteVideoError
+
+    _check_options(options)
     device = usable_device(options.device)
     source = open_frame_source(options.input, options.frame_rate)
+    if isinstance(source, Camera) and options.max_frames is None:
+        raise ValueError(f"`--max-frames` must say when to stop, as a camera has no end. Got camera {options.input}.")
     model, processor = load_model(options.model)
-    written = write_overlay_video(
-        model,
-        processor,
-        source,
-        options.output,
-        labels_dir=options.labels,
-        num_frames=options.num_frames,
-        frame_stride=options.frame_stride,
-        alpha=options.alpha,
-        legend=options.legend,
-        device=device,
-        progress=True,
-    )
-    print(f"{options.output}: {counted(written.num_frames, 'frame')}")
-    if options.labels is not None:
-        print(f"{options.labels}: {counted(written.num_frames, 'label map')}")
-    if options.legend and not written.has_legend:
+    session = model.to(device).stream(processor, options.mode, options.num_frames, options.frame_stride)
+    sinks = open_sinks(options, source, model.config)
+    try:
+        result = segment_video(session, source, list(sinks.values()), max_frames=options.max_frames, progress=True)
+    except IncompleteVideoError:
+        _report(sinks, None)
+        raise
+    _report(sinks, result.num_frames)
+    if options.output is not None and options.legend and not sinks[options.output].has_legend:
         print("The pictures are too small for a legend. Their colours are:")
-        for name, color in written.class_colors.items():
+        for name, color in sinks[options.output].class_colors.items():
             print(f"  {color}  {name}")
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Find what is wrong before anything is loaded."""
+    from transformers_themask.inference.output_folder import check_new_folder, check_output_folder
+    from transformers_themask.inference.segment_video import check_max_frames
+
+    paths = {argument: path for argument, path, _ in _file_outputs(options)}
+    if options.labels is not None:
+        paths["--labels"] = options.labels
+    if not paths:
+        raise ValueError("At least one output must be named. Got none; `-o OUT.mp4` writes the overlay video.")
+    for argument, path, check in _file_outputs(options):
+        if Path(options.input).resolve() == path.resolve():
+            raise ValueError(f"`{argument}` must differ from the input. Got {path} for both.")
+        check(path, argument)
+        check_output_folder(argument, path.parent)
+    for (first, path), (second, other) in itertools.combinations(paths.items(), 2):
+        if path.resolve() == other.resolve():
+            raise ValueError(f"`{first}` and `{second}` must differ. Got {path} for both.")
+    if options.labels is not None:
+        check_new_folder("--labels", options.labels)
+    check_max_frames(options.max_frames)
+    check_segmentation_options(options)
+
+
+def check_segmentation_options(options: argparse.Namespace) -> None:
+    """Find what is wrong with the options of [`add_segmentation_options`]."""
+    from transformers_themask.inference.palettes import named_palette
+    from transformers_themask.inference.visualization import check_alpha
+    from transformers_themask.models.streaming import check_clip_options
+
+    check_alpha(options.alpha)
+    named_palette(options.palette, 1)
+    check_clip_options(*(1 if value is None else value for value in (options.num_frames, options.frame_stride)))
+
+
+def _file_outputs(options: argparse.Namespace) -> list[tuple[str, Path, Callable[[Path, str], None]]]:
+    """Argument, path and check of every output file that is asked for."""
+    from transformers_themask.inference.class_statistics import check_statistics_path
+    from transformers_themask.inference.contact_sheet import check_contact_sheet_path
+    from transformers_themask.inference.label_track import check_label_track_path
+    from transformers_themask.inference.timeline import check_timeline_path
+    from transformers_themask.inference.video_writer import check_mp4_path
+
+    outputs = [
+        ("--output", options.output, check_mp4_path),
+        ("--label-track", options.label_track, check_label_track_path),
+        ("--statistics", options.statistics, check_statistics_path),
+        ("--contact-sheet", options.contact_sheet, check_contact_sheet_path),
+        ("--timeline", options.timeline, check_timeline_path),
+    ]
+    return [output for output in outputs if output[1] is not None]
+
+
+def open_sinks(options: argparse.Namespace, source: Any, config: Any) -> dict[Path, Any]:
+    """What is asked for, by the path it is written to."""
+    from transformers_themask.inference.class_statistics import ClassStatistics
+    from transformers_themask.inference.contact_sheet import ContactSheet
+    from transformers_themask.inference.label_maps import LabelFolder
+    from transformers_themask.inference.label_track import LabelTrack
+    from transformers_themask.inference.overlay_video import OverlayVideo
+    from transformers_themask.inference.palettes import named_palette
+    from transformers_themask.inference.timeline import ClassTimeline
+
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    palette = named_palette(options.palette, len(names))
+    is_cut = options.max_frames is not None
+    makers: list[tuple[Path | None, Callable[[Path], Any]]] = [
+        (
+            options.output,
+            lambda path: OverlayVideo(
+                path, source, names, palette, alpha=options.alpha, legend=options.legend, cut_sound=is_cut
+            ),
+        ),
+        (options.labels, LabelFolder),
+        (options.label_track, lambda path: LabelTrack(path, source, names, palette)),
+        (options.statistics, lambda path: ClassStatistics(path, names)),
+        (options.contact_sheet, lambda path: ContactSheet(path, names, palette, alpha=options.alpha)),
+        (options.timeline, lambda path: ClassTimeline(path, names, palette)),
+    ]
+    return {path: make(path) for path, make in makers if path is not None}
+
+
+def _report(sinks: dict[Path, Any], num_frames: int | None) -> None:
+    for path in sinks:
+        print(path if num_frames is None else f"{path}: {counted(num_frames, 'frame')}")

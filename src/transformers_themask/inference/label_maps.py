@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Label maps as PNG files."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from .output_folder import check_new_folder
+from .sink import LabelledFrame, unfinished_path
 
 
 def write_label_map(label_map: np.ndarray, path: str | Path) -> None:
@@ -18,3 +22,37 @@ def write_label_map(label_map: np.ndarray, path: str | Path) -> None:
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(label_map if label_map.dtype == np.uint8 else label_map.astype(np.uint16)).save(path)
+
+
+class LabelFolder:
+    """Sink that writes the class indices of every frame as a PNG of the frame's name.
+
+    Args:
+        folder (`str` or `Path`):
+            New or empty folder.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        check_new_folder("folder", self.folder)
+        self._unfinished = unfinished_path(self.folder)
+        self._has_begun = False
+
+    def write(self, frame: LabelledFrame) -> None:
+        """Write the next label map."""
+        if not self._has_begun:
+            # A run that was killed may have left some.
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+            self._has_begun = True
+        write_label_map(frame.label_map, self._unfinished / f"{frame.name}.png")
+
+    def close(self) -> None:
+        """Give the folder its name."""
+        if self.folder.exists():
+            self.folder.rmdir()
+        self._unfinished.rename(self.folder)
+
+    def abandon(self) -> None:
+        """Remove the label maps, unless they are all there."""
+        if self._has_begun:
+            shutil.rmtree(self._unfinished, ignore_errors=True)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of every frame each class covers, as a table."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .sink import LabelledFrame, unfinished_path
+
+SCHEMA = pa.schema(
+    [
+        ("frame", pa.int64()),
+        ("time", pa.float64()),
+        ("class_index", pa.int32()),
+        ("class_name", pa.string()),
+        ("pixels", pa.int64()),
+        ("share", pa.float64()),
+    ]
+)
+# Large enough for columns to be compressed and read well; waiting as Python objects, they take two megabytes.
+ROWS_PER_GROUP = 8192
+
+Row = tuple[int, float, int, str, int, float]
+
+
+def check_statistics_path(path: Path, argument: str = "path") -> None:
+    """Raise a `ValueError` that names the argument unless [`ClassStatistics`] can write a file of this name."""
+    if path.suffix not in TABLE_WRITERS or path.is_dir():
+        raise ValueError(f"`{argument}` must be a file whose name ends in .csv or .parquet. Got {path}.")
+
+
+class ClassStatistics:
+    """Sink that writes one row for every class in every frame, as CSV or Parquet.
+
+    The columns are `frame` (index), `time` (seconds), `class_index`, `class_name`, `pixels` and `share` (of the
+    frame's pixels). Classes that do not occur in a frame have no row there.
+
+    Args:
+        path (`str` or `Path`):
+            File to write, ending in `.csv` or `.parquet`; its folder is made if needed.
+        class_names (`Sequence[str]`):
+            Name of each class; an index without one is void.
+    """
+
+    def __init__(self, path: str | Path, class_names: Sequence[str]):
+        check_statistics_path(Path(path))
+        self.path = Path(path)
+        self._class_names = class_names
+        self._unfinished = unfinished_path(self.path)
+        self._table: _TableWriter | None = None
+
+    def write(self, frame: LabelledFrame) -> None:
+        """Count the pixels of the next frame."""
+        if self._table is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._table = TABLE_WRITERS[self.path.suffix](self._unfinished)
+        pixels = np.bincount(frame.label_map.ravel())
+        self._table.write(
+            [
+                (frame.index, float(frame.time), index, self._name(index), count, count / frame.label_map.size)
+                for index, count in enumerate(pixels.tolist())
+                if count > 0
+            ]
+        )
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._table is not None:
+            self._table.close()
+            self._unfinished.replace(self.path)
+
+    def abandon(self) -> None:
+        """Remove the file, unless it is finished."""
+        if self._table is not None:
+            self._table.close()
+            self._unfinished.unlink(missing_ok=True)
+
+    def _name(self, index: int) -> str:
+        return self._class_names[index] if index < len(self._class_names) else "void"
+
+
+class _TableWriter(Protocol):
+    def __init__(self, path: Path): ...
+
+    def write(self, rows: list[Row]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _CsvTable:
+    def __init__(self, path: Path):
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(SCHEMA.names)
+
+    def write(self, rows: list[Row]) -> None:
+        self._writer.writerows(rows)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _ParquetTable:
+    """Collects rows until they are worth a row group."""
+
+    def __init__(self, path: Path):
+        self._writer = pq.ParquetWriter(path, SCHEMA)
+        self._rows: list[Row] = []
+
+    def write(self, rows: list[Row]) -> None:
+        self._rows.extend(rows)
+        if len(self._rows) >= ROWS_PER_GROUP:
+            self._write_group()
+
+    def close(self) -> None:
+        if self._rows:
+            self._write_group()
+        self._writer.close()
+
+    def _write_group(self) -> None:
+        columns = zip(zip(*self._rows, strict=True), SCHEMA.types, strict=True)
+        self._writer.write_table(pa.table([pa.array(values, kind) for values, kind in columns], schema=SCHEMA))
+        self._rows = []
+
+
+TABLE_WRITERS: dict[str, type[_TableWriter]] = {".csv": _CsvTable, ".parquet": _ParquetTable}

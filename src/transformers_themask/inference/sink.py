@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the labelled frames of one video go."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class LabelledFrame:
+    """One frame of a video with its label map. Several sinks share it: they must not change its arrays.
+
+    Attributes:
+        index (`int`): Position in the video.
+        time (`Fraction`): Presentation time in seconds.
+        name (`str`): Name for files that belong to the frame, without suffix.
+        picture (`np.ndarray` of shape `(height, width, 3)`): `uint8` RGB frame.
+        label_map (`np.ndarray` of shape `(height, width)`): Class index of every pixel.
+    """
+
+    index: int
+    time: Fraction
+    name: str
+    picture: np.ndarray
+    label_map: np.ndarray
+
+
+class Sink(Protocol):
+    """Takes the frames of one video, in order.
+
+    What it writes appears under its final name when it is closed, so that no half of a result can be mistaken for all
+    of it.
+    """
+
+    def write(self, frame: LabelledFrame) -> None:
+        """Take in the next frame."""
+
+    def close(self) -> None:
+        """Finish what is written."""
+
+    def abandon(self) -> None:
+        """Remove what is not finished; nothing happens where it is finished or nothing has been written."""
+
+
+def unfinished_path(path: Path) -> Path:
+    """Name of a file while it is written: next to the final one, with the same suffix."""
+    return path.with_name(f"{path.stem}.unfinished{path.suffix}")
