@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
+from transformers_themask.inference.palettes import class_palette
 from transformers_themask.inference.visualization import (
     RecentClasses,
-    class_palette,
     colorize,
     draw_contours,
     draw_legend,
     overlay,
+    shrunk_label_map,
     side_by_side,
 )
 
@@ -23,25 +25,6 @@ def grey_frame(height=360, width=640, level=100):
 def shown_colors(picture, palette):
     """Classes whose exact colour occurs in a picture."""
     return {index for index, color in enumerate(palette.tolist()) if (picture == color).all(axis=2).any()}
-
-
-def test_palette_colors_differ_clearly_and_stay_clear_of_black_and_white():
-    palette = class_palette(VSPW_CLASSES).astype(int)
-    all_colors = np.vstack([palette, [[0, 0, 0], [255, 255, 255]]])
-    distance = np.abs(all_colors[:, None] - all_colors[None]).sum(axis=2)
-    np.fill_diagonal(distance, 999)
-    assert distance.min() >= 20
-
-
-def test_palette_of_fewer_classes_is_the_beginning_of_a_longer_one():
-    assert np.array_equal(class_palette(11), class_palette(VSPW_CLASSES)[:11])
-    assert np.array_equal(class_palette(3), class_palette(VSPW_CLASSES)[:3])
-
-
-def test_palette_has_a_color_of_its_own_for_every_class_up_to_its_limit():
-    assert len(np.unique(class_palette(1024), axis=0)) == 1024
-    with pytest.raises(ValueError, match=r"between 1 and 1024. Got 1025"):
-        class_palette(1025)
 
 
 def test_colorize_paints_classes_in_their_colors_and_void_black():
@@ -135,6 +118,29 @@ def test_legend_counts_the_classes_it_has_no_room_for():
     assert np.array_equal(picture[:240], grey_frame()[:240])
 
 
+def test_legend_cuts_a_name_wider_than_the_picture_and_shows_underscores_as_spaces():
+    palette = class_palette(2)
+    name = "cupboard_or_showcase_or_storage_rack"
+    picture = draw_legend(grey_frame(360, 120), [0, 1], [name, "sky"], palette)
+    assert shown_colors(picture, palette) == {0, 1}
+    # The name begins as it would in a wider picture, and ends before the edge.
+    spaced = draw_legend(grey_frame(360, 120), [0, 1], [name.replace("_", " "), "sky"], palette)
+    assert np.array_equal(picture, spaced)
+    is_text = (picture.min(axis=2) > 200)[:, 30:]
+    assert is_text.any() and not is_text[:, -4:].any()
+
+
+@pytest.mark.parametrize(("height", "width"), [(640, 360), (1280, 720)])
+def test_legend_of_a_portrait_picture_has_room_for_long_names(height, width):
+    palette = class_palette(3)
+    names = ["cupboard or showcase or storage rack", "traveling case or trolley case", "billboard or bulletin board"]
+    picture = draw_legend(grey_frame(height, width), [0, 1, 2], names, palette)
+    # None is cut off at the right.
+    assert shown_colors(picture, palette) == {0, 1, 2}
+    is_text = picture.min(axis=2) > 200
+    assert not is_text[:, -width // 60 :].any()
+
+
 def test_legend_fits_into_a_tiny_picture():
     picture = draw_legend(grey_frame(8, 10), [0, 1, 2], ["a", "b", "a name wider than all"], class_palette(3))
     assert picture.shape == (8, 10, 3)
@@ -154,6 +160,14 @@ def test_a_class_keeps_its_place_in_the_legend_for_a_while():
     assert shown == [[2], [2, 0], [2, 0], [0, 1], [0, 1], [0, 1], [0]]
 
 
+@pytest.mark.parametrize(("height", "width"), [(30, 40), (7, 11), (1, 1)])
+def test_shrunk_label_map_takes_the_pixels_that_pillow_takes(height, width):
+    label_map = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
+    expected = Image.fromarray(label_map).resize((width, height), Image.Resampling.NEAREST)
+    assert np.array_equal(shrunk_label_map(label_map, height, width), np.asarray(expected))
+    assert shrunk_label_map(label_map.astype(np.int32) * 1000, height, width).max() <= 255000
+
+
 def test_side_by_side_keeps_every_picture_and_their_order():
     pictures = [
         np.random.default_rng(seed).integers(0, 256, (90, 60 + 10 * seed, 3), dtype=np.uint8) for seed in (0, 1)
@@ -163,6 +177,15 @@ def test_side_by_side_keeps_every_picture_and_their_order():
     assert np.array_equal(panels[-90:, -70:], pictures[1])
     title = panels[:-90]
     assert title.shape[0] >= 11 and (title[:, :60].max() > 200) and (title[:, -70:].max() > 200)
+
+
+def test_side_by_side_cuts_a_title_wider_than_its_picture():
+    pictures = [np.zeros((90, 100, 3), dtype=np.uint8)] * 2
+    long, short = "a title that does not fit above such a narrow picture", "b"
+    panels = np.asarray(side_by_side([(long, pictures[0]), (short, pictures[1])]))[:-90]
+    assert np.array_equal(
+        panels[:, 100:], np.asarray(side_by_side([(short, pictures[0]), (short, pictures[1])]))[:-90, 100:]
+    )
 
 
 def test_side_by_side_names_heights_that_differ():

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`themask compare`: two models on one video, side by side."""
+
+import argparse
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from .command import add_command, counted, usable_device
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser's commands."""
+    command = add_command(commands, "compare", run)
+    for argument, metavar in (("first", "A"), ("second", "B")):
+        command.add_argument(argument, metavar=metavar, help=f"{argument} saved model (folder or Hub id)")
+    command.add_argument("input", metavar="VIDEO", help="video file or URL, or folder of jpg or png frames")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="MP4", help="video to write")
+    command.add_argument(
+        "--mode", choices=("contiguous", "interleaved", "sliding", "recurrent"), help="see `themask segment`"
+    )
+    command.add_argument("--num-frames", type=int, metavar="N", help="frames per clip (default: each model's)")
+    command.add_argument("--frame-stride", type=int, metavar="N", help="distance between the frames of a clip")
+    command.add_argument(
+        "--palette",
+        default="default",
+        metavar="NAME",
+        help="colours: default, vspw or colour-blind (default: default)",
+    )
+    command.add_argument("--alpha", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
+    command.add_argument("--frame-rate", type=Fraction, default=Fraction(15), help="of a folder (default: 15)")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw what two models see in a video side by side, over maps of where each of them flickers."""
+    from transformers_themask.inference.compare_videos import ComparisonVideo, PairedSession
+    from transformers_themask.inference.frame_source import open_frame_source
+    from transformers_themask.inference.loading import load_model
+    from transformers_themask.inference.segment_video import segment_video
+    from transformers_themask.inference.source import IncompleteVideoError
+
+    _check_options(options)
+    device = usable_device(options.device)
+    source = open_frame_source(options.input, options.frame_rate)
+    titles = [f"{letter}: {Path(path).name}" for letter, path in (("A", options.first), ("B", options.second))]
+    loaded = [load_model(path, device, letter) for letter, path in (("A", options.first), ("B", options.second))]
+    sessions = [
+        model.stream(processor, options.mode, options.num_frames, options.frame_stride) for model, processor in loaded
+    ]
+    first, second = (
+        _compared(title, model.config, options.palette) for title, (model, _) in zip(titles, loaded, strict=True)
+    )
+    sink = ComparisonVideo(options.output, source, (first, second), options.alpha)
+    session: Any = PairedSession(*sessions)  # not a VideoSession by name
+    try:
+        segment_video(session, source, [sink], progress=True)
+    except IncompleteVideoError:
+        _report(options.output, titles, sink)
+        raise
+    _report(options.output, titles, sink)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Find what is wrong before anything is loaded."""
+    from transformers_themask.inference.output_folder import check_output_folder
+    from transformers_themask.inference.palettes import named_palette
+    from transformers_themask.inference.video_writer import check_mp4_path
+    from transformers_themask.inference.visualization import check_alpha
+    from transformers_themask.models.streaming import check_clip_options
+
+    if Path(options.input).resolve() == options.output.resolve():
+        raise ValueError(f"`--output` must differ from the video. Got {options.output} for both.")
+    check_mp4_path(options.output, "--output")
+    check_output_folder("--output", options.output.parent)
+    check_alpha(options.alpha)
+    named_palette(options.palette, 1)
+    check_clip_options(*(1 if value is None else value for value in (options.num_frames, options.frame_stride)))
+
+
+def _compared(title: str, config: Any, palette: str) -> Any:
+    from transformers_themask.inference.compare_videos import ComparedModel
+    from transformers_themask.inference.palettes import named_palette
+
+    class_names = [config.id2label[index] for index in sorted(config.id2label)]
+    return ComparedModel(title, class_names, named_palette(palette, len(class_names)))
+
+
+def _report(output: Path, titles: list[str], sink: Any) -> None:
+    print(f"{output}: {counted(sink.num_frames, 'frame')}")
+    for title, changed_share in zip(titles, sink.mean_changed_shares, strict=True):
+        share = "-" if changed_share is None else f"{changed_share:.2%}"
+        print(f"{title}: {share} of the pixels change their label from frame to frame")
+    if sink.has_same_classes:
+        print(f"A and B agree on {sink.mean_agreement:.2%} of the pixels")
+    else:
+        print("Agreement is undefined: the models have different classes")

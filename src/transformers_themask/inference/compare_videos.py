@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two models on the same video, side by side: what they see, and where each of them flickers."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .flicker import FlickerMap, flicker_bar
+from .legend import PANEL_COLOR, TEXT_COLOR, fitted_text, font_for, legend_strip, line_height_of
+from .overlay_video import LEGEND_HOLD_SECONDS
+from .sink import LabelledFrame
+from .source import DEFAULT_FRAME_RATE, FrameSource
+from .video_writer import VideoWriter, check_mp4_path
+from .visualization import RecentClasses, check_alpha, draw_contours, overlay, shrunk_label_map, side_by_side
+
+# Four panels are about as large as a screen: larger frames are drawn smaller.
+MAX_PANEL_SIDE = 540
+MAX_LEGEND_ROWS = 3
+
+
+class ComparedModel(NamedTuple):
+    """What a comparison shows of a model: its title, and name and RGB colour `(num_classes, 3)` of each class."""
+
+    title: str
+    class_names: Sequence[str]
+    palette: np.ndarray
+
+
+class PairedSession:
+    """Two sessions that label the same video; goes wherever one goes in [`segment_video`].
+
+    A frame's label map has the shape `(2, height, width)`. It comes when both sessions have answered; no more than the
+    frames of the longer of their blocks wait.
+
+    Args:
+        first (`VideoSession`):
+            The session of the first model.
+        second (`VideoSession`):
+            The session of the second.
+    """
+
+    def __init__(self, first: Any, second: Any):
+        self._sessions = (first, second)
+        # In the terms of a session: the frames that may be held back.
+        self.num_frames = max(session.num_frames * session.frame_stride for session in self._sessions)
+        self.frame_stride = 1
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next frame is the first of a video."""
+        self._label_maps: tuple[dict[int, np.ndarray], dict[int, np.ndarray]] = ({}, {})
+        for session in self._sessions:
+            session.reset()
+
+    def prepare(self, frame: Any) -> tuple[Any, ...]:
+        """Turn one frame into the input of both models."""
+        return tuple(session.prepare(frame) for session in self._sessions)
+
+    def advance(self, prepared: tuple[Any, ...] | None) -> Iterator[tuple[int, Any]]:
+        """Run both models as far as the next frame allows, or for `None` to the end."""
+        for position, session in enumerate(self._sessions):
+            for clip in session.advance(None if prepared is None else prepared[position]):
+                yield position, clip
+
+    def label(self, clip: tuple[int, Any]) -> list[tuple[int, np.ndarray]]:
+        """Turn outputs into the pairs of label maps that are complete with them; in one thread, in order."""
+        position, outputs = clip
+        self._label_maps[position].update(self._sessions[position].label(outputs))
+        complete = sorted(self._label_maps[0].keys() & self._label_maps[1].keys())
+        return [(index, np.stack([label_maps.pop(index) for label_maps in self._label_maps])) for index in complete]
+
+
+class ComparisonVideo:
+    """Sink that draws two models' overlays side by side over their flicker maps, with the source's times and sound.
+
+    The frames come from a [`PairedSession`].
+
+    Args:
+        path (`str` or `Path`):
+            The mp4 file to write; its folder is made if needed.
+        source ([`FrameSource`]):
+            Where the frames come from: gives frame rate, unit of time and sound.
+        models (`tuple[ComparedModel, ComparedModel]`):
+            What to show of the two.
+        alpha (`float`, *optional*, defaults to 0.5):
+            Opacity of the colours, outlined at full opacity.
+
+    Attributes:
+        has_same_classes (`bool`): Whether both models have the same classes, in the same order.
+        num_frames (`int`): Number of frames so far.
+    """
+
+    def __init__(
+        self, path: str | Path, source: FrameSource, models: tuple[ComparedModel, ComparedModel], alpha: float = 0.5
+    ):
+        check_mp4_path(Path(path))
+        check_alpha(alpha)
+        self.path = Path(path)
+        self.has_same_classes = list(models[0].class_names) == list(models[1].class_names)
+        self.num_frames = 0
+        self._source = source
+        self._frame_rate = source.frame_rate or DEFAULT_FRAME_RATE
+        self._models = models
+        self._alpha = alpha
+        self._flicker = (FlickerMap(), FlickerMap())
+        hold_frames = round(LEGEND_HOLD_SECONDS * self._frame_rate)
+        self._recent_classes = (RecentClasses(hold_frames), RecentClasses(hold_frames))
+        self._sum_of_agreements = 0.0
+        self._writer: VideoWriter | None = None
+
+    @property
+    def mean_changed_shares(self) -> list[float | None]:
+        """For each model the share of pixels whose label differs from the frame before, averaged over the video."""
+        return [flicker.mean_changed_share for flicker in self._flicker]
+
+    @property
+    def mean_agreement(self) -> float | None:
+        """Share of pixels that both models label alike; `None` without frames or where their classes differ."""
+        if not self.has_same_classes or self.num_frames == 0:
+            return None
+        return self._sum_of_agreements / self.num_frames
+
+    def write(self, frame: LabelledFrame) -> None:
+        """Draw the next frame, whose `label_map` has the shape `(2, height, width)`, and write it."""
+        if self._writer is None:
+            self._writer = self._open()
+        for flicker, label_map in zip(self._flicker, frame.label_map, strict=True):
+            flicker.update(label_map)
+        self._sum_of_agreements += float((frame.label_map[0] == frame.label_map[1]).mean())
+        self.num_frames += 1
+        self._writer.write(self._draw(frame), frame.time)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def abandon(self) -> None:
+        """Remove the file, unless it is finished."""
+        if self._writer is not None:
+            self._writer.abandon()
+
+    def _open(self) -> VideoWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        audio_from = self._source.path if self._source.has_audio else None
+        return VideoWriter(self.path, self._frame_rate, self._source.time_base, audio_from)
+
+    def _draw(self, frame: LabelledFrame) -> np.ndarray:
+        picture = _panel(frame.picture)
+        overlays = [
+            (model.title, self._overlay(picture, label_map, model.palette))
+            for model, label_map in zip(self._models, frame.label_map, strict=True)
+        ]
+        heat = [(_flicker_title(flicker), flicker.draw(picture)) for flicker in self._flicker]
+        top, bottom = side_by_side(overlays), side_by_side(heat)
+        panel_height, panel_width = picture.shape[:2]
+        font = font_for(min(panel_height, panel_width))
+        measure = self._measure(top.width, panel_width, font)
+        legend = self._legend(frame.label_map, top.width, panel_width, font)
+        return np.vstack([np.asarray(strip) for strip in (top, bottom, measure, legend)])
+
+    def _overlay(self, picture: np.ndarray, label_map: np.ndarray, palette: np.ndarray) -> np.ndarray:
+        label_map = shrunk_label_map(label_map, picture.shape[0], picture.shape[1])
+        blended = overlay(picture, label_map, palette, self._alpha)
+        return draw_contours(blended, label_map, palette) if self._alpha > 0 else blended
+
+    def _measure(self, width: int, panel_width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+        """The line below the flicker maps: how far the models agree, and what the heat means."""
+        text = "The models have different classes."
+        if self.has_same_classes:
+            text = f"A and B agree on {_percent(self.mean_agreement)} of the pixels so far."
+        strip = Image.new("RGB", (width, line_height_of(font)), PANEL_COLOR[:3])
+        gap = strip.height // 4
+        text = fitted_text(text, font, width - panel_width - gap)
+        ImageDraw.Draw(strip).text((gap, strip.height // 2), text, fill=TEXT_COLOR[:3], font=font, anchor="lm")
+        strip.paste(flicker_bar(panel_width, font), (width - panel_width, 0))
+        return strip
+
+    def _legend(
+        self, label_maps: np.ndarray, width: int, panel_width: int, font: ImageFont.FreeTypeFont
+    ) -> Image.Image:
+        """Names of the classes of both models, or of each below its panels; of one height throughout the video."""
+        shown = [recent.update(label_map) for recent, label_map in zip(self._recent_classes, label_maps, strict=True)]
+        if self.has_same_classes:
+            columns = [(0, width, self._models[0], list(dict.fromkeys(shown[0] + shown[1])))]
+        else:
+            lefts = (0, width - panel_width)
+            columns = [
+                (left, panel_width, model, indices)
+                for left, model, indices in zip(lefts, self._models, shown, strict=True)
+            ]
+        max_height = MAX_LEGEND_ROWS * line_height_of(font)
+        height = max(
+            legend_strip(_entries(model, range(len(model.class_names))), column_width, font, max_height).height
+            for _, column_width, model, _ in columns
+        )
+        legend = Image.new("RGBA", (width, height), (*PANEL_COLOR[:3], 255))
+        for left, column_width, model, indices in columns:
+            legend.alpha_composite(legend_strip(_entries(model, indices), column_width, font, max_height), (left, 0))
+        return legend.convert("RGB")
+
+
+def _entries(model: ComparedModel, indices: Sequence[int]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((model.class_names[index], tuple(model.palette[index].tolist())) for index in indices)
+
+
+def _panel(picture: np.ndarray) -> np.ndarray:
+    height, width = picture.shape[:2]
+    scale = MAX_PANEL_SIDE / min(height, width)
+    if scale >= 1:
+        return picture
+    size = round(width * scale), round(height * scale)
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+
+
+def _flicker_title(flicker: FlickerMap) -> str:
+    last, mean = _percent(flicker.last_changed_share), _percent(flicker.mean_changed_share)
+    return f"flicker: {last} of the pixels changed, mean {mean}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which queries of a hierarchical model stand for which class in a frame, and what their masks are."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from transformers_themask.models.loss_themask import HierarchicalLoss, LevelPrediction, clip_targets
+from transformers_themask.models.matching import Assignment
+from transformers_themask.models.point_sampling import uniform_points
+from transformers_themask.models.streaming import rgb_array, single_frames
+
+MASK_FIELDS = ("frame_masks_queries_logits", "masks_queries_logits")
+
+
+class QueryMask(NamedTuple):
+    """A query matched to a class: its number, its probability of the class and of every pixel `(height, width)`."""
+
+    query_index: int
+    class_probability: float
+    mask: np.ndarray
+
+
+class ClassQueries(NamedTuple):
+    """The queries that the two rounds of matching gave to a class; `None` where a round had none left, or was not."""
+
+    class_index: int
+    primary: QueryMask | None
+    secondary: QueryMask | None
+
+
+class FrameQueries(NamedTuple):
+    """A frame of a clip with its queries.
+
+    `target` is the label map `(height, width)` that they were matched to, `classes` are the classes of the clip, that
+    with the most pixels in the frame first.
+    """
+
+    picture: np.ndarray
+    target: np.ndarray
+    classes: list[ClassQueries]
+
+
+@torch.inference_mode()
+def frame_queries(
+    model: Any, processor: Any, clip: Any, labels: np.ndarray | None = None, frame: int = -1
+) -> FrameQueries:
+    """Find the primary and the secondary query of each class, by the matching that the model was trained with.
+
+    Classes come from the video queries and masks from the frame queries, where a model has both. The points of the
+    matching are the same in every call.
+
+    Args:
+        model (`PreTrainedModel`):
+            A model whose queries are matched in two rounds. A one-frame model sees the shown frame alone.
+        processor (`THEMaskVideoProcessor`):
+            Its video processor.
+        clip (`np.ndarray`, `PIL.Image.Image` or a sequence of them):
+            One frame, or the frames of a clip, `uint8` RGB of shape `(height, width, 3)`.
+        labels (`np.ndarray` of shape `(num_frames, height, width)`, *optional*):
+            Class indices to match the queries to, the model's `ignore_value` for none. Defaults to what the model
+            itself predicts.
+        frame (`int`, *optional*, defaults to -1):
+            Which frame of the clip the masks are for.
+
+    Returns:
+        [`FrameQueries`]
+
+    Raises:
+        ValueError: If the model has no such queries, or the frame is not there.
+    """
+    config = model.config
+    if "matching_rounds" not in config.to_dict():
+        raise ValueError(f"`model` must match its queries in two rounds. Got {type(model).__name__}, which does not.")
+    pictures = [rgb_array(picture) for picture in single_frames(clip)]
+    size = pictures[0].shape[0], pictures[0].shape[1]
+    _check_arguments(len(pictures), size, labels, frame)
+    if config.num_frames == 1:  # such a model sees every frame by itself
+        pictures, labels, frame = [pictures[frame]], None if labels is None else labels[frame, None], 0
+    inputs = processor([pictures], return_tensors="pt").to(model.device, dtype=model.dtype)
+    outputs = model.eval()(**inputs)
+    if labels is None:
+        (targets,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])
+    else:
+        targets = torch.as_tensor(labels)
+    # The part of the network's input, four times as large as the masks, that is not padding.
+    rows, columns = next(outputs[name] for name in MASK_FIELDS if outputs.get(name) is not None).shape[-2:]
+    content = processor._content_size(size, (4 * rows, 4 * columns))
+    matched = _Matched(config, outputs, targets.long(), content)
+    target = targets[frame].cpu().numpy()
+    classes = [matched.class_queries(position, frame, size) for position in range(len(matched.class_labels))]
+    classes.sort(key=lambda entry: -int((target == entry.class_index).sum()))
+    return FrameQueries(pictures[frame], target, classes)
+
+
+class _Matched:
+    """Outputs for one clip with its queries assigned to the classes of `targets` `(num_frames, height, width)`."""
+
+    def __init__(self, config: Any, outputs: ModelOutput, targets: Tensor, content: tuple[int, int]):
+        video, frames = _levels(outputs)
+        self._masks = (frames or video)[0].mask_logits.flatten(0, 1)  # (num_frames, num_queries, rows, columns)
+        self._content = content
+        labels = self._padded(targets.to(self._masks.device), config.ignore_value)[None]
+        clip = clip_targets(labels, config.num_labels, config.ignore_value, config.ignored_pixels == "excluded")
+        criterion = HierarchicalLoss(config, uniform_points, torch.Generator().manual_seed(0))
+        ((self._rounds,),) = criterion.match(video, frames, clip, config.matching_rounds)
+        self._probabilities = (video or frames)[0].class_logits.float().softmax(-1).mean(0)
+        self.class_labels = clip.class_labels[0].tolist()
+
+    def class_queries(self, position: int, frame: int, size: tuple[int, int]) -> ClassQueries:
+        """What the rounds gave to one of the targets, with masks of a frame at its size."""
+        return ClassQueries(
+            self.class_labels[position],
+            *(self._query_mask(assignment, position, frame, size) for assignment in self._rounds),
+        )
+
+    def _query_mask(
+        self, assignment: Assignment, position: int, frame: int, size: tuple[int, int]
+    ) -> QueryMask | None:
+        (pairs,) = np.nonzero(assignment.target_indices == position)
+        if len(pairs) == 0:
+            return None
+        query = int(assignment.query_indices[pairs[0]])
+        rows, columns = self._masks.shape[-2:]
+        mask = self._masks[frame, query].float()[None, None]
+        mask = nn.functional.interpolate(mask, (4 * rows, 4 * columns), mode="bilinear", align_corners=False)
+        mask = mask[..., : self._content[0], : self._content[1]]
+        mask = nn.functional.interpolate(mask, size, mode="bilinear", align_corners=False)[0, 0].sigmoid()
+        return QueryMask(query, float(self._probabilities[query, self.class_labels[position]]), mask.cpu().numpy())
+
+    def _padded(self, targets: Tensor, ignore_value: int) -> Tensor:
+        """Extend label maps by the padding of the network's input, in their own pixels."""
+        rows, columns = self._masks.shape[-2:]
+        height, width = targets.shape[-2:]
+        below = round(height * 4 * rows / self._content[0]) - height
+        right = round(width * 4 * columns / self._content[1]) - width
+        return nn.functional.pad(targets, (0, right, 0, below), value=ignore_value)
+
+
+def _levels(outputs: ModelOutput) -> tuple[list[LevelPrediction], list[LevelPrediction]]:
+    """The last prediction of the video queries and that of the frame queries, as far as there are any."""
+    video, frames = [], []
+    if outputs.get("masks_queries_logits") is not None:
+        video = [LevelPrediction(outputs["class_queries_logits"], outputs["masks_queries_logits"])]
+    if outputs.get("frame_masks_queries_logits") is not None:
+        masks = outputs["frame_masks_queries_logits"].flatten(0, 1)[:, None]
+        frames = [LevelPrediction(outputs["frame_class_queries_logits"].flatten(0, 1), masks)]
+    return video, frames
+
+
+def _check_arguments(num_frames: int, size: tuple[int, int], labels: np.ndarray | None, frame: int) -> None:
+    if not -num_frames <= frame < num_frames:
+        raise ValueError(f"`frame` must be one of the clip's {num_frames}. Got {frame}.")
+    if labels is not None and np.shape(labels) != (num_frames, *size):
+        raise ValueError(f"`labels` must have the shape of the clip, {(num_frames, *size)}. Got {np.shape(labels)}.")
