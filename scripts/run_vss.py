@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from transformers_themask.data.clip_dataset import ClipDataset
@@ -23,6 +23,7 @@ from transformers_themask.data.file_checks import MAX_CHECKED_FRAMES, check_file
 from transformers_themask.data.sources import load_videos
 from transformers_themask.data.transforms import ClipAugmentation
 from transformers_themask.inference.output_folder import check_output_folder
+from transformers_themask.models.streaming import STEPWISE_MODES, stream_options
 from transformers_themask.publishing.results import (
     RESULT_FILE,
     model_facts,
@@ -41,7 +42,12 @@ from transformers_themask.training.arguments import (
 from transformers_themask.training.checkpoints import checkpoint_to_resume
 from transformers_themask.training.evaluation import EvaluationVideos
 from transformers_themask.training.recipes import RECIPE_SUFFIXES, parse_recipe
-from transformers_themask.training.starting_point import load_config, load_model, load_processor
+from transformers_themask.training.starting_point import (
+    load_config,
+    load_for_evaluation,
+    load_model,
+    load_processor,
+)
 from transformers_themask.training.trainer import PREDICTION_DIR, VSSTrainer, sampling_seed
 
 # Below Transformers' own logger, so that TRANSFORMERS_VERBOSITY reaches it.
@@ -94,7 +100,10 @@ def prepare(
         eval_videos = load_videos(data_args.data_root, data_args.eval_split)
         train_videos = load_videos(data_args.data_root, data_args.train_split) if training_args.do_train else None
     class_names = eval_videos.class_names
-    config = load_config(model_args, class_names)
+    if training_args.do_train:
+        config = load_config(model_args, class_names)
+    else:
+        model, processor = load_for_evaluation(model_args, data_args, class_names)
     if training_args.do_train and len(data_args.frame_offsets) != config.num_frames:
         raise ValueError(
             "`frame_offsets` must have one entry per frame of the model. "
@@ -111,7 +120,7 @@ def prepare(
         if training_args.should_log:
             for sentence in skipped:
                 print(sentence)
-    processor = load_processor(model_args, data_args, config)
+        processor = load_processor(model_args, data_args, config)
     progress = training_args.should_log and not training_args.disable_tqdm
     # After a training it would be late to find that one of them cannot be scored.
     check_files(eval_videos, progress=progress, decode=training_args.do_train and training_args.do_eval)
@@ -130,13 +139,16 @@ def prepare(
             sample_by=data_args.sample_by,
             photometric_on=data_args.photometric_on,
         )
+    if training_args.do_train:
+        model = load_model(model_args, config)
     eval_dataset = EvaluationVideos(
         eval_videos,
-        num_frames=config.num_frames if data_args.eval_num_frames is None else data_args.eval_num_frames,
+        num_frames=frames_per_clip(model) if data_args.eval_num_frames is None else data_args.eval_num_frames,
         frame_stride=data_args.eval_frame_stride,
+        mode=data_args.eval_mode,
     )
     trainer = VSSTrainer(
-        model=load_model(model_args, config, for_training=training_args.do_train),
+        model=model,
         args=training_args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
@@ -161,13 +173,19 @@ def build_augmentation(data_args: DataArguments) -> ClipAugmentation:
     )
 
 
+def frames_per_clip(model: PreTrainedModel) -> int:
+    """Number of frames that a model is given at once, unless asked otherwise."""
+    _, num_frames, _ = stream_options(model, mode=None, num_frames=None, frame_stride=None)
+    return num_frames
+
+
 def announce(trainer: VSSTrainer, checkpoint: Path | None) -> None:
     """Say what is about to be trained or scored, on which data, and from where."""
     model, videos = trainer.model, trainer.eval_dataset
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
         f"{type(model).__name__}: {num_parameters / 1e6:.2f} M parameters, {model.config.num_labels} classes, "
-        f"clips of {model.config.num_frames}"
+        f"clips of {frames_per_clip(model)}"
     )
     if trainer.train_dataset is not None:
         clips = trainer.train_dataset
@@ -230,9 +248,17 @@ def write_result_file(
         {name.removeprefix("eval_"): value for name, value in metrics.items() if name not in measured},
         data_set=data_args.dataset_name or Path(str(data_args.data_root)).resolve().name,
         split=data_args.eval_split,
-        clips={"num_frames": videos.num_frames, "frame_stride": videos.frame_stride},
+        clips=clips_of(videos, trainer.model),
         **facts,
     )
+
+
+def clips_of(videos: EvaluationVideos, model: PreTrainedModel) -> dict[str, int] | None:
+    """How the scored videos were cut into clips, for the result file; `None` if they were not."""
+    options = videos.options_for(model)
+    if options["mode"] in STEPWISE_MODES:
+        return None
+    return {"num_frames": videos.num_frames, "frame_stride": options.get("frame_stride", 1)}
 
 
 def announce_stop(trainer: VSSTrainer) -> int:

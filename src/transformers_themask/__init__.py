@@ -6,7 +6,9 @@ from transformers_themask.models.configuration_per_frame import PerFrameConfig
 from transformers_themask.models.configuration_themask import THEMaskConfig
 from transformers_themask.models.mit import MiTBackbone, MiTConfig
 from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentation
+from transformers_themask.models.modeling_query_propagation import VideomtForVideoSemanticSegmentation
 from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
+from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
 __version__ = "0.1.0"
@@ -17,9 +19,11 @@ __all__ = [
     "MiTConfig",
     "PerFrameConfig",
     "PerFrameForVideoSemanticSegmentation",
+    "PerFrameVideoProcessor",
     "THEMaskConfig",
     "THEMaskForVideoSemanticSegmentation",
     "THEMaskVideoProcessor",
+    "VideomtForVideoSemanticSegmentation",
     "__version__",
 ]
 

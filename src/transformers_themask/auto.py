@@ -1,31 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """One table: which classes belong to which model family; and its registration with Transformers."""
 
-from collections import OrderedDict
-
 from transformers import AutoBackbone, AutoConfig, AutoModel, AutoVideoProcessor, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from transformers_themask.inference.pipeline import VideoSemanticSegmentationPipeline
+from transformers_themask.models.auto_model import AutoModelForVideoSemanticSegmentation
 from transformers_themask.models.configuration_per_frame import PerFrameConfig
 from transformers_themask.models.configuration_themask import THEMaskConfig
 from transformers_themask.models.mit import MiTBackbone, MiTConfig
 from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentation
 from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
+from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
 FAMILIES: list[tuple[type[PreTrainedConfig], type[PreTrainedModel], type[THEMaskVideoProcessor]]] = [
     (THEMaskConfig, THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor),
-    (PerFrameConfig, PerFrameForVideoSemanticSegmentation, THEMaskVideoProcessor),
+    (PerFrameConfig, PerFrameForVideoSemanticSegmentation, PerFrameVideoProcessor),
 ]
-
-
-class AutoModelForVideoSemanticSegmentation(_BaseAutoModelClass):
-    """Instantiates the video semantic segmentation model that a checkpoint's configuration names."""
-
-    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
 def register() -> None:
@@ -42,10 +34,10 @@ def register() -> None:
         model_class.register_for_auto_class("AutoModel")
         processor_class.register_for_auto_class()
     if "video-semantic-segmentation" not in PIPELINE_REGISTRY.get_supported_tasks():
-        # Pipelines resolve the model through this class, which must be one of Transformers' own.
+        # The latter finds models whose code comes with their checkpoint.
         PIPELINE_REGISTRY.register_pipeline(
             "video-semantic-segmentation",
             pipeline_class=VideoSemanticSegmentationPipeline,
-            pt_model=AutoModel,
+            pt_model=(AutoModelForVideoSemanticSegmentation, AutoModel),
             type="multimodal",
         )

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from tiny import random_clips
-from tiny_segmenters import SEGMENTERS, SEMANTIC, WITH_QUERIES, per_frame_model, segformer
+from tiny_segmenters import SEGMENTERS, SEMANTIC, WITH_QUERIES, oneformer, per_frame_model, save_tokenizer, segformer
 from transformers_themask import (
     AutoModelForVideoSemanticSegmentation,
     PerFrameConfig,
@@ -32,6 +32,7 @@ from transformers_themask import (
     THEMaskConfig,
     THEMaskVideoProcessor,
 )
+from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 
 SIZE = (64, 64)
 
@@ -39,6 +40,11 @@ SIZE = (64, 64)
 def clips(batch_size=2, num_frames=2, seed=0):
     frames, labels = random_clips(batch_size, num_frames, SIZE, seed)
     return frames.double(), labels.to(torch.uint8)
+
+
+def task_of(model):
+    """What OneFormer takes besides a frame."""
+    return {"task_inputs": torch.tensor([model.config.task_inputs])} if model.config.task_inputs else {}
 
 
 def clip_generators(indices):
@@ -67,7 +73,7 @@ def test_queries_are_those_of_the_image_model(name):
     with torch.no_grad():
         outputs = model(pixel_values_videos=frames)
         # MaskFormer by itself fails without them.
-        expected = model.segmenter(frames[1, 0][None], output_hidden_states=True)
+        expected = model.segmenter(frames[1, 0][None], output_hidden_states=True, **task_of(model))
     for kind in ("class_queries_logits", "masks_queries_logits"):
         torch.testing.assert_close(outputs[f"frame_{kind}"][1, 0], expected[kind][0], rtol=0, atol=1e-10)
 
@@ -205,6 +211,8 @@ def saved(request, tmp_path):
     model = per_frame_model(request.param)
     model.save_pretrained(tmp_path / "video")
     model.segmenter.save_pretrained(tmp_path / "image")
+    if request.param == "oneformer":
+        save_tokenizer(tmp_path / "image")
     return model, tmp_path
 
 
@@ -285,7 +293,8 @@ save_file({"logits": outputs.logits.contiguous(), "maps": maps}, folder + "/resu
 
 
 def test_remote_code_gives_the_same_without_the_package(tmp_path, monkeypatch):
-    model, processor = per_frame_model("segformer"), THEMaskVideoProcessor(size={"height": 64, "width": 64})
+    model = per_frame_model("segformer")
+    processor = PerFrameVideoProcessor(SegformerImageProcessor(size={"height": 64, "width": 64}))
     for part in (model, processor):
         part.save_pretrained(tmp_path)
     frames = clips()[0].float()
@@ -304,6 +313,7 @@ def test_remote_code_gives_the_same_without_the_package(tmp_path, monkeypatch):
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
     assert auto_map["AutoModel"] == "modeling_per_frame.PerFrameForVideoSemanticSegmentation"
     assert Path(tmp_path / "configuration_per_frame.py").is_file()
+    assert Path(tmp_path / "video_processing_per_frame.py").is_file()
 
 
 @pytest.mark.parametrize("name", ["segformer", "mask2former"])
@@ -371,7 +381,7 @@ def test_scores_need_target_sizes():
 @pytest.mark.parametrize(
     ("segmenter", "message"),
     [
-        ({"model_type": "oneformer"}, "must describe a model that segments single images .* Got 'oneformer'"),
+        ({"model_type": "detr"}, "must describe a model that segments single images .* Got 'detr'"),
         ({"model_type": "videomt"}, "must describe a model that segments single images .* Got 'videomt'"),
         ({"model_type": "bert"}, "must describe a model that segments single images .* Got 'bert'"),
         (THEMaskConfig(), "must describe a model that segments single images .* Got 'themask'"),
@@ -398,10 +408,15 @@ def test_frames_may_be_of_another_size_than_the_configurations(name):
 
 def test_inputs_of_the_wrong_size_are_refused():
     with pytest.raises(ValueError, match=r"must be square for eomt segmenters, best .*'width': 64\}\. Got 64x96"):
-        per_frame_model("eomt")(pixel_values_videos=torch.zeros(1, 1, 3, 64, 96))
+        clip, labels = torch.zeros(1, 1, 3, 64, 96), torch.zeros(1, 1, 64, 96, dtype=torch.uint8)
+        per_frame_model("eomt")(pixel_values_videos=clip, labels=labels)
+    with pytest.raises(ValueError, match=r"must be square for eomt segmenters, best .*'width': 64\}\. Got 32x96"):
+        per_frame_model("eomt")(pixel_values_videos=torch.zeros(1, 1, 3, 32, 96))
     with pytest.raises(ValueError, match=r"must be square for eomt segmenters, best .*'width': 64\}\. Got 96x96"):
         per_frame_model("eomt")(pixel_values_videos=torch.zeros(1, 1, 3, 96, 96))
     with pytest.raises(ValueError, match=r"must be square for dpt segmenters, best .*'width': 64\}\. Got 64x96"):
         per_frame_model("dpt")(pixel_values_videos=torch.zeros(1, 1, 3, 64, 96))
-    with pytest.raises(ValueError, match="multiples of 32"):
-        per_frame_model("segformer")(pixel_values_videos=torch.zeros(1, 1, 3, 40, 96))
+    with pytest.raises(ValueError, match="must hold at least one frame"):
+        per_frame_model("segformer")(pixel_values_videos=torch.zeros(1, 0, 3, 64, 96))
+    with pytest.raises(ValueError, match="`task_inputs` must be the 24 token ids of 'the task is semantic'"):
+        PerFrameForVideoSemanticSegmentation(PerFrameConfig(segmenter_config=oneformer()))

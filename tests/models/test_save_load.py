@@ -49,6 +49,7 @@ SOURCES = {
     "pixel_decoder.py",
     "point_sampling.py",
     "scores_to_labels.py",
+    "streaming.py",
     "video_processing_themask.py",
 }
 

@@ -12,8 +12,9 @@ from transformers import (
 )
 
 from tiny import TINY_MIT, tiny_model
-from tiny_segmenters import SEGMENTERS, per_frame_model
+from tiny_segmenters import SEGMENTERS, per_frame_model, save_native
 from transformers_themask import MiTConfig, PerFrameConfig
+from transformers_themask.inference.loading import load_model as load_checkpoint
 from transformers_themask.training.arguments import DataArguments, ModelArguments
 from transformers_themask.training.starting_point import (
     PROCESSOR_FILE,
@@ -251,8 +252,8 @@ def test_fields_of_a_part_are_added_to_those_of_the_checkpoint(tmp_path):
             "must be an architecture for videos. Got 'segformer'. An image model",
         ),
         (
-            {"model_type": "per_frame", "config_overrides": {"segmenter_config": {"model_type": "oneformer"}}},
-            "`segmenter_config` must describe a model that segments single images .* Got 'oneformer'",
+            {"model_type": "per_frame", "config_overrides": {"segmenter_config": {"model_type": "detr"}}},
+            "`segmenter_config` must describe a model that segments single images .* Got 'detr'",
         ),
         (
             {"model_type": "per_frame", "config_overrides": {"segmenter_config": {"depth": 3}}},
@@ -272,6 +273,29 @@ def test_an_impossible_image_model_is_refused(fields, message):
     with pytest.raises(ValueError, match=message) as raised:
         load_config(ModelArguments(**fields), NAMES)
     assert "\n" not in str(raised.value)
+
+
+def test_the_evaluation_size_reaches_the_image_processor_of_a_saved_model(tmp_path):
+    save_native("segformer", tmp_path / "native", size={"height": 64, "width": 96})
+    for part in load_checkpoint(tmp_path / "native"):
+        part.save_pretrained(tmp_path / "video")
+    model_args = segmenter_arguments(tmp_path / "video")
+    assert load_processor(model_args, DataArguments()).resized_size(100, 200) == (64, 96)
+    sized = DataArguments(eval_shortest_edge=40, eval_longest_edge=60)
+    assert load_processor(model_args, sized).resized_size(100, 200) == (30, 60)
+    assert load_checkpoint(tmp_path / "native", size={"shortest_edge": 32})[1].resized_size(100, 200) == (32, 64)
+
+
+def test_oneformer_is_told_its_task_by_its_checkpoint(tmp_path):
+    save_native("oneformer", tmp_path, num_labels=2)
+    model_args = segmenter_arguments(tmp_path, ignore_mismatched_sizes=True)
+    model = load_model(model_args, load_config(model_args, NAMES))
+    assert len(model.config.task_inputs) == model.config.segmenter_config.task_seq_len
+    model_args = ModelArguments(
+        model_type="per_frame", config_overrides={"segmenter_config": {"model_type": "oneformer"}}
+    )
+    with pytest.raises(ValueError, match="`task_inputs` must be the 77 token ids of 'the task is semantic'"):
+        load_model(model_args, load_config(model_args, NAMES))
 
 
 def test_a_video_model_is_no_image_model(stage1):

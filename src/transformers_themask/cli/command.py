@@ -18,14 +18,9 @@ def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], in
 
 def load_model(path: str) -> tuple[Any, Any]:
     """Load a model and its video processor."""
-    from transformers import AutoVideoProcessor
+    from transformers_themask.inference import loading
 
-    from transformers_themask import AutoModelForVideoSemanticSegmentation
-    from transformers_themask.inference.loading import load_pretrained, loading_errors_as_sentences
-
-    model = load_pretrained(AutoModelForVideoSemanticSegmentation, "--model", path)
-    with loading_errors_as_sentences("--model", path):
-        return model, AutoVideoProcessor.from_pretrained(path)
+    return loading.load_model(path, argument="--model")
 
 
 def usable_device(name: str | None) -> str:

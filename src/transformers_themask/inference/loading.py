@@ -1,17 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading saved models, with one sentence for whatever is wrong with them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import AutoImageProcessor, AutoVideoProcessor, BaseVideoProcessor, PreTrainedConfig, PreTrainedModel
+
+from transformers_themask.models.auto_model import AutoModelForVideoSemanticSegmentation
+from transformers_themask.models.video_processing_per_frame import SHARED_OPTIONS, PerFrameVideoProcessor
+from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
 # What `from_pretrained` raises for missing and damaged files and for values that no model has.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
+
+
+def load_model(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    argument: str = "model",
+    size: Mapping[str, int] | None = None,
+) -> tuple[PreTrainedModel, THEMaskVideoProcessor]:
+    """Load a model for videos and its video processor.
+
+    Besides models of this package these are VidEoMT and all semantic and universal segmentation models of
+    Transformers: SegFormer, UperNet, DPT, BEiT, Mask2Former, MaskFormer, OneFormer, EoMT and others.
+
+    Args:
+        path (`str` or `Path`):
+            Folder or Hub repository.
+        device (`str` or `torch.device`, *optional*):
+            Where to put the model. Defaults to the CPU.
+        argument (`str`, *optional*, defaults to `"model"`):
+            Name of the argument that asks for the model, for the errors.
+        size (`Mapping[str, int]`, *optional*):
+            Size of frames for an image model that takes any, instead of its image processor's.
+
+    Returns:
+        The model, in evaluation mode, with its video processor.
+
+    Raises:
+        ValueError: If it cannot be loaded, or not whole, or does not segment images or videos.
+    """
+    model = load_pretrained(AutoModelForVideoSemanticSegmentation, argument, path)
+    with loading_errors_as_sentences(argument, path):
+        processor = load_processor(path, model, size)
+    return (model if device is None else model.to(device)), processor
+
+
+def load_processor(
+    path: str | Path, model: PreTrainedModel, size: Mapping[str, int] | None = None, **options: Any
+) -> THEMaskVideoProcessor:
+    """Load a checkpoint's processor of pictures or videos as the video processor of the model that was made of it.
+
+    Args:
+        path (`str` or `Path`):
+            Folder or Hub repository.
+        model (`PreTrainedModel`):
+            The model that was loaded from there.
+        size (`Mapping[str, int]`, *optional*):
+            Size of frames for an image model that takes any, instead of the image processor's.
+        options:
+            Where the files come from, such as `revision`.
+
+    Raises:
+        OSError, ValueError: If there is no processor, or none that can be used.
+    """
+    if PreTrainedConfig.get_config_dict(path, **options)[0].get("model_type") == model.config.model_type:
+        return as_own_processor(AutoVideoProcessor.from_pretrained(path, **options), model)
+    # Names of classes, for which OneFormer's would look on the Hub, are those of the configuration.
+    image_processor = AutoImageProcessor.from_pretrained(path, class_info_file=None, **options)
+    return PerFrameVideoProcessor.for_whole_frames(image_processor, model.config.square_input_size or size)
+
+
+def as_own_processor(processor: BaseVideoProcessor, model: PreTrainedModel) -> THEMaskVideoProcessor:
+    """A video processor of this package that does what another one does, stretching frames to the model's square.
+
+    Args:
+        processor ([`~transformers.BaseVideoProcessor`]):
+            The video processor; one of this package is returned as it is.
+        model (`PreTrainedModel`):
+            The model that it is for, with a `square_input_size`.
+    """
+    if isinstance(processor, THEMaskVideoProcessor):
+        return processor
+    options = {name: getattr(processor, name) for name in SHARED_OPTIONS}
+    return THEMaskVideoProcessor(**{**options, "size": model.square_input_size, "size_divisor": 1})
 
 
 def load_pretrained(

@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `video-semantic-segmentation` pipeline: a video in, one label map per frame out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers import Pipeline
+from transformers import BaseVideoProcessor, Pipeline, PreTrainedModel
 
 from .frame_source import open_frame_source
+from .frames_in_memory import FramesInMemory
+from .loading import as_own_processor, load_processor
 from .segment import segment_frames
 
 
 class VideoSemanticSegmentationPipeline(Pipeline):
-    """Label every frame of a video with a video semantic segmentation model.
+    """Label every frame of a video with a video semantic segmentation model, or with an image model frame by frame.
 
-    The video is read, segmented and let go of block by block: only the label maps grow with its length.
+    The video is read, segmented and let go of while it is being read: only the label maps grow with its length, and
+    with `stream=True` nothing does.
 
     Example:
     ```python
@@ -30,27 +32,58 @@ class VideoSemanticSegmentationPipeline(Pipeline):
     (287, 720, 1280)
     >>> result["labels"]
     {3: 'road', 8: 'car'}
+    >>> for result in segmenter("clip.mp4", stream=True):
+    ...     print(result["frame_index"], result["segmentation"].shape)
+
     ```
+
+    Args:
+        model (`PreTrainedModel`):
+            A video semantic segmentation model. By its path, `pipeline` loads every model that
+            [`AutoModelForVideoSemanticSegmentation`] does.
+        video_processor (`THEMaskVideoProcessor`, *optional*):
+            The model's video processor. Defaults to that of the model's checkpoint.
+        kwargs:
+            As in [`~transformers.Pipeline`], and `mode`, `num_frames` and `frame_stride` for all calls.
+
+    Raises:
+        ValueError: If the model does not label videos.
+        OSError: If its checkpoint has no processor.
     """
 
     _load_processor = False
     _load_image_processor = False
-    _load_video_processor = True
+    # Checkpoints of image models have none; theirs is made of the image processor.
+    _load_video_processor = None
     _load_feature_extractor = False
     _load_tokenizer = False
 
+    def __init__(self, model: PreTrainedModel, video_processor: BaseVideoProcessor | None = None, **kwargs: Any):
+        if not hasattr(model, "stream_modes"):
+            raise ValueError(
+                "`model` must be a model that labels videos, or a complete checkpoint of a Transformers model that "
+                f"segments images. Got a {type(model).__name__}."
+            )
+        if video_processor is None:
+            processor = load_processor(model.name_or_path, model)
+        else:
+            processor = as_own_processor(video_processor, model)
+        super().__init__(model, video_processor=processor, **kwargs)
+
     def _sanitize_parameters(
-        self, num_frames: int | None = None, frame_stride: int | None = None
+        self, mode: str | None = None, num_frames: int | None = None, frame_stride: int | None = None
     ) -> tuple[dict, dict, dict]:
-        given = {"num_frames": num_frames, "frame_stride": frame_stride}
+        given = {"mode": mode, "num_frames": num_frames, "frame_stride": frame_stride}
         return {}, {name: value for name, value in given.items() if value is not None}, {}
 
     def __call__(
         self,
         inputs: Any,
         *,
+        mode: str | None = None,
         num_frames: int | None = None,
         frame_stride: int | None = None,
+        stream: bool = False,
         num_workers: int | None = None,
         batch_size: int | None = None,
     ) -> Any:
@@ -59,13 +92,20 @@ class VideoSemanticSegmentationPipeline(Pipeline):
         Args:
             inputs (`str`, `Path`, `np.ndarray`, `torch.Tensor` or `list`):
                 One video: a file, a URL, a folder of images, a `uint8` RGB array of shape `(num_frames, height, width,
-                3)`, a `uint8` tensor of shape `(num_frames, 3, height, width)`, or a list of frames (PIL images or
-                arrays of shape `(height, width, 3)`). Or a list of such videos, or a generator or data set that yields
-                them.
+                3)`, a `uint8` tensor of shape `(num_frames, 3, height, width)`, or a list of frames (PIL images,
+                arrays of shape `(height, width, 3)` or tensors of shape `(3, height, width)`). Or a list of such
+                videos, or a generator or data set that yields them.
+            mode (`str`, *optional*):
+                `"contiguous"`, `"interleaved"`, `"sliding"` or `"recurrent"`; see
+                [`~transformers_themask.models.streaming.StreamingMixin.stream`]. Defaults to the model's first.
             num_frames (`int`, *optional*):
                 Frames that the model sees at once. Defaults to the model's `num_frames`.
-            frame_stride (`int`, *optional*, defaults to 1):
-                Distance between neighbouring frames of a clip; the official evaluation uses 3.
+            frame_stride (`int`, *optional*):
+                Distance between neighbouring frames of a clip. Defaults to 3 for interleaved clips, as in the official
+                evaluation, and to 1 for others.
+            stream (`bool`, *optional*, defaults to `False`):
+                Whether to return the frames of one video one by one, as soon as they are labelled. The video may then
+                also be endless: a camera's index, or an iterator over frames.
             num_workers (`int`, *optional*, defaults to 0):
                 Processes that open the videos of a list or data set.
             batch_size (`int`, *optional*, defaults to 1):
@@ -78,16 +118,25 @@ class VideoSemanticSegmentationPipeline(Pipeline):
               the video's own size, as `uint8` for up to 255 classes.
             - **labels** (`dict[int, str]`) -- Index and name of the classes that appear.
             - **frame_rate** (`float` or `None`) -- Frames per second, where the input tells.
+
+            With `stream=True` an iterator over a `dict` per frame: **frame_index**, **segmentation** of shape
+            `(height, width)`, and **labels** that appear in it.
+
+        Raises:
+            IncompleteVideoError: If a video cannot be read to its end; with `stream=True` after its last readable
+                frame.
+            ValueError: If the input is no video or an option is impossible.
         """
         batch_size = batch_size or self._batch_size or 1
         if batch_size != 1:
             raise ValueError(f"`batch_size` must be 1, because videos differ in length. Got {batch_size}.")
         if isinstance(inputs, (list, tuple)) and not inputs:
             raise ValueError("`inputs` must be a video or a list of videos. Got an empty list.")
+        options = {"mode": mode, "num_frames": num_frames, "frame_stride": frame_stride}
+        if stream:
+            return self._labelled_one_by_one(inputs, options)
         video_or_videos = tuple(inputs) if _is_list_of_frames(inputs) else inputs
-        return super().__call__(
-            video_or_videos, num_workers=num_workers, num_frames=num_frames, frame_stride=frame_stride
-        )
+        return super().__call__(video_or_videos, num_workers=num_workers, **options)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save the model and its video processor, from which `pipeline` builds this pipeline again.
@@ -109,7 +158,17 @@ class VideoSemanticSegmentationPipeline(Pipeline):
         if isinstance(input_, (str, Path)):
             source = open_frame_source(input_)
             return {"frames": source, "frame_rate": source.frame_rate}
-        return {"frames": _rgb_arrays(input_), "frame_rate": None}
+        return {"frames": FramesInMemory(input_), "frame_rate": None}
+
+    def _labelled_one_by_one(self, video: Any, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        given = {**self._forward_params, **self._sanitize_parameters(**options)[1]}
+        frames = open_frame_source(video)
+        for index, label_map in segment_frames(self.model, self.video_processor, frames, device=self.device, **given):
+            yield {"frame_index": index, "segmentation": label_map, "labels": self._names(np.unique(label_map))}
+
+    def _names(self, class_indices: Iterable[int]) -> dict[int, str]:
+        id2label: dict = self.model.config.id2label or {}
+        return {int(index): id2label[int(index)] for index in sorted(class_indices)}
 
     def _forward(self, input_tensors: dict[str, Any], **forward_parameters: Any) -> Any:
         frames = input_tensors["frames"]
@@ -122,11 +181,10 @@ class VideoSemanticSegmentationPipeline(Pipeline):
     def postprocess(self, model_outputs: Any, **postprocess_parameters: Any) -> dict[str, Any]:
         """Stack the label maps and name the classes in them."""
         label_maps, frame_rate = model_outputs["label_maps"], model_outputs["frame_rate"]
-        id2label: dict = self.model.config.id2label or {}
-        class_indices = sorted(set().union(*(np.unique(label_map).tolist() for label_map in label_maps)))
+        class_indices = set().union(*(np.unique(label_map).tolist() for label_map in label_maps))
         return {
             "segmentation": np.stack(label_maps),
-            "labels": {index: id2label[index] for index in class_indices},
+            "labels": self._names(class_indices),
             "frame_rate": None if frame_rate is None else float(frame_rate),
         }
 
@@ -134,33 +192,4 @@ class VideoSemanticSegmentationPipeline(Pipeline):
 def _is_list_of_frames(inputs: Any) -> bool:
     if not isinstance(inputs, (list, tuple)) or not inputs:
         return False
-    return isinstance(inputs[0], Image.Image) or (isinstance(inputs[0], np.ndarray) and inputs[0].ndim == 3)
-
-
-def _rgb_arrays(video: Any) -> Iterator[np.ndarray]:
-    """Yield the frames of a video in memory as `uint8` arrays of shape `(height, width, 3)`."""
-    if isinstance(video, torch.Tensor):
-        if video.ndim != 4 or video.shape[1] != 3:
-            raise ValueError(
-                f"A video tensor must have shape (num_frames, 3, height, width). Got {tuple(video.shape)}."
-            )
-        video = video.permute(0, 2, 3, 1).cpu().numpy()
-    elif isinstance(video, np.ndarray) and (video.ndim != 4 or video.shape[3] != 3):
-        raise ValueError(f"A video array must have shape (num_frames, height, width, 3). Got {video.shape}.")
-    elif not isinstance(video, (np.ndarray, list, tuple)):
-        raise ValueError(
-            f"A video must be a path, an array, a tensor or a list of frames. Got a {type(video).__name__}."
-        )
-    return map(_rgb_array, video)
-
-
-def _rgb_array(frame: Any) -> np.ndarray:
-    if isinstance(frame, Image.Image):
-        return np.asarray(frame.convert("RGB"))
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        kind = f"{frame.dtype} of shape {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise ValueError(
-            f"A frame must be a PIL image or a uint8 array of shape (height, width, 3). Got {kind}; values "
-            "from 0 to 1 become uint8 as `(255 * frame).round().astype(np.uint8)`."
-        )
-    return frame
+    return isinstance(inputs[0], Image.Image) or getattr(inputs[0], "ndim", None) == 3

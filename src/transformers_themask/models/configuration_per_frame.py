@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import (
 
 # Universal segmenters that map single images to class and mask logits of queries, and nothing else.
 ENCODERS_WITH_QUERIES = ("eomt", "eomt_dinov3")
-DECODERS_WITH_QUERIES = ("mask2former", "maskformer")
+DECODERS_WITH_QUERIES = ("mask2former", "maskformer", "oneformer")
 QUERY_SEGMENTERS = (*ENCODERS_WITH_QUERIES, *DECODERS_WITH_QUERIES)
 
 # The former take square images of one size, and this one square images of any size.
@@ -33,9 +33,12 @@ class PerFrameConfig(PreTrainedConfig):
         segmenter_config (`PreTrainedConfig` or `dict`, *optional*, defaults to that of SegFormer-B0):
             Configuration of the image model, a dictionary with its `model_type`: of a semantic segmentation model
             (`"segformer"`, `"upernet"`, `"dpt"`, `"beit"`, …) or of one with queries (`"mask2former"`, `"maskformer"`,
-            `"eomt"`, `"eomt_dinov3"`). Its classes are used where none are given here.
+            `"oneformer"`, `"eomt"`, `"eomt_dinov3"`). Its classes are used where none are given here.
         ignore_value (`int`, *optional*, defaults to 255):
             Label of pixels without a class.
+        task_inputs (`list[int]`, *optional*):
+            Token ids of "the task is semantic", which OneFormer needs besides an image. Read from the tokenizer of its
+            checkpoint.
 
     Raises:
         ValueError: If the segmenter is unknown or does not segment single images.
@@ -56,6 +59,7 @@ class PerFrameConfig(PreTrainedConfig):
 
     segmenter_config: Any = None
     ignore_value: int = 255
+    task_inputs: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any):
         if self.segmenter_config is None:
@@ -71,6 +75,9 @@ class PerFrameConfig(PreTrainedConfig):
         if "num_labels" not in kwargs and self.id2label is None:  # type: ignore[has-type]
             self.id2label = dict(self.segmenter_config.id2label)
         super().__post_init__(**kwargs)
+        if self.needs_task:
+            # Else it would also ask for texts, which its own contrastive loss alone is for.
+            self.segmenter_config.is_training = False
         self.share_classes()
 
     def share_classes(self) -> None:
@@ -95,6 +102,11 @@ class PerFrameConfig(PreTrainedConfig):
         if self.segmenter_config.model_type not in SQUARE_INPUT:
             return None
         return {"height": self.segmenter_config.image_size, "width": self.segmenter_config.image_size}
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether the segmenter must be told, in words, to segment semantically."""
+        return hasattr(self.segmenter_config, "task_seq_len")
 
     @property
     def is_semantic(self) -> bool:

@@ -6,6 +6,8 @@ Attention masks are computed from mask features resized to the level that uses t
 equals resizing the full-size mask logits, at a tenth of the work.
 
 Einsum letters: `b` batch (clips), `t` frame, `q` query, `c` channel, `h w` map, `s` flattened map.
+
+Lengths are read as `shape[0]`, for `len` makes them constants of an exported graph.
 """
 
 from collections.abc import Callable
@@ -77,6 +79,15 @@ class FrameFeatures(NamedTuple):
     def frames(self, kept: slice) -> "FrameFeatures":
         """The same of some of these frames."""
         return self._combined(lambda part: part[:, kept])
+
+    def newest(self, num_frames: int) -> "FrameFeatures":
+        """The same of the last frames, or of all where there are fewer: a copy, which does not keep the others alive.
+
+        An exported graph of a slice would not hold for every number of frames.
+        """
+        first = torch.sym_max(self.num_frames - num_frames, 0)
+        newest = torch.arange(first, self.num_frames, device=self.values[0].device)
+        return self._combined(lambda part: part.index_select(1, newest))
 
     @property
     def num_frames(self) -> int:
@@ -260,7 +271,7 @@ class MaskedAttentionDecoder(nn.Module):
         Returns:
             Predictions of the video queries and, here empty, of frame queries.
         """
-        queries = query_features.expand(len(mask_features), -1, -1)
+        queries = query_features.expand(mask_features.shape[0], -1, -1)
         predictions = []
         for index in range(len(self.layers) + 1):
             normalised = self.layernorm(queries)
@@ -340,7 +351,8 @@ class TemporalAggregator(nn.Module):
         queries = query_features.expand(batch_size, -1, -1)
         placed = queries + query_position_embeddings
         shared = self.frame_self_attn_layer_norm(queries + self._drop(self.frame_self_attn(placed, placed, queries)))
-        frame_queries = shared.repeat_interleave(num_frames, dim=0)  # (batch * num_frames, num_queries, hidden)
+        # (batch * num_frames, num_queries, hidden); ONNX gets `repeat_interleave` wrong for batches.
+        frame_queries = shared[:, None].expand(-1, num_frames, -1, -1).flatten(0, 1)
         attended = self.frame_cross_attn(
             frame_queries + query_position_embeddings, keys.flatten(0, 1), values.flatten(0, 1)
         )
@@ -380,9 +392,9 @@ class TemporalAggregationDecoder(MaskedAttentionDecoder):
         first_look: Tensor | None = None,
     ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
         """Decode clips; arguments as in [`MaskedAttentionDecoder`]. Returns video and frame predictions."""
-        num_answered = mask_features.shape[1]
+        batch_size, num_answered = mask_features.shape[:2]
         aggregator = self.temporal_aggregator
-        video_queries = aggregator.initial_video_queries(query_features, query_position_embeddings, len(mask_features))
+        video_queries = aggregator.initial_video_queries(query_features, query_position_embeddings, batch_size)
         if first_look is None:
             frame_queries = self._initial_frame_queries(query_features, query_position_embeddings, levels)
         else:
@@ -417,7 +429,7 @@ class TemporalAggregationDecoder(MaskedAttentionDecoder):
         """
         frame_queries = self._initial_frame_queries(query_features, query_position_embeddings, levels)
         video_queries = self.temporal_aggregator.initial_video_queries(
-            query_features, query_position_embeddings, len(frame_queries)
+            query_features, query_position_embeddings, frame_queries.shape[0]
         )
         guide = self._guide(
             self.mask_predictor(self.layernorm(video_queries)),
@@ -500,7 +512,7 @@ class TransformerModule(nn.Module):
             Video-level and frame-level predictions, one per prediction layer; either list may be empty.
         """
         clip_length = 1 if self.decodes_frames_alone else num_frames
-        clip_shape = (len(mask_features) // clip_length, clip_length)
+        clip_shape = (mask_features.shape[0] // clip_length, clip_length)
         features = self._read_maps(feature_maps, mask_features, clip_shape)
         video, frame = self._decode(
             features, level_sizes(feature_maps), mask_features.unflatten(0, clip_shape), all_predictions
@@ -508,7 +520,7 @@ class TransformerModule(nn.Module):
         if not self.decodes_frames_alone or (num_frames == 1 and self.config.num_frames == 1):
             return video, frame
         # A query that sees one frame is a frame query, also when a one-frame model is given longer clips.
-        batch_shape = (len(mask_features) // num_frames, num_frames)
+        batch_shape = (mask_features.shape[0] // num_frames, num_frames)
         folded = [
             QueryPrediction(
                 queries.unflatten(0, batch_shape),
@@ -527,8 +539,8 @@ class TransformerModule(nn.Module):
             mask_features (`torch.Tensor` of shape `(batch, mask_feature_size, height / 4, width / 4)`): Per-pixel
                 features.
         """
-        features = self._read_maps(feature_maps, mask_features, (len(mask_features), 1))
-        if not self.has_frame_queries:
+        features = self._read_maps(feature_maps, mask_features, (mask_features.shape[0], 1))
+        if not isinstance(self.decoder, TemporalAggregationDecoder):
             return features
         levels = self._levels(features, level_sizes(feature_maps))
         queries = self.decoder.first_look(self.queries_features.weight, self.queries_embedder.weight, levels)

@@ -25,6 +25,7 @@ from .configuration_themask import THEMaskConfig
 from .loss_themask import HierarchicalLoss, LevelPrediction, averaged_over_processes, count_classes, loss_counts_of
 from .modeling_themask import check_inputs
 from .point_sampling import PointSampler, uniform_points
+from .scores_to_labels import query_scores
 from .streaming import StreamingMixin
 
 # The fields of a segmenter with queries that mean the same in the criterion.
@@ -84,12 +85,13 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, PreTrainedModel):
     r"""A Transformers segmentation model, applied to every frame of a clip.
 
     Segmenters that score pixels (SegFormer, UperNet, DPT, BEiT, …) keep their own loss, a mean over labelled pixels.
-    Those with queries (Mask2Former, MaskFormer, OneFormer, EoMT) are trained with the mask classification loss of this package in
-    one round, with the weights of their configuration, on the final and all auxiliary predictions: Transformers' own
-    divides by the number of masks in one batch, and in distributed training by the number of processes twice, so that
-    its scale depends on how a step is split. MaskFormer thereby gets the cross-entropy at points that Mask2Former has,
-    not a focal loss over all pixels. The losses of a step's batches add up to that of one large batch, except through
-    batch norms, as in SegFormer's head: in training mode they see the frames of one batch on one device.
+    Those with queries (Mask2Former, MaskFormer, OneFormer, EoMT) are trained with the mask classification loss of this
+    package in one round, with the weights of their configuration, on the final and all auxiliary predictions:
+    Transformers' own divides by the number of masks in one batch, and in distributed training by the number of
+    processes twice, so that its scale depends on how a step is split. MaskFormer thereby gets the cross-entropy at
+    points that Mask2Former has, not a focal loss over all pixels; OneFormer goes without its contrastive term. The
+    losses of a step's batches add up to that of one large batch, except through batch norms, as in SegFormer's head:
+    in training mode they see the frames of one batch on one device.
 
     EoMT takes square images. Outside training, frames with one edge of that length are cut along the other into
     overlapping squares and their scores are averaged, as its own image processor does for semantic segmentation.
@@ -157,6 +159,8 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, PreTrainedModel):
         config = kwargs.pop("config", None)
         if not isinstance(config, cls.config_class):
             config = wrapped_config(config, path, kwargs)
+        if config.needs_task and config.task_inputs is None:
+            config.task_inputs = task_tokens(path, config.segmenter_config.task_seq_len, kwargs)
         with_info = kwargs.pop("output_loading_info", False)
         segmenter, info = segmenter_class(config).from_pretrained(
             path, config=config.segmenter_config, output_loading_info=True, **kwargs
@@ -261,12 +265,14 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, PreTrainedModel):
     def _score_in_parts(self, frame: Tensor) -> Tensor:
         """Class scores `(num_labels, height, width)` of a frame `(3, height, width)`: the mean over its squares."""
         edge, axis = min(frame.shape[1:]), 1 if frame.shape[1] > frame.shape[2] else 2
-        scores = frame.new_zeros(self.config.num_labels, *frame.shape[1:])
+        # As for label maps: half precision has too few values for scores.
+        dtype = torch.promote_types(frame.dtype, torch.float32)
+        scores = frame.new_zeros(self.config.num_labels, *frame.shape[1:], dtype=dtype)
         num_parts = frame.new_zeros(frame.shape[1:])
         for start in part_starts(frame.shape[axis], edge):
             prediction = self._predict_with_queries(frame.narrow(axis, start, edge)[None], all_predictions=False)[-1]
-            masks = nn.functional.interpolate(prediction.mask_logits[:, 0], (edge, edge), mode="bilinear")[0]
-            scores.narrow(axis, start, edge).add_(query_scores(prediction.class_logits[0], masks))
+            masks = nn.functional.interpolate(prediction.mask_logits[:, 0].to(dtype), (edge, edge), mode="bilinear")[0]
+            scores.narrow(axis, start, edge).add_(query_scores(prediction.class_logits[0].to(dtype), masks))
             num_parts.narrow(axis - 1, start, edge).add_(1)
         return scores / num_parts
 
@@ -350,17 +356,20 @@ def wrapped_config(
     else:
         config = PerFrameConfig(segmenter_config=segmenter_config)
     config.name_or_path = str(path)
-    if config.needs_task:
-        config.task_inputs = task_tokens(path, config.segmenter_config.task_seq_len, options)
     return config
 
 
 def task_tokens(path: str | Path, length: int, options: dict[str, Any]) -> list[int]:
-    """Token ids of the semantic task, with zeros for padding as OneFormer's own processor makes them."""
-    hub = {name: options[name] for name in HUB_OPTIONS if name in options}
-    tokens = AutoTokenizer.from_pretrained(path, **hub)(
-        SEMANTIC_TASK, padding="max_length", max_length=length, truncation=True
-    )
+    """Token ids of the semantic task, with zeros for padding as OneFormer's own processor makes them.
+
+    Raises:
+        OSError: If there is no tokenizer.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(path, **{name: options[name] for name in HUB_OPTIONS if name in options})
+    tokens = tokenizer(SEMANTIC_TASK, padding="max_length", max_length=length, truncation=True)
+    # Without its files a tokenizer is built all the same, but knows no words.
+    if tokenizer.decode(tokens["input_ids"], skip_special_tokens=True).split() != SEMANTIC_TASK.split():
+        raise OSError(f"its tokenizer must know the words {SEMANTIC_TASK!r}. Add the tokenizer's files.")
     return [token * kept for token, kept in zip(tokens["input_ids"], tokens["attention_mask"], strict=True)]
 
 

@@ -407,9 +407,10 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
             frames.frames(slice(first, None, state.frame_stride)), feature_maps, mask_features
         )
         levels = self._classified(video, frame, recompute=False)
-        outputs = THEMaskForVideoSemanticSegmentationOutput(**name_logits(*levels, layer=-1))
+        fields: dict[str, Any] = name_logits(*levels, layer=-1)
+        outputs = THEMaskForVideoSemanticSegmentationOutput(**fields)
         reach = (state.num_frames - 1) * state.frame_stride
-        return outputs, state._replace(features=frames.frames(slice(-reach, None)) if reach else None)
+        return outputs, state._replace(features=frames.newest(reach) if reach else None)
 
     def _classified(
         self, video: list[QueryPrediction], frame: list[QueryPrediction], recompute: bool

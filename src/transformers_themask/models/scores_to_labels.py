@@ -91,13 +91,13 @@ def twice_enlarged_argmax(
 
 
 def query_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """Class scores of one frame: Σ over queries of class probability ("no object" left out) times mask probability.
+    """Class scores of frames: Σ over queries of class probability ("no object" left out) times mask probability.
 
     Args:
-        class_logits (`torch.Tensor` of shape `(num_queries, num_labels + 1)`): Classes.
-        mask_logits (`torch.Tensor` of shape `(num_queries, height, width)`): Masks.
+        class_logits (`torch.Tensor` of shape `(..., num_queries, num_labels + 1)`): Classes.
+        mask_logits (`torch.Tensor` of shape `(..., num_queries, height, width)`): Masks.
 
     Returns:
-        `torch.Tensor` of shape `(num_labels, height, width)`.
+        `torch.Tensor` of shape `(..., num_labels, height, width)`.
     """
-    return torch.einsum("qk,qhw->khw", class_logits.softmax(-1)[:, :-1], mask_logits.sigmoid())
+    return torch.einsum("...qk,...qhw->...khw", class_logits.softmax(-1)[..., :-1], mask_logits.sigmoid())

@@ -31,7 +31,8 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Checkpoint to start from: a saved model of this package or a Mask2Former; with `per_frame` also "
-            "any Transformers segmentation model, or its encoder."
+            "any Transformers segmentation model, or its encoder. Without training any of these, or a VidEoMT; "
+            "`model_type` then does not matter."
         },
     )
     backbone_name_or_path: str | None = field(
@@ -119,7 +120,15 @@ class DataArguments:
         default=None, metadata={"help": "Frames per clip in evaluation. Default: the model's `num_frames`."}
     )
     eval_frame_stride: int = field(
-        default=3, metadata={"help": "Distance between the frames of a clip in evaluation."}
+        default=3,
+        metadata={"help": "Distance between the frames of a clip in evaluation, where its mode leaves that open."},
+    )
+    eval_mode: str | None = field(
+        default=None,
+        metadata={
+            "help": "How clips are formed in evaluation: interleaved, contiguous, sliding or recurrent. Default: "
+            "interleaved, the official evaluation; recurrent for a model without clips."
+        },
     )
 
     def __post_init__(self):
@@ -268,7 +277,7 @@ RECIPE_FIELDS = (
     "fp16",
 )
 # Where the data lie and how results are looked at does not change what is learned.
-VOLATILE_DATA_FIELDS = {"data_root", "dataset_name", "eval_split", "eval_num_frames", "eval_frame_stride"}
+VOLATILE_DATA_FIELDS = {"data_root", "dataset_name", "eval_split", "eval_num_frames", "eval_frame_stride", "eval_mode"}
 
 
 def clips_per_step(args: VSSTrainingArguments) -> int:

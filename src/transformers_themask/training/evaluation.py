@@ -18,7 +18,7 @@ from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.inference.label_maps import write_label_map
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.metrics.video_scores import VideoScores, named_scores
-from transformers_themask.models.streaming import check_clip_options, evaluation_clips
+from transformers_themask.models.streaming import STEPWISE_MODES, check_clip_options, evaluation_clips
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
 
@@ -30,12 +30,17 @@ class EvaluationVideos:
         videos ([`~transformers_themask.data.labelled_videos.LabelledVideos`]): The videos. Frames without a mask are
             segmented, as the context of the others, but not scored.
         num_frames (`int`): Frames per clip.
-        frame_stride (`int`, *optional*, defaults to 3): Distance between the frames of a clip.
+        frame_stride (`int`, *optional*, defaults to 3): Distance between the frames of a clip, where its mode leaves
+            that open.
+        mode (`str`, *optional*): How clips are formed; see
+            [`~transformers_themask.models.streaming.StreamingMixin.stream`]. Defaults to the official evaluation,
+            `"interleaved"`, or to the first mode of a model without clips.
     """
 
     videos: LabelledVideos
     num_frames: int
     frame_stride: int = 3
+    mode: str | None = None
 
     def __post_init__(self):
         check_clip_options(self.num_frames, self.frame_stride)
@@ -46,8 +51,20 @@ class EvaluationVideos:
         return self.videos.num_frames
 
     def num_clips(self, row: Mapping[str, Any]) -> int:
-        """Number of clips that a video is cut into."""
-        return len(evaluation_clips(row["num_frames"], self.num_frames, self.frame_stride))
+        """Number of times that the model is called for a video."""
+        if self.mode in STEPWISE_MODES:
+            return row["num_frames"]
+        stride = 1 if self.mode == "contiguous" else self.frame_stride
+        return len(evaluation_clips(row["num_frames"], self.num_frames, stride))
+
+    def options_for(self, model: Any) -> dict[str, Any]:
+        """How a model's session forms the clips, as options of [`segment_frames`]."""
+        mode = self.mode
+        if mode is None:
+            mode = "interleaved" if "interleaved" in model.stream_modes else model.stream_modes[0]
+        options = {"num_frames": self.num_frames, "frame_stride": self.frame_stride, "mode": mode}
+        ignored = {"contiguous": ["frame_stride"], "recurrent": ["num_frames", "frame_stride"]}.get(mode, [])
+        return {name: value for name, value in options.items() if name not in ignored}
 
 
 def evaluate_videos(
@@ -156,9 +173,7 @@ def _segmented_frames(
     """Yield name, label map and raw mask, if any, of every frame of one video, in order."""
     labelled = videos.videos
     frames = (labelled.read_frame(row, index) for index in range(row["num_frames"]))
-    for index, label_map in segment_frames(
-        model, processor, frames, videos.num_frames, videos.frame_stride, device=device
-    ):
+    for index, label_map in segment_frames(model, processor, frames, device=device, **videos.options_for(model)):
         mask = labelled.read_mask(row, index)
         if mask is not None:
             check_mask_size(mask.shape, labelled.root / row["masks"][index], label_map.shape)

@@ -2,12 +2,15 @@
 """The model and the processor a run starts from, checked against the data set before anything is trained."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoModel, AutoVideoProcessor, PreTrainedConfig, PreTrainedModel
 
+from transformers_themask.inference import loading
 from transformers_themask.inference.loading import load_pretrained, loading_errors_as_sentences
+from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
 from .arguments import DataArguments, ModelArguments
@@ -102,15 +105,55 @@ def load_processor(
     Returns:
         The processor, which reduces raw labels.
     """
-    checkpoint = model_args.model_name_or_path
-    size = {}
-    if data_args.eval_shortest_edge is not None:
-        size = {"shortest_edge": data_args.eval_shortest_edge, "longest_edge": data_args.eval_longest_edge}
-    size = getattr(config, "square_input_size", None) or size
-    if checkpoint is not None and (Path(checkpoint) / PROCESSOR_FILE).is_file():
-        with loading_errors_as_sentences("model_name_or_path", checkpoint):
-            return AutoVideoProcessor.from_pretrained(checkpoint, **({"size": size} if size else {}))
-    return THEMaskVideoProcessor(size=size or NEW_PROCESSOR_SIZE, do_reduce_labels=True)
+    checkpoint, asked_for = model_args.model_name_or_path, _evaluation_size(data_args)
+    square = getattr(config, "square_input_size", None)
+    size = square or asked_for
+    if checkpoint is None or not (Path(checkpoint) / PROCESSOR_FILE).is_file():
+        return THEMaskVideoProcessor(size=size or NEW_PROCESSOR_SIZE, do_reduce_labels=True)
+    with loading_errors_as_sentences("model_name_or_path", checkpoint):
+        processor = AutoVideoProcessor.from_pretrained(checkpoint, **({"size": size} if size else {}))
+    if isinstance(processor, PerFrameVideoProcessor) and asked_for and not square:
+        return PerFrameVideoProcessor.for_whole_frames(processor.image_processor, asked_for)
+    return processor
+
+
+def load_for_evaluation(
+    model_args: ModelArguments, data_args: DataArguments, class_names: Sequence[str]
+) -> tuple[PreTrainedModel, THEMaskVideoProcessor]:
+    """Load a checkpoint that is scored as it is: of this package, or of Transformers' image and video models.
+
+    Args:
+        model_args ([`ModelArguments`]): The checkpoint, and overrides for one of this package.
+        data_args ([`DataArguments`]): The evaluation size.
+        class_names (`Sequence[str]`): The data set's classes in the order of their indices.
+
+    Returns:
+        The model and its video processor, for a checkpoint of Transformers with its own preprocessing.
+
+    Raises:
+        ValueError: If the checkpoint cannot be loaded, or has other classes.
+    """
+    checkpoint = str(model_args.model_name_or_path)
+    model_type = _saved_fields(checkpoint)["model_type"]
+    is_native = not hasattr(CONFIG_MAPPING[model_type], "num_frames") if model_type in CONFIG_MAPPING else True
+    if not is_native:
+        config = load_config(replace(model_args, model_type=model_type), class_names)
+        model = load_model(model_args, config, for_training=False)
+        return model, load_processor(model_args, data_args, config)
+    if model_args.overrides:
+        raise ValueError(
+            f"`config_overrides` must be left out to evaluate {checkpoint}, a checkpoint of Transformers. "
+            f"Got {model_args.overrides}."
+        )
+    model, processor = loading.load_model(checkpoint, size=_evaluation_size(data_args), argument="model_name_or_path")
+    _check_classes(checkpoint, dict(model.config.id2label), dict(enumerate(class_names)))
+    return model, processor
+
+
+def _evaluation_size(data_args: DataArguments) -> dict[str, int] | None:
+    if data_args.eval_shortest_edge is None or data_args.eval_longest_edge is None:
+        return None
+    return {"shortest_edge": data_args.eval_shortest_edge, "longest_edge": data_args.eval_longest_edge}
 
 
 def _load_backbone(model: PreTrainedModel, checkpoint: str) -> None:
@@ -145,14 +188,7 @@ def _saved_config(
     model_args: ModelArguments, config_class: type[PreTrainedConfig], id2label: dict[int, str]
 ) -> dict[str, Any]:
     checkpoint = str(model_args.model_name_or_path)
-    try:
-        saved, _ = PreTrainedConfig.get_config_dict(checkpoint)
-    except OSError:
-        saved = {}
-    if "model_type" not in saved:
-        raise FileNotFoundError(
-            f"`model_name_or_path` must be a saved model. Got {checkpoint}, which has no config.json of one."
-        )
+    saved = _saved_fields(checkpoint)
     # An image model's own checkpoint, of which the configuration says whether it can be used.
     is_segmenter = SEGMENTER_PART in config_class.sub_configs and saved["model_type"] != model_args.model_type
     if not is_segmenter and saved["model_type"] not in (model_args.model_type, "mask2former"):
@@ -164,13 +200,30 @@ def _saved_config(
     if is_segmenter and not any("Segmentation" in name for name in saved.get("architectures") or ["Segmentation"]):
         return {SEGMENTER_PART: saved}  # an encoder or a classifier: its classes are not those of pixels
     saved_labels = {int(index): name for index, name in saved.get("id2label", {}).items()}
-    if saved_labels != id2label and not model_args.ignore_mismatched_sizes:
+    if not model_args.ignore_mismatched_sizes:
+        _check_classes(checkpoint, saved_labels, id2label)
+    return {SEGMENTER_PART: saved} if is_segmenter else saved
+
+
+def _saved_fields(checkpoint: str) -> dict[str, Any]:
+    try:
+        saved, _ = PreTrainedConfig.get_config_dict(checkpoint)
+    except OSError:
+        saved = {}
+    if "model_type" not in saved:
+        raise FileNotFoundError(
+            f"`model_name_or_path` must be a saved model. Got {checkpoint}, which has no config.json of one."
+        )
+    return saved
+
+
+def _check_classes(checkpoint: str, saved: dict[int, str], wanted: dict[int, str]) -> None:
+    if saved != wanted:
         raise ValueError(
-            f"The data set's {len(id2label)} classes must be those of {checkpoint}. Got {len(saved_labels)} classes "
-            f"there, first difference {_first_difference(saved_labels, id2label)}. "
+            f"The data set's {len(wanted)} classes must be those of {checkpoint}. Got {len(saved)} classes there, "
+            f"first difference {_first_difference(saved, wanted)}. "
             "Give `--ignore_mismatched_sizes true` to fine-tune to other classes."
         )
-    return {SEGMENTER_PART: saved} if is_segmenter else saved
 
 
 def _first_difference(saved: dict[int, str], wanted: dict[int, str]) -> str:
