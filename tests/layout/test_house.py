@@ -11,7 +11,19 @@ import transformers_themask
 SOURCE = Path(transformers_themask.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 # Every room may import from the rooms before it only.
-ROOMS = ["models", "data", "metrics", "inference", "publishing", "training", "conversion", "auto", "demo", "cli"]
+ROOMS = [
+    "models",
+    "data",
+    "metrics",
+    "inference",
+    "publishing",
+    "training",
+    "conversion",
+    "auto",
+    "demo",
+    "web_demo",
+    "cli",
+]
 LEAVES = {"models", "data"}
 
 

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segment one uploaded video in the background, so that a page can show how far it is and stop it."""
+
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from transformers_themask.inference.class_statistics import ClassStatistics
+from transformers_themask.inference.label_track import LabelTrack
+from transformers_themask.inference.overlay_video import OverlayVideo
+from transformers_themask.inference.segment_video import segment_video
+from transformers_themask.inference.sink import LabelledFrame, Sink
+from transformers_themask.inference.source import FrameSource, IncompleteVideoError
+from transformers_themask.inference.timeline import ClassTimeline
+from transformers_themask.models.streaming import VideoSession
+
+
+@dataclass(frozen=True)
+class Coloring:
+    """How classes are shown.
+
+    Attributes:
+        class_names (`Sequence[str]`): Name of each class.
+        palette (`np.ndarray` of shape `(num_classes, 3)`): RGB colour of each class.
+        alpha (`float`): Opacity of the colours, 0 to 1.
+    """
+
+    class_names: Sequence[str]
+    palette: np.ndarray
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a job has made.
+
+    Attributes:
+        files (`dict[str, Path]`): By `"overlay"`, `"labels"`, `"statistics"` and `"plot"`.
+        timeline ([`ClassTimeline`]): The numbers of the plot.
+        damage (`str`): What is wrong with a video of which only a part could be read; empty for others.
+    """
+
+    files: dict[str, Path]
+    timeline: ClassTimeline
+    damage: str
+
+
+class SegmentationJob:
+    """One video on its way through a model, in a thread of its own.
+
+    The files of the job are there until its `with` block ends. Leaving the block early stops the job without waiting
+    for it.
+
+    Args:
+        session ([`VideoSession`]):
+            What labels the frames.
+        source ([`FrameSource`]):
+            The video.
+        coloring ([`Coloring`]):
+            How classes are shown.
+        folder (`Path`):
+            Where the job may make a folder of its own.
+        stopping (`threading.Event`):
+            Set, by anybody, to let the video end with the frame that is being read.
+
+    Attributes:
+        coloring ([`Coloring`]): As given.
+        progress ([`Progress`]): What is done so far.
+        stopping (`threading.Event`): As given.
+    """
+
+    def __init__(
+        self,
+        session: VideoSession,
+        source: FrameSource,
+        coloring: Coloring,
+        folder: Path,
+        stopping: threading.Event,
+    ):
+        self.coloring = coloring
+        self.stopping = stopping
+        self.progress = Progress(source.num_frames)
+        self._session, self._folder = session, folder
+        self._source = _StoppableSource(source, stopping)
+        self._results: Results | None = None
+        self._error: Exception | None = None
+        self._finished, self._released = threading.Event(), threading.Event()
+
+    def __enter__(self) -> "SegmentationJob":
+        threading.Thread(target=self._work, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stopping.set()
+        self._released.set()
+
+    def updates(self, interval: float) -> Iterator["Progress"]:
+        """Yield what is done every `interval` seconds until the job is finished."""
+        while not self._finished.wait(interval):
+            yield self.progress
+
+    def results(self) -> Results | None:
+        """What a finished job has made; `None` when it was stopped before there was a frame.
+
+        Raises:
+            ValueError, OSError: What is wrong with a video of which nothing could be read.
+        """
+        was_never_begun = self.stopping.is_set() and self.progress.latest is None
+        if self._error is not None and not was_never_begun:
+            raise self._error
+        return self._results
+
+    def _work(self) -> None:
+        with TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as folder:
+            try:
+                self._results = self._segment(Path(folder))
+            except Exception as error:
+                self._error = error
+            self._finished.set()
+            self._released.wait()
+
+    def _segment(self, folder: Path) -> Results:
+        names, palette = self.coloring.class_names, self.coloring.palette
+        stem = Path(self._source.path).stem
+        endings = {
+            "overlay": "overlay.mp4",
+            "labels": "labels.mkv",
+            "statistics": "statistics.csv",
+            "plot": "shares.svg",
+        }
+        files = {kind: folder / f"{stem}_{ending}" for kind, ending in endings.items()}
+        timeline = ClassTimeline(files["plot"], names, palette)
+        sinks: list[Sink] = [
+            OverlayVideo(
+                files["overlay"], self._source, names, palette, alpha=self.coloring.alpha, legend=False, cut_sound=True
+            ),
+            LabelTrack(files["labels"], self._source, names, palette),
+            ClassStatistics(files["statistics"], names),
+            timeline,
+            self.progress,
+        ]
+        try:
+            segment_video(self._session, self._source, sinks)
+        except IncompleteVideoError as error:
+            if self.progress.latest is None:
+                raise
+            return Results(files, timeline, str(error))
+        return Results(files, timeline, "")
+
+
+class Progress:
+    """A sink that only keeps the newest frame, for a page that looks at it now and then.
+
+    Args:
+        num_expected (`int`, *optional*):
+            Number of frames that the video declares.
+
+    Attributes:
+        num_expected (`int`, *optional*): As given.
+        latest ([`LabelledFrame`], *optional*): The newest frame.
+        started (`float`): When the work began, on the clock of `time.monotonic`.
+    """
+
+    def __init__(self, num_expected: int | None):
+        self.num_expected = num_expected
+        self.latest: LabelledFrame | None = None
+        self.started = time.monotonic()
+
+    def write(self, frame: LabelledFrame) -> None:
+        """Remember the frame."""
+        self.latest = frame
+
+    def close(self) -> None:
+        """There is nothing to finish."""
+
+    def abandon(self) -> None:
+        """There is nothing to remove."""
+
+
+class _StoppableSource(FrameSource):
+    """A source that ends when an event is set."""
+
+    def __init__(self, source: FrameSource, stopping: threading.Event):
+        self.path, self.has_audio = source.path, source.has_audio
+        self.frame_rate, self.time_base, self.num_frames = source.frame_rate, source.time_base, source.num_frames
+        self._source, self._stopping = source, stopping
+
+    def timed_frames(self) -> Generator[tuple[Fraction, np.ndarray], None, None]:
+        with closing(self._source.timed_frames()) as timed_frames:
+            for timed_frame in timed_frames:
+                if self._stopping.is_set():
+                    return
+                yield timed_frame

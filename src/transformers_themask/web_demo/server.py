@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serve the page."""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+STYLE = Path(__file__).with_name("style.css")
+MAX_FILE_SIZE = "2gb"
+
+
+def check_installation() -> None:
+    """Raise a `ValueError` unless Gradio is installed."""
+    if find_spec("gradio") is None:
+        raise ValueError(
+            "`--web` must find Gradio. Got an installation without it; run `pip install 'transformers-themask[demo]'`."
+        )
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raise a `ValueError` unless a server can listen at this address, before a model is loaded for it."""
+    try:
+        socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"`--host` and `--port` must be an address that is free. Got {host} and {port} ({reason}). Choose another "
+            "port, or leave it out."
+        ) from error
+
+
+def wait_for_end() -> None:
+    """Wait until the process is interrupted or asked to terminate."""
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def serving(
+    model: Any,
+    processor: Any,
+    model_name: str,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    max_file_size: str = MAX_FILE_SIZE,
+) -> Iterator[Any]:
+    """Serve the page for one model while the block runs.
+
+    Nothing is asked of other machines, and the files of visitors are gone when the block ends.
+
+    Args:
+        model (`PreTrainedModel`):
+            Model to segment with, on the device it shall use.
+        processor:
+            Its video processor.
+        model_name (`str`):
+            How the page calls the model.
+        host (`str`, *optional*):
+            Address to listen on; the default is reached from this computer only.
+        port (`int`, *optional*):
+            Port to listen on. Defaults to the first free one from 7860 on.
+        max_file_size (`str`, *optional*, defaults to `"2gb"`):
+            Larger videos are refused.
+
+    Returns:
+        `gr.Blocks`: The running page; its `local_url` says where it is.
+    """
+    with TemporaryDirectory(prefix="themask-web-", ignore_cleanup_errors=True) as folder:
+        jobs, cache = Path(folder, "jobs"), Path(folder, "gradio")
+        jobs.mkdir()
+        # Gradio reads the one when it is imported and the other all the time.
+        with _environment(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(cache)):
+            from .page import Page
+            from .theme import page_theme
+
+            page = Page(model, processor, model_name, jobs)
+            page.blocks.launch(
+                server_name=host,
+                server_port=port,
+                max_file_size=max_file_size,
+                theme=page_theme(),
+                css_paths=STYLE,
+                footer_links=[],
+                share=False,
+                ssr_mode=False,
+                quiet=True,
+                prevent_thread_lock=True,
+            )
+            try:
+                yield page.blocks
+            finally:
+                page.stop_all()
+                page.blocks.close(verbose=False)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Environment variables that hold inside the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
