@@ -83,10 +83,9 @@ class FrameFeatures(NamedTuple):
     def newest(self, num_frames: int) -> "FrameFeatures":
         """The same of the last frames, or of all where there are fewer: a copy, which does not keep the others alive.
 
-        An exported graph of a slice would not hold for every number of frames.
+        An exported graph of slices of them would not hold for every number of frames.
         """
-        first = torch.sym_max(self.num_frames - num_frames, 0)
-        newest = torch.arange(first, self.num_frames, device=self.values[0].device)
+        newest = torch.arange(self.num_frames, device=self.values[0].device)[-num_frames:]
         return self._combined(lambda part: part.index_select(1, newest))
 
     @property

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a model is exported: modules from frames to scores whose inputs and outputs are named tensors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from transformers_themask.models.scores_to_labels import query_scores
+from transformers_themask.models.streaming import STEPWISE_MODES
+
+Tensors = dict[str, Tensor]
+Size = tuple[int, int]
+Shape = list[int | str]
+
+FRAMES = "pixel_values_videos"
+SCORES = "segmentation_scores"
+STATE_IN, STATE_OUT = "state_in", "state_out"
+
+# A graph for frames of any size takes multiples of this.
+SIZE_DIVISOR = 32
+# Two sizes that differ in area and proportions tell apart what depends on which.
+PROBED_SIZES = ((64, 96), (128, 64))
+
+
+class ClipModule(nn.Module):
+    """Scores of all frames of clips.
+
+    Args:
+        model (`PreTrainedModel`): A model of any family of this package.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values_videos: Tensor) -> Tensors:
+        """Map `(batch, num_frames, 3, height, width)` to `(batch, num_frames, num_labels, height / 4, width / 4)`."""
+        return {SCORES: clip_scores(self.model(pixel_values_videos=pixel_values_videos))}
+
+
+class StepModule(nn.Module):
+    """Scores of the newest frame, and the state for the next one.
+
+    Args:
+        model (`PreTrainedModel`): A model whose `streaming_step` passes on a state.
+        state: A state of it, for what it holds besides tensors.
+    """
+
+    def __init__(self, model: PreTrainedModel, state: Any):
+        super().__init__()
+        self.model = model
+        self.example = state
+
+    def forward(self, pixel_values_videos: Tensor, state: Tensors) -> Tensors:
+        """Map frames `(batch, 1, 3, height, width)` and the tensors of the state to scores and those of the next."""
+        outputs, next_state = self.model.streaming_step(
+            pixel_values_videos, with_tensors(self.example, iter(state.values()))
+        )
+        return {SCORES: clip_scores(outputs), **named_tensors(next_state, STATE_OUT)}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph to export.
+
+    Args:
+        name (`str`): Beginning of its file names.
+        modes (`list[str]`): The streaming modes that it serves.
+        module (`nn.Module`): What is traced.
+        size (`tuple[int, int]`, *optional*): Height and width of the frames; `None` if they are free.
+        num_frames (`int`): Frames that the answer to a frame is based on.
+        inputs (`dict[str, Tensor]`): An example of every input, in order.
+        input_shapes, output_shapes (`dict[str, list]`): Lengths of the axes, names for those that are free.
+    """
+
+    name: str
+    modes: list[str]
+    module: Any
+    size: Size | None
+    num_frames: int
+    inputs: Tensors
+    input_shapes: dict[str, Shape]
+    output_shapes: dict[str, Shape]
+
+    @property
+    def has_state(self) -> bool:
+        """Whether a step's state goes in and out."""
+        return len(self.inputs) > 1
+
+
+def graphs_of(model: PreTrainedModel, modes: list[str], num_frames: int, size: Size | None) -> list[Graph]:
+    """The graphs that serve some modes of a model: one for clips, and one for a step where steps have a state.
+
+    Args:
+        model (`PreTrainedModel`): The model.
+        modes (`list[str]`): Some of its `stream_modes`.
+        num_frames (`int`): Frames that the answer to a frame is based on.
+        size (`tuple[int, int]`, *optional*): Height and width of the frames. `None` leaves them free.
+    """
+    sizes = [size] if size else list(PROBED_SIZES)
+    states = {mode: [state_after_a_frame(model, num_frames, at) for at in sizes] for mode in modes}
+    with_state = [mode for mode in modes if mode in STEPWISE_MODES and named_tensors(states[mode][0], STATE_IN)]
+    # Without a state, a step is a clip of one frame.
+    without_state = [mode for mode in modes if mode not in with_state]
+    graphs = []
+    if without_state:
+        inputs = [{FRAMES: random_frames(2, 2, at)} for at in sizes]
+        graphs.append(described("clip", without_state, ClipModule(model), sizes, num_frames, inputs))
+    # A full state, so that the trace drops a frame; an axis of length 1 would be taken for a constant.
+    num_kept = max(2, num_frames - 1)
+    for mode in with_state:
+        inputs = [
+            {FRAMES: random_frames(2, 1, at)}
+            | {name: value.repeat_interleave(num_kept, 1) for name, value in kept.items()}
+            for at, kept in zip(sizes, (named_tensors(state, STATE_IN) for state in states[mode]), strict=True)
+        ]
+        module = StepModule(model, states[mode][0])
+        graphs.append(described(mode, [mode], module, sizes, num_frames, inputs))
+    return graphs
+
+
+@torch.no_grad()
+def state_after_a_frame(model: PreTrainedModel, num_frames: int, size: Size) -> Any:
+    """The state of two streams after their first frame."""
+    return model.streaming_step(random_frames(2, 1, size), model.initial_state(num_frames, 1))[1]
+
+
+def random_frames(batch_size: int, num_frames: int, size: Size) -> Tensor:
+    """Noise in the place of normalised frames."""
+    generator = torch.Generator().manual_seed(batch_size)
+    return torch.randn(batch_size, num_frames, 3, *size, generator=generator)
+
+
+@torch.no_grad()
+def described(
+    name: str, modes: list[str], module: nn.Module, sizes: list[Size], num_frames: int, inputs: list[Tensors]
+) -> Graph:
+    """A graph, whose free axes follow from its inputs and outputs at each of some sizes."""
+    module.eval()
+    outputs = [call_module(module, tensors) for tensors in inputs]
+    return Graph(
+        name=name if len(sizes) > 1 else f"{name}_{sizes[0][0]}x{sizes[0][1]}",
+        modes=modes,
+        module=module,
+        size=None if len(sizes) > 1 else sizes[0],
+        num_frames=num_frames,
+        inputs=inputs[0],
+        input_shapes={key: shape_of(key, [tensors[key] for tensors in inputs], sizes) for key in inputs[0]},
+        output_shapes={key: shape_of(key, [tensors[key] for tensors in outputs], sizes) for key in outputs[0]},
+    )
+
+
+def call_module(module: Any, tensors: Tensors) -> Tensors:
+    """Call a graph's module, or what became of it, with all inputs by their names."""
+    return module(**nested(tensors))
+
+
+def nested(named: dict[str, Any]) -> dict[str, Any]:
+    """One entry per argument of a graph's module: the frames, and all of the state."""
+    state = {name: value for name, value in named.items() if name != FRAMES}
+    return {FRAMES: named[FRAMES], **({"state": state} if state else {})}
+
+
+def shape_of(name: str, tensors: list[Tensor], sizes: list[Size]) -> Shape:
+    """Axes of a tensor that is known at each of some sizes: a length, or a name or formula where it is free."""
+    if name.startswith((STATE_IN, STATE_OUT)):
+        frames: int | str = "frames_kept"
+    else:
+        frames = "num_frames" if tensors[0].shape[1] > 1 else 1
+    lengths = zip(*(tensor.shape[2:] for tensor in tensors), strict=True)
+    return ["batch", frames, *(axis_of(name, list(axis), sizes) for axis in lengths)]
+
+
+def axis_of(name: str, lengths: list[int], sizes: list[Size]) -> int | str:
+    """What the length of an axis is, from its lengths at some sizes.
+
+    Raises:
+        ValueError: If it is neither constant nor a fraction of the frames' height, width or area.
+    """
+    if len(set(lengths)) == 1:
+        return lengths[0]
+    measures = {
+        "height": [height for height, _ in sizes],
+        "width": [width for _, width in sizes],
+        "height*width": [height * width for height, width in sizes],
+    }
+    for measure, values in measures.items():
+        if len({value / length for value, length in zip(values, lengths, strict=True)}) == 1:
+            return measure if values == lengths else f"{measure}/{values[0] // lengths[0]}"
+    raise ValueError(
+        f"`size` must be given for a model whose {name} has an axis of {lengths} for frames of {sizes}. Got None."
+    )
+
+
+def clip_scores(outputs: ModelOutput) -> Tensor:
+    """Class scores `(batch, num_frames, num_labels, height, width)`, as the video processor makes them per frame."""
+    if outputs.get("logits") is not None:
+        return outputs["logits"]
+    levels = []
+    if outputs.get("masks_queries_logits") is not None:
+        levels.append(query_scores(outputs["class_queries_logits"][:, None], outputs["masks_queries_logits"]))
+    if outputs.get("frame_masks_queries_logits") is not None:
+        levels.append(query_scores(outputs["frame_class_queries_logits"], outputs["frame_masks_queries_logits"]))
+    return sum(levels[1:], start=levels[0]) / len(levels)
+
+
+def named_tensors(state: Any, name: str) -> Tensors:
+    """The tensors in a state of nested tuples, each named by the way to it."""
+    if isinstance(state, Tensor):
+        return {name: state}
+    tensors: Tensors = {}
+    if isinstance(state, tuple):
+        for part, value in zip(getattr(state, "_fields", range(len(state))), state, strict=True):
+            tensors |= named_tensors(value, f"{name}_{part}")
+    return tensors
+
+
+def with_tensors(state: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same state with other tensors, in the order of `named_tensors`."""
+    if isinstance(state, Tensor):
+        return next(tensors)
+    if not isinstance(state, tuple):
+        return state
+    parts = [with_tensors(part, tensors) for part in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
