@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from transformers_themask.cli import main
-from transformers_themask.inference.frame_source import FrameFolder
+from transformers_themask.inference.frame_folder import FrameFolder
+from transformers_themask.inference.label_track import label_track_classes, read_label_track
+from transformers_themask.inference.palettes import class_palette, vspw_palette
 from transformers_themask.inference.segment import segment_frames
-from transformers_themask.inference.video_io import VideoReader
-from transformers_themask.inference.visualization import class_palette
+from transformers_themask.inference.video_reader import VideoReader
 
 NAMES = {0: "sky", 1: "meadow", 2: "stripes", 3: "dots", 4: "checks", 5: "bricks"}
 CLASS_NAMES = ["sky", "meadow", "never_seen"]
@@ -51,15 +53,18 @@ def error_of(arguments, capsys):
     return error
 
 
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
 def test_segment_writes_overlay_and_label_maps(model_dir, video_path, tmp_path, capsys):
     output, labels = tmp_path / "out.mp4", tmp_path / "labels"
-    arguments = ["segment", video_path, "-o", output, "--model", model_dir, "--labels", labels, "--device", "cpu"]
-    assert main([str(argument) for argument in arguments]) == 0
+    assert run("segment", video_path, "-o", output, "--model", model_dir, "--labels", labels, "--device", "cpu") == 0
     reader = VideoReader(output)
     assert (reader.num_frames, reader.frame_rate, reader.height, reader.width) == (11, 10, 36, 50)
     assert len(list(labels.glob("*.png"))) == 11
     printed = capsys.readouterr()
-    assert f"{output}: 11 frames" in printed.out and f"{labels}: 11 label maps" in printed.out
+    assert printed.out.splitlines()[:2] == [f"{output}: 11 frames", f"{labels}: 11 frames"]
     assert "11/11" in printed.err
     legend = printed.out.splitlines()[2:]
     assert legend[0] == "The pictures are too small for a legend. Their colours are:"
@@ -68,13 +73,88 @@ def test_segment_writes_overlay_and_label_maps(model_dir, video_path, tmp_path, 
     assert legend[1:] == [f"  {color}  {NAMES[index]}" for index, color in zip(shown, colors, strict=True)]
 
 
-def test_segment_counts_one_frame_and_prints_no_legend_that_was_not_asked_for(model_dir, frames, tmp_path, capsys):
-    folder, output = tmp_path / "frames", tmp_path / "out.mp4"
-    folder.mkdir()
-    Image.fromarray(frames[0]).save(folder / "0.png")
-    arguments = ["segment", folder, "-o", output, "--model", model_dir, "--no-legend", "--device", "cpu"]
-    assert main([str(argument) for argument in arguments]) == 0
-    assert capsys.readouterr().out == f"{output}: 1 frame\n"
+def test_segment_writes_everything_else_without_a_video(model_dir, segmenter, video_path, tmp_path, capsys):
+    track, table = tmp_path / "labels.mkv", tmp_path / "classes.csv"
+    pictures = {"--contact-sheet": tmp_path / "sheet.png", "--timeline": tmp_path / "timeline.png"}
+    outputs = {"--label-track": track, "--statistics": table, **pictures}
+    flags = [text for pair in outputs.items() for text in pair]
+    assert run("segment", video_path, "--model", model_dir, *flags, "--palette", "vspw", "--device", "cpu") == 0
+    assert sorted(tmp_path.iterdir()) == sorted(outputs.values())
+    assert capsys.readouterr().out.splitlines() == [f"{path}: 11 frames" for path in outputs.values()]
+    source = VideoReader(video_path)
+    maps = [label_map for _, label_map in segment_frames(segmenter.model, segmenter.processor, source)]
+    times = [time for time, _ in source.timed_frames()]
+    read_times, read_maps = zip(*read_label_track(track), strict=True)
+    assert list(read_times) == times and np.array_equal(read_maps, maps)
+    names, palette = label_track_classes(track)
+    assert names == list(NAMES.values()) and np.array_equal(palette, vspw_palette(6))
+    rows = table.read_text().splitlines()
+    assert len(rows) == 1 + sum(len(np.unique(label_map)) for label_map in maps)
+    for path in pictures.values():
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (["--mode", "sliding", "--num-frames", 3], (3, 1, "sliding")),
+        (["--mode", "interleaved"], (2, 3, "interleaved")),
+        (["--frame-stride", 2], (2, 2, "interleaved")),
+    ],
+)
+def test_segment_passes_its_mode_to_the_model(model_dir, segmenter, video_path, tmp_path, flags, options):
+    track = tmp_path / "labels.mkv"
+    assert run("segment", video_path, "--model", model_dir, "--label-track", track, "--device", "cpu", *flags) == 0
+    expected = segment_frames(segmenter.model, segmenter.processor, VideoReader(video_path), *options)
+    for (_, label_map), (_, wanted) in zip(read_label_track(track), expected, strict=True):
+        assert np.array_equal(label_map, wanted)
+
+
+def test_segment_stops_after_the_frames_asked_for(model_dir, video_path, tmp_path, capsys):
+    output = tmp_path / "out.mp4"
+    arguments = ["segment", video_path, "-o", output, "--model", model_dir, "--no-legend", "--device", "cpu"]
+    assert run(*arguments, "--max-frames", 1) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{output}: 1 frame\n" and "1/1" in printed.err
+    assert VideoReader(output).num_frames == 1
+
+
+def test_segment_wants_to_know_when_a_camera_ends(model_dir, tmp_path, capsys, monkeypatch):
+    class Capture:
+        def isOpened(self):  # noqa: N802
+            return True
+
+        def get(self, _):
+            return 30.0
+
+        def read(self):
+            return True, np.zeros((36, 50, 3), dtype=np.uint8)
+
+        def release(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=lambda index: Capture()))
+    track = tmp_path / "labels.mkv"
+    arguments = ["segment", "0", "--label-track", track, "--model", model_dir, "--device", "cpu"]
+    assert "`--max-frames` must say when to stop, as a camera has no end." in error_of(arguments, capsys)
+    assert run(*arguments, "--max-frames", 5) == 0
+    assert len(list(read_label_track(track))) == 5
+
+
+def test_segment_delivers_what_a_damaged_file_still_holds(model_dir, frame_folder, tmp_path, capsys):
+    folder, output, labels = tmp_path / "frames", tmp_path / "out.mp4", tmp_path / "labels"
+    shutil.copytree(frame_folder, folder)
+    files = sorted(folder.iterdir())
+    files[7].write_bytes(files[7].read_bytes()[:100])
+    arguments = ["segment", folder, "-o", output, "--labels", labels, "--model", model_dir, "--device", "cpu"]
+    assert run(*arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [str(output), str(labels)]
+    sentence = printed.err.splitlines()[-1]
+    assert sentence.startswith("themask segment: ") and str(files[7]) in sentence
+    assert sentence.endswith("7 frames could be read.")
+    assert len(list(VideoReader(output))) == len(list(labels.iterdir())) == 7
 
 
 def test_segment_does_not_mix_label_maps_with_earlier_ones(model_dir, video_path, tmp_path, capsys):
@@ -130,6 +210,14 @@ def test_segment_names_bad_input(model_dir, video_path, tmp_path, capsys):
         (["--labels", "{file}/labels"], "`--labels` must lie in a folder that can be written to"),
         (["-o", "{file}/out.mp4"], "`--output` must lie in a folder that can be written to"),
         (["-o", "{folder}"], "`--output` must be a file whose name ends in .mp4"),
+        (["--label-track", "a.mp4"], "`--label-track` must be a file whose name ends in .mkv"),
+        (["--statistics", "a.xlsx"], "`--statistics` must be a file whose name ends in .csv or .parquet"),
+        (["--contact-sheet", "a.jpg"], "`--contact-sheet` must be a file whose name ends in .png"),
+        (["--contact-sheet", "{file}/a.png"], "`--contact-sheet` must lie in a folder that can be written to"),
+        (["--timeline", "a.mp4"], "`--timeline` must be a file whose name ends in .png"),
+        (["--timeline", "a.png", "--contact-sheet", "./a.png"], "`--contact-sheet` and `--timeline` must differ"),
+        (["--max-frames", 0], "`max_frames` must be at least 1. Got 0"),
+        (["--palette", "pink"], "`palette` must be one of default, vspw, colour-blind. Got 'pink'"),
     ],
 )
 def test_segment_checks_its_options_before_it_loads_anything(flags, message, tmp_path, capsys):
@@ -139,6 +227,11 @@ def test_segment_checks_its_options_before_it_loads_anything(flags, message, tmp
     flags = [str(flag).format(**paths) for flag in flags]
     arguments = ["segment", tmp_path / "no.mp4", "-o", tmp_path / "out.mp4", "--model", tmp_path / "no_model", *flags]
     assert message in error_of(arguments, capsys)
+
+
+def test_segment_wants_an_output(video_path, capsys):
+    error = error_of(["segment", video_path, "--model", "no_model"], capsys)
+    assert error.endswith("At least one output must be named. Got none; `-o OUT.mp4` writes the overlay video.")
 
 
 @pytest.fixture

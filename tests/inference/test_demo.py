@@ -9,8 +9,8 @@ from PIL import Image
 from tiny import tiny_model
 from transformers_themask.data.synthetic import render_synthetic_video, synthetic_class_names
 from transformers_themask.demo import HELD_OUT_SEED, compare, draw_held_out_clip, training_command
-from transformers_themask.inference.video_io import VideoReader
-from transformers_themask.inference.visualization import class_palette
+from transformers_themask.inference.palettes import class_palette
+from transformers_themask.inference.video_reader import VideoReader
 from transformers_themask.training.recipes import parse_recipe
 
 

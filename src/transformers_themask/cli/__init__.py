@@ -7,20 +7,22 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from . import card, check_data, convert, demo, evaluate, segment
+from . import card, check_data, compare, convert, demo, evaluate, export, queries, segment
 
+INCOMPLETE = 1
 INPUT_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command. A problem with the input is one sentence on stderr and exit code 2.
+    """Run one sub-command. A problem with the input is one sentence on stderr and a non-zero exit code.
 
     Args:
         arguments (`Sequence[str]`, *optional*):
             Command line without the program's name. Defaults to `sys.argv[1:]`.
 
     Returns:
-        `int`: The exit code: 0, or 2 for a problem with the input; `data check` ends with 1 when it finds one.
+        `int`: The exit code: 0; 1 if a video is damaged and everything before the damage has been delivered; 2 for
+        any other problem with the input. `data check` ends with 1 when it finds a problem.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -29,14 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         print(f"themask {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return INPUT_ERROR
+        return _exit_code(error)
     return 0 if code is None else code
+
+
+def _exit_code(error: Exception) -> int:
+    from transformers_themask.inference.source import IncompleteVideoError
+
+    return INCOMPLETE if isinstance(error, IncompleteVideoError) else INPUT_ERROR
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="themask", description="Video semantic segmentation with THE-Mask.")
     parser.add_argument("--version", action="version", version=f"themask {version('transformers-themask')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (segment, evaluate, card, check_data, convert, demo):
+    for command in (segment, compare, queries, evaluate, card, check_data, convert, export, demo):
         command.add_to(commands)
     return parser

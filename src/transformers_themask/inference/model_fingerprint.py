@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether two models are the same, wherever they were loaded from."""
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+# Say where a model came from, not what it does.
+ORIGIN_FIELDS = ("_name_or_path", "transformers_version")
+
+
+def model_fingerprint(model: PreTrainedModel, processor: Any) -> str:
+    """A short text that changes with the weights, the configuration and the preprocessing.
+
+    Args:
+        model (`PreTrainedModel`): The model.
+        processor: Its video or image processor.
+    """
+    fingerprint = hashlib.sha256()
+    for part in (model.config, processor):
+        fields = {name: value for name, value in part.to_dict().items() if name not in ORIGIN_FIELDS}
+        fingerprint.update(json.dumps(fields, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        fingerprint.update(name.encode())
+        fingerprint.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return fingerprint.hexdigest()[:16]
