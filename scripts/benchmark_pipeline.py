@@ -31,13 +31,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from transformers_themask.inference.frame_source import open_frame_source
+from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.inference.loading import load_model
-from transformers_themask.inference.overlay_video import OverlayVideo
-from transformers_themask.inference.palettes import class_palette
 from transformers_themask.inference.segment_video import segment_video
-from transformers_themask.inference.sink import LabelledFrame
-from transformers_themask.inference.video_writer import VideoWriter
+from transformers_themask.sinks.overlay_video import OverlayVideo
+from transformers_themask.sinks.sink import LabelledFrame
+from transformers_themask.videos.frame_source import open_frame_source
+from transformers_themask.videos.video_writer import VideoWriter
 
 STAGES = ("decode", "prepare", "model", "label", "draw and write")
 

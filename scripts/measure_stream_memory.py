@@ -30,8 +30,8 @@ from transformers import pipeline
 from transformers_themask import MiTConfig, THEMaskConfig, THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor
 from transformers_themask.cli import main as themask
 from transformers_themask.inference.loading import load_model
-from transformers_themask.inference.video_reader import VideoReader
-from transformers_themask.inference.video_writer import VideoWriter
+from transformers_themask.videos.video_reader import VideoReader
+from transformers_themask.videos.video_writer import VideoWriter
 
 ROUTES = {
     "session": "session.step",

@@ -22,7 +22,6 @@ from transformers_themask.data.clip_dataset import ClipDataset
 from transformers_themask.data.file_checks import MAX_CHECKED_FRAMES, check_files
 from transformers_themask.data.sources import load_videos
 from transformers_themask.data.transforms import ClipAugmentation
-from transformers_themask.inference.output_folder import check_output_folder
 from transformers_themask.models.streaming import STEPWISE_MODES, stream_options
 from transformers_themask.publishing.results import (
     RESULT_FILE,
@@ -31,6 +30,7 @@ from transformers_themask.publishing.results import (
     training_record,
     write_results,
 )
+from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.training.arguments import (
     DataArguments,
     ModelArguments,

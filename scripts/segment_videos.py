@@ -29,12 +29,8 @@ from transformers.utils import logging
 
 from transformers_themask.cli.command import counted, load_model, usable_device
 from transformers_themask.cli.segment import add_segmentation_options, check_segmentation_options, open_sinks
-from transformers_themask.inference.frame_source import open_frame_source
 from transformers_themask.inference.model_fingerprint import model_fingerprint
-from transformers_themask.inference.output_folder import check_output_folder
 from transformers_themask.inference.segment_video import segment_video
-from transformers_themask.inference.sink import LabelledFrame
-from transformers_themask.inference.source import IncompleteVideoError
 from transformers_themask.inference.video_batch import (
     FoundVideo,
     VideoRecord,
@@ -47,6 +43,10 @@ from transformers_themask.inference.video_batch import (
     write_summary,
 )
 from transformers_themask.inference.worker_group import WorkerGroup
+from transformers_themask.sinks.output_folder import check_output_folder
+from transformers_themask.sinks.sink import LabelledFrame
+from transformers_themask.videos.frame_source import open_frame_source
+from transformers_themask.videos.source import IncompleteVideoError
 
 # Below Transformers' own logger, so that TRANSFORMERS_VERBOSITY reaches it.
 logger = logging.get_logger("transformers.segment_videos")

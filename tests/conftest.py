@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest_plugins = ["segmented_clip"]
+
 torch.set_num_threads(1)  # deterministic sums, and no fighting over few cores
 
 

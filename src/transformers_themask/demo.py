@@ -14,19 +14,19 @@ from transformers import AutoVideoProcessor
 
 from transformers_themask.auto import AutoModelForVideoSemanticSegmentation
 from transformers_themask.data.synthetic import render_synthetic_video, write_synthetic_dataset
-from transformers_themask.inference.label_maps import LabelFolder
-from transformers_themask.inference.overlay_video import OverlayVideo
-from transformers_themask.inference.palettes import class_palette
-from transformers_themask.inference.segment_video import segment_video
-from transformers_themask.inference.sink import Sink
-from transformers_themask.inference.video_reader import VideoReader
-from transformers_themask.inference.video_writer import VideoWriter
-from transformers_themask.inference.visualization import (
+from transformers_themask.drawing.palettes import class_palette
+from transformers_themask.drawing.visualization import (
     draw_contours,
     draw_legend,
     overlay,
     side_by_side,
 )
+from transformers_themask.inference.segment_video import segment_video
+from transformers_themask.sinks.label_maps import LabelFolder
+from transformers_themask.sinks.overlay_video import OverlayVideo
+from transformers_themask.sinks.sink import Sink
+from transformers_themask.videos.video_reader import VideoReader
+from transformers_themask.videos.video_writer import VideoWriter
 
 CHECKOUT = Path(__file__).parents[2]
 NUM_TRAIN_VIDEOS = 60

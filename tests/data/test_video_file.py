@@ -4,7 +4,7 @@ import pytest
 
 from hostile_videos import DISPLAY_MATRICES, picture, turn_display, write_video
 from transformers_themask.data.video_file import read_video_frame, video_frame_path
-from transformers_themask.inference.video_reader import VideoReader
+from transformers_themask.videos.video_reader import VideoReader
 
 
 @pytest.mark.parametrize("turn", DISPLAY_MATRICES)

@@ -12,8 +12,8 @@ from transformers import SegformerForImageClassification, SegformerImageProcesso
 from tiny_segmenters import save_native, save_videomt, segformer
 from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.segment import segment_frames
-from transformers_themask.inference.source import IncompleteVideoError
-from transformers_themask.inference.video_reader import VideoReader
+from transformers_themask.videos.source import IncompleteVideoError
+from transformers_themask.videos.video_reader import VideoReader
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from tiny import tiny_model
 from tiny_segmenters import segformer
 from transformers_themask import PerFrameConfig, PerFrameForVideoSemanticSegmentation, THEMaskVideoProcessor
 from transformers_themask.cli import main
+from transformers_themask.drawing.palettes import class_palette
+from transformers_themask.drawing.visualization import draw_contours, overlay
 from transformers_themask.inference.frame_queries import frame_queries
-from transformers_themask.inference.palettes import class_palette
 from transformers_themask.inference.query_view import query_view
-from transformers_themask.inference.visualization import draw_contours, overlay
 
 SIZE = (64, 96)
 
@@ -185,7 +185,7 @@ def test_queries_command_writes_the_view_of_a_frame(segmenter, model_dir, video_
     written = np.asarray(Image.open(output))
     assert capsys.readouterr().out == f"{output}: {written.shape[1]}x{written.shape[0]}\n"
 
-    from transformers_themask.inference.video_reader import VideoReader
+    from transformers_themask.videos.video_reader import VideoReader
 
     frames = [*VideoReader(video_path)]
     assert np.array_equal(written, np.asarray(query_view(segmenter.model, segmenter.processor, frames[3:5])))

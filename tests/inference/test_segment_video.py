@@ -9,7 +9,7 @@ import torch
 
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.inference.segment_video import segment_video
-from transformers_themask.inference.source import FrameSource, IncompleteVideoError
+from transformers_themask.videos.source import FrameSource, IncompleteVideoError
 
 
 class Scripted(FrameSource):

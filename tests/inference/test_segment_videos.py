@@ -21,7 +21,6 @@ import torch
 from PIL import Image
 
 from transformers_themask import THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor
-from transformers_themask.inference.frame_source import open_frame_source
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.inference.video_batch import (
@@ -32,8 +31,9 @@ from transformers_themask.inference.video_batch import (
     results_folder,
     summarise,
 )
-from transformers_themask.inference.video_writer import VideoWriter
 from transformers_themask.inference.worker_group import WorkerGroup
+from transformers_themask.videos.frame_source import open_frame_source
+from transformers_themask.videos.video_writer import VideoWriter
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "scripts/segment_videos.py"

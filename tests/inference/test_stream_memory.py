@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from transformers_themask.inference.class_statistics import ClassStatistics
-from transformers_themask.inference.contact_sheet import ContactSheet
-from transformers_themask.inference.label_maps import LabelFolder
-from transformers_themask.inference.label_track import LabelTrack
-from transformers_themask.inference.overlay_video import OverlayVideo
-from transformers_themask.inference.palettes import class_palette
+from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.inference.segment_video import segment_video
-from transformers_themask.inference.timeline import ClassTimeline
-from transformers_themask.inference.video_reader import VideoReader
-from transformers_themask.inference.video_writer import VideoWriter
+from transformers_themask.sinks.class_statistics import ClassStatistics
+from transformers_themask.sinks.contact_sheet import ContactSheet
+from transformers_themask.sinks.label_maps import LabelFolder
+from transformers_themask.sinks.label_track import LabelTrack
+from transformers_themask.sinks.overlay_video import OverlayVideo
+from transformers_themask.sinks.timeline import ClassTimeline
+from transformers_themask.videos.video_reader import VideoReader
+from transformers_themask.videos.video_writer import VideoWriter
 
 # x264 looks some fifty frames ahead; from then on nothing may be added.
 WARM_UP_FRAMES, NUM_FRAMES, READING_DISTANCE = 64, 192, 16

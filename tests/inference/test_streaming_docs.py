@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from transformers_themask.cli import _parser
-from transformers_themask.inference.label_track import read_label_track
+from transformers_themask.sinks.label_track import read_label_track
 
 PAGE = (Path(__file__).parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
 

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from tiny import tiny_model
-from transformers_themask.models.streaming import evaluation_clips
 from transformers_themask.metrics.prediction_folder import score_prediction_folder
 from transformers_themask.metrics.video_scores import named_scores
+from transformers_themask.models.streaming import evaluation_clips
 from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos, share_videos
 from transformers_themask.training.trainer import VSSTrainer
 

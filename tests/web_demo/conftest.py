@@ -14,7 +14,7 @@ import torch
 
 from tiny import tiny_model
 from transformers_themask import THEMaskVideoProcessor
-from transformers_themask.inference.video_writer import VideoWriter
+from transformers_themask.videos.video_writer import VideoWriter
 
 NAMES = {0: "sky", 1: "meadow & <wood>", 2: "stripes", 3: "dots", 4: "checks", 5: "bricks"}
 START_SECONDS = 120

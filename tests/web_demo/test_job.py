@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from transformers_themask.inference.frames_in_memory import FramesInMemory
-from transformers_themask.inference.label_track import read_label_track
-from transformers_themask.inference.palettes import class_palette
+from transformers_themask.drawing.palettes import class_palette
+from transformers_themask.sinks.label_track import read_label_track
+from transformers_themask.videos.frames_in_memory import FramesInMemory
 from transformers_themask.web_demo.job import Coloring, SegmentationJob
 from web_demo.conftest import NAMES
 

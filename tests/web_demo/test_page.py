@@ -13,8 +13,8 @@ from gradio_client.exceptions import AppError
 from gradio_client.utils import Status
 from PIL import Image
 
-from transformers_themask.inference.label_track import read_label_track
-from transformers_themask.inference.video_reader import VideoReader
+from transformers_themask.sinks.label_track import read_label_track
+from transformers_themask.videos.video_reader import VideoReader
 from web_demo.conftest import NAMES
 from web_demo.visitors import find_browser, opened_page, seen_result, upload, visit_with_client
 

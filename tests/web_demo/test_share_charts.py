@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from transformers_themask.inference.palettes import class_palette
+from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.web_demo.share_charts import legend_html, mean_shares, timeline_html
 
 NAMES = ["clear_sky", "meadow & <wood>", "never", "dots"]

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(error: Exception) -> int:
-    from transformers_themask.inference.source import IncompleteVideoError
+    from transformers_themask.videos.source import IncompleteVideoError
 
     return INCOMPLETE if isinstance(error, IncompleteVideoError) else INPUT_ERROR
 

@@ -26,9 +26,9 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the model card of a model from the results of its evaluation."""
-    from transformers_themask.inference.output_folder import check_output_folder
     from transformers_themask.publishing.model_card import build_model_card
     from transformers_themask.publishing.results import read_results, saved_model_facts
+    from transformers_themask.sinks.output_folder import check_output_folder
 
     results = read_results(options.results)
     if options.model is not None:

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
     from transformers_themask.data.inspection import inspect_data_set
     from transformers_themask.data.skip_list import SKIP_FILE, add_to_skip_list
-    from transformers_themask.inference.output_folder import check_output_folder
+    from transformers_themask.sinks.output_folder import check_output_folder
 
     if options.json is not None:
         check_output_folder("--json", options.json.parent)

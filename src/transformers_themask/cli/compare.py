@@ -35,10 +35,10 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Draw what two models see in a video side by side, over maps of where each of them flickers."""
     from transformers_themask.inference.compare_videos import ComparisonVideo, PairedSession
-    from transformers_themask.inference.frame_source import open_frame_source
     from transformers_themask.inference.loading import load_model
     from transformers_themask.inference.segment_video import segment_video
-    from transformers_themask.inference.source import IncompleteVideoError
+    from transformers_themask.videos.frame_source import open_frame_source
+    from transformers_themask.videos.source import IncompleteVideoError
 
     _check_options(options)
     device = usable_device(options.device)
@@ -63,11 +63,11 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_options(options: argparse.Namespace) -> None:
     """Find what is wrong before anything is loaded."""
-    from transformers_themask.inference.output_folder import check_output_folder
-    from transformers_themask.inference.palettes import named_palette
-    from transformers_themask.inference.video_writer import check_mp4_path
-    from transformers_themask.inference.visualization import check_alpha
+    from transformers_themask.drawing.palettes import named_palette
+    from transformers_themask.drawing.visualization import check_alpha
     from transformers_themask.models.streaming import check_clip_options
+    from transformers_themask.sinks.output_folder import check_output_folder
+    from transformers_themask.videos.video_writer import check_mp4_path
 
     if Path(options.input).resolve() == options.output.resolve():
         raise ValueError(f"`--output` must differ from the video. Got {options.output} for both.")
@@ -79,8 +79,8 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def _compared(title: str, config: Any, palette: str) -> Any:
+    from transformers_themask.drawing.palettes import named_palette
     from transformers_themask.inference.compare_videos import ComparedModel
-    from transformers_themask.inference.palettes import named_palette
 
     class_names = [config.id2label[index] for index in sorted(config.id2label)]
     return ComparedModel(title, class_names, named_palette(palette, len(class_names)))

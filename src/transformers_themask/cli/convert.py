@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
         load_official_checkpoint,
     )
     from transformers_themask.data.vspw import read_class_names
-    from transformers_themask.inference.output_folder import check_output_folder
+    from transformers_themask.sinks.output_folder import check_output_folder
     from transformers_themask.training.config_overrides import mapping_from_text
 
     check_output_folder("OUTPUT", options.output)

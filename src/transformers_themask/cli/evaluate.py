@@ -30,10 +30,10 @@ def run(options: argparse.Namespace) -> None:
 
     from transformers_themask import THEMaskVideoProcessor
     from transformers_themask.data.sources import load_videos
-    from transformers_themask.inference.output_folder import check_output_folder
     from transformers_themask.metrics.prediction_folder import score_prediction_folder
     from transformers_themask.metrics.video_scores import named_scores
     from transformers_themask.publishing.results import write_results
+    from transformers_themask.sinks.output_folder import check_output_folder
 
     if options.json is not None:
         check_output_folder("--json", options.json.parent)

@@ -36,7 +36,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write a model as ONNX or torch.export graphs: whole clips, and the step of a stream."""
-    from transformers_themask.inference.export import MANIFEST, export_model
+    from transformers_themask.export.export_model import MANIFEST, export_model
 
     model, processor = load_model(options.model)
     differences = export_model(

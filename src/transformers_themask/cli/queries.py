@@ -30,10 +30,10 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw the masks of the primary and the secondary query of each class in one frame."""
-    from transformers_themask.inference.frame_source import open_frame_source
+    from transformers_themask.drawing.palettes import named_palette
     from transformers_themask.inference.loading import load_model
-    from transformers_themask.inference.palettes import named_palette
     from transformers_themask.inference.query_view import query_view
+    from transformers_themask.videos.frame_source import open_frame_source
 
     _check_options(options)
     device = usable_device(options.device)
@@ -56,9 +56,9 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_options(options: argparse.Namespace) -> None:
     """Find what is wrong before anything is loaded."""
-    from transformers_themask.inference.output_folder import check_output_folder
-    from transformers_themask.inference.palettes import named_palette
+    from transformers_themask.drawing.palettes import named_palette
     from transformers_themask.models.streaming import check_clip_options
+    from transformers_themask.sinks.output_folder import check_output_folder
 
     if options.output.suffix != ".png" or options.output.is_dir():
         raise ValueError(f"`--output` must be a file whose name ends in .png. Got {options.output}.")

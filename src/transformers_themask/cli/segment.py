@@ -62,9 +62,9 @@ def _add_outputs(group: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Label every frame of a video, and show, keep or count the labels."""
-    from transformers_themask.inference.frame_source import Camera, open_frame_source
     from transformers_themask.inference.segment_video import segment_video
-    from transformers_themask.inference.source import IncompleteVideoError
+    from transformers_themask.videos.frame_source import Camera, open_frame_source
+    from transformers_themask.videos.source import IncompleteVideoError
 
     _check_options(options)
     device = usable_device(options.device)
@@ -88,8 +88,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_options(options: argparse.Namespace) -> None:
     """Find what is wrong before anything is loaded."""
-    from transformers_themask.inference.output_folder import check_new_folder, check_output_folder
     from transformers_themask.inference.segment_video import check_max_frames
+    from transformers_themask.sinks.output_folder import check_new_folder, check_output_folder
 
     paths = {argument: path for argument, path, _ in _file_outputs(options)}
     if options.labels is not None:
@@ -112,8 +112,8 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def check_segmentation_options(options: argparse.Namespace) -> None:
     """Find what is wrong with the options of [`add_segmentation_options`]."""
-    from transformers_themask.inference.palettes import named_palette
-    from transformers_themask.inference.visualization import check_alpha
+    from transformers_themask.drawing.palettes import named_palette
+    from transformers_themask.drawing.visualization import check_alpha
     from transformers_themask.models.streaming import check_clip_options
 
     check_alpha(options.alpha)
@@ -123,11 +123,11 @@ def check_segmentation_options(options: argparse.Namespace) -> None:
 
 def _file_outputs(options: argparse.Namespace) -> list[tuple[str, Path, Callable[[Path, str], None]]]:
     """Argument, path and check of every output file that is asked for."""
-    from transformers_themask.inference.class_statistics import check_statistics_path
-    from transformers_themask.inference.contact_sheet import check_contact_sheet_path
-    from transformers_themask.inference.label_track import check_label_track_path
-    from transformers_themask.inference.timeline import check_timeline_path
-    from transformers_themask.inference.video_writer import check_mp4_path
+    from transformers_themask.sinks.class_statistics import check_statistics_path
+    from transformers_themask.sinks.contact_sheet import check_contact_sheet_path
+    from transformers_themask.sinks.label_track import check_label_track_path
+    from transformers_themask.sinks.timeline import check_timeline_path
+    from transformers_themask.videos.video_writer import check_mp4_path
 
     outputs = [
         ("--output", options.output, check_mp4_path),
@@ -141,13 +141,13 @@ def _file_outputs(options: argparse.Namespace) -> list[tuple[str, Path, Callable
 
 def open_sinks(options: argparse.Namespace, source: Any, config: Any) -> dict[Path, Any]:
     """What is asked for, by the path it is written to."""
-    from transformers_themask.inference.class_statistics import ClassStatistics
-    from transformers_themask.inference.contact_sheet import ContactSheet
-    from transformers_themask.inference.label_maps import LabelFolder
-    from transformers_themask.inference.label_track import LabelTrack
-    from transformers_themask.inference.overlay_video import OverlayVideo
-    from transformers_themask.inference.palettes import named_palette
-    from transformers_themask.inference.timeline import ClassTimeline
+    from transformers_themask.drawing.palettes import named_palette
+    from transformers_themask.sinks.class_statistics import ClassStatistics
+    from transformers_themask.sinks.contact_sheet import ContactSheet
+    from transformers_themask.sinks.label_maps import LabelFolder
+    from transformers_themask.sinks.label_track import LabelTrack
+    from transformers_themask.sinks.overlay_video import OverlayVideo
+    from transformers_themask.sinks.timeline import ClassTimeline
 
     names = [config.id2label[index] for index in range(config.num_labels)]
     palette = named_palette(options.palette, len(names))

@@ -8,13 +8,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .flicker import FlickerMap, flicker_bar
-from .legend import PANEL_COLOR, TEXT_COLOR, fitted_text, font_for, legend_strip, line_height_of
-from .overlay_video import LEGEND_HOLD_SECONDS
-from .sink import LabelledFrame
-from .source import DEFAULT_FRAME_RATE, FrameSource
-from .video_writer import VideoWriter, check_mp4_path
-from .visualization import RecentClasses, check_alpha, draw_contours, overlay, shrunk_label_map, side_by_side
+from transformers_themask.drawing.flicker import FlickerMap, flicker_bar
+from transformers_themask.drawing.legend import (
+    PANEL_COLOR,
+    TEXT_COLOR,
+    fitted_text,
+    font_for,
+    legend_strip,
+    line_height_of,
+)
+from transformers_themask.drawing.visualization import (
+    RecentClasses,
+    check_alpha,
+    draw_contours,
+    overlay,
+    shrunk_label_map,
+    side_by_side,
+)
+from transformers_themask.sinks.overlay_video import LEGEND_HOLD_SECONDS
+from transformers_themask.sinks.sink import LabelledFrame
+from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
+from transformers_themask.videos.video_writer import VideoWriter, check_mp4_path
 
 # Four panels are about as large as a screen: larger frames are drawn smaller.
 MAX_PANEL_SIDE = 540

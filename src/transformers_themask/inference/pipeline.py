@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 from transformers import BaseVideoProcessor, Pipeline, PreTrainedModel
 
-from .frame_source import open_frame_source
-from .frames_in_memory import FramesInMemory
+from transformers_themask.videos.frame_source import open_frame_source
+from transformers_themask.videos.frames_in_memory import FramesInMemory
+
 from .loading import as_own_processor, load_processor
 from .segment import segment_frames
 

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .contact_sheet import best_num_columns
+from transformers_themask.drawing.heat_map import draw_heat_map, heat_bar
+from transformers_themask.drawing.legend import PANEL_COLOR, TEXT_COLOR, fitted_text, font_for, line_height_of
+from transformers_themask.drawing.palettes import class_palette
+from transformers_themask.drawing.visualization import draw_contours, overlay
+from transformers_themask.sinks.contact_sheet import best_num_columns
+
 from .frame_queries import ClassQueries, FrameQueries, frame_queries
-from .heat_map import draw_heat_map, heat_bar
-from .legend import PANEL_COLOR, TEXT_COLOR, fitted_text, font_for, line_height_of
-from .palettes import class_palette
-from .visualization import draw_contours, overlay
 
 # Width of a picture by the number of pairs of them, so that all fit on a screen.
 MANY_PAIRS = 6

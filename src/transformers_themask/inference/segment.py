@@ -9,8 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from transformers_themask.models.streaming import VideoSession
-
-from .source import IncompleteVideoError
+from transformers_themask.videos.source import IncompleteVideoError
 
 
 def segment_frames(

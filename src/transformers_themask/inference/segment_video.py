@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from transformers_themask.models.streaming import PreparedFrame, SegmentedClip, VideoSession
+from transformers_themask.sinks.sink import LabelledFrame, Sink
+from transformers_themask.videos.source import FrameSource, IncompleteVideoError
 
-from .sink import LabelledFrame, Sink
-from .source import FrameSource, IncompleteVideoError
 from .stages import StageQueue, Stages
 
 logger = logging.get_logger(__name__)

@@ -15,8 +15,7 @@ from typing import Any, Literal
 
 from transformers_themask.data.image_folder import FRAME_SUFFIXES
 from transformers_themask.data.video_file import VIDEO_SUFFIXES
-
-from .frame_source import open_frame_source
+from transformers_themask.videos.frame_source import open_frame_source
 
 # Besides those that data sets come in, what people have: cameras, old archives, recordings.
 FILE_SUFFIXES = frozenset((*VIDEO_SUFFIXES, ".avi", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".3gp"))

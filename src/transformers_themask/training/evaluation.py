@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 
 from transformers_themask.data.file_checks import check_mask_size
 from transformers_themask.data.labelled_videos import LabelledVideos
-from transformers_themask.inference.label_maps import write_label_map
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.metrics.video_scores import VideoScores, named_scores
 from transformers_themask.models.streaming import STEPWISE_MODES, check_clip_options, evaluation_clips
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
+from transformers_themask.sinks.label_maps import write_label_map
 
 
 @dataclass(frozen=True)

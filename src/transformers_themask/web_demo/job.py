@@ -12,14 +12,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from transformers_themask.inference.class_statistics import ClassStatistics
-from transformers_themask.inference.label_track import LabelTrack
-from transformers_themask.inference.overlay_video import OverlayVideo
 from transformers_themask.inference.segment_video import segment_video
-from transformers_themask.inference.sink import LabelledFrame, Sink
-from transformers_themask.inference.source import FrameSource, IncompleteVideoError
-from transformers_themask.inference.timeline import ClassTimeline
 from transformers_themask.models.streaming import VideoSession
+from transformers_themask.sinks.class_statistics import ClassStatistics
+from transformers_themask.sinks.label_track import LabelTrack
+from transformers_themask.sinks.overlay_video import OverlayVideo
+from transformers_themask.sinks.sink import LabelledFrame, Sink
+from transformers_themask.sinks.timeline import ClassTimeline
+from transformers_themask.videos.source import FrameSource, IncompleteVideoError
 
 
 @dataclass(frozen=True)

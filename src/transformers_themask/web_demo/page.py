@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from transformers_themask.inference.frame_source import open_frame_source
-from transformers_themask.inference.palettes import named_palette
-from transformers_themask.inference.sink import LabelledFrame
-from transformers_themask.inference.visualization import draw_contours, overlay
+from transformers_themask.drawing.palettes import named_palette
+from transformers_themask.drawing.visualization import draw_contours, overlay
+from transformers_themask.sinks.sink import LabelledFrame
+from transformers_themask.videos.frame_source import open_frame_source
 
 from .job import Coloring, Progress, Results, SegmentationJob
 from .share_charts import legend_html, mean_shares, timeline_html

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models as graphs for torch.export and ONNX."""

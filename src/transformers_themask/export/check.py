@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an exported graph computes what the model does."""
+
+from collections.abc import Iterator
+
+import torch
+
+from .formats import Runner
+from .graphs import (
+    FRAMES,
+    PROBED_SIZES,
+    SCORES,
+    STATE_IN,
+    STATE_OUT,
+    Graph,
+    Size,
+    Tensors,
+    call_module,
+    clip_scores,
+    named_tensors,
+    random_frames,
+)
+
+TOLERANCE = 1e-3
+
+
+def largest_difference(graph: Graph, run: Runner) -> float:
+    """The largest difference of scores between an exported graph and the model; of logits, relative to the largest.
+
+    Clips have one frame and one more than the model's; streams begin with their first frame and go on until the frames
+    that are kept have been replaced. All are compared alone and in a batch, and at two sizes where sizes are free.
+
+    Args:
+        graph ([`Graph`]): What was exported.
+        run: The exported file, as opened by `load`.
+    """
+    compare = stream_differences if graph.has_state else clip_differences
+    sizes = [graph.size, graph.size] if graph.size else list(PROBED_SIZES)
+    return max(
+        difference
+        for batch_size, size in zip((1, 2), sizes, strict=True)
+        for difference in compare(graph, run, batch_size, size)
+    )
+
+
+@torch.no_grad()
+def clip_differences(graph: Graph, run: Runner, batch_size: int, size: Size) -> Iterator[float]:
+    """Differences for a short and a long clip."""
+    for num_frames in (1, graph.num_frames + 1):
+        inputs = {FRAMES: random_frames(batch_size, num_frames, size)}
+        yield difference(call_module(graph.module, inputs), run(inputs))
+
+
+@torch.no_grad()
+def stream_differences(graph: Graph, run: Runner, batch_size: int, size: Size) -> Iterator[float]:
+    """Differences for the frames of a stream; each side goes on with its own state."""
+    model = graph.module.model
+    state, tensors = model.initial_state(graph.num_frames, 1), None
+    for frame in random_frames(batch_size, graph.num_frames + 1, size).split(1, dim=1):
+        outputs, state = model.streaming_step(frame, state)
+        if tensors is None:  # the state before the first frame is as always, but of no frame
+            tensors = {name: value[:, :0] for name, value in named_tensors(state, STATE_IN).items()}
+        results = run({FRAMES: frame, **tensors})
+        tensors = {name.replace(STATE_OUT, STATE_IN): value for name, value in results.items() if name != SCORES}
+        yield difference({SCORES: clip_scores(outputs)}, results)
+
+
+def difference(expected: Tensors, results: Tensors) -> float:
+    """The largest difference between scores, as a share of the largest score where that is above 1, as logits are."""
+    scores = expected[SCORES]
+    return float((scores - results[SCORES]).abs().max() / scores.abs().max().clamp(min=1))

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export a model as graphs that run without this package: whole clips, and the step of a stream."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from transformers_themask.models.streaming import stream_options
+from transformers_themask.sinks.output_folder import check_new_folder
+
+from .check import TOLERANCE, largest_difference
+from .formats import SUFFIXES, check_format, load, refusal, trace, write
+from .graphs import Graph, Size, graphs_of
+from .manifest import MANIFEST, graph_entry, write_manifest
+
+# Those that call the model differently; interleaved clips are clips.
+EXPORTED_MODES = ("contiguous", "sliding", "recurrent")
+
+
+def export_model(
+    model: PreTrainedModel,
+    processor: Any,
+    output_dir: str | Path,
+    formats: Sequence[str] = ("onnx",),
+    sizes: Sequence[Size] | None = None,
+    num_frames: int | None = None,
+    modes: Sequence[str] | None = None,
+) -> dict[Path, float]:
+    """Write a model as graphs from normalised frames to class scores, with a manifest that describes them.
+
+    Every file is opened again and compared with the model. The model is put on the CPU, in float32 and eval mode.
+
+    Args:
+        model (`PreTrainedModel`):
+            A model of any family of this package.
+        processor ([`THEMaskVideoProcessor`]):
+            Its video processor.
+        output_dir (`str` or `Path`):
+            A new folder.
+        formats (`Sequence[str]`, *optional*, defaults to `("onnx",)`):
+            Some of `"torch"` and `"onnx"`.
+        sizes (`Sequence[tuple[int, int]]`, *optional*):
+            Heights and widths of the network's input, for one graph each. By default one graph takes frames of any
+            size whose height and width are multiples of 32, or of the one size that the model takes.
+        num_frames (`int`, *optional*):
+            Frames that the answer to a frame of a stream is based on. Defaults to the model's.
+        modes (`Sequence[str]`, *optional*):
+            Some of the model's streaming modes: `"contiguous"` for whole clips, `"sliding"` or `"recurrent"` for the
+            step of a stream. All of them by default.
+
+    Returns:
+        The files that have been written, each with its largest difference from the model's scores.
+
+    Raises:
+        ValueError: If an argument is not as described, an exporter refuses the model, or a graph's scores differ from
+            the model's by more than 0.001.
+    """
+    check_new_folder("output_dir", output_dir)
+    for name in formats:
+        check_format(name)
+    modes = exported_modes(model, modes)
+    num_frames = stream_options(model, modes[-1], num_frames, frame_stride=1)[1]
+    for height, width in sizes or []:
+        if min(height, width) < 1:
+            raise ValueError(f"`size` must be a positive height and width. Got {height} {width}.")
+    model.cpu().float().eval()
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, Any]] = []
+    written: dict[Path, float] = {}
+    wanted: Sequence[Size | None] = sizes or [only_size(model)]
+    for size in wanted:
+        for graph in graphs_of(model, modes, num_frames, size):
+            differences = write_graph(graph, formats, folder)
+            entries.append(graph_entry(graph, {path.name: difference for path, difference in differences.items()}))
+            written |= differences
+    write_manifest(folder / MANIFEST, model, processor, num_frames, entries)
+    return written
+
+
+def write_graph(graph: Graph, formats: Sequence[str], folder: Path) -> dict[Path, float]:
+    """Write one graph in some formats, and compare each file with the model; see `export_model`."""
+    program = trace(graph)
+    differences = {}
+    for name in formats:
+        path = folder / f"{graph.name}{SUFFIXES[name]}"
+        write(graph, program, name, path)
+        try:
+            differences[path] = largest_difference(graph, load(path))
+        except Exception as error:  # whatever it is, it is the runtime's reason
+            raise refusal(graph, f"the runtime of {path.name}", error) from error
+        check_difference(path, differences[path])
+    return differences
+
+
+def check_difference(path: Path, difference: float) -> None:
+    """Raise a `ValueError` if an exported graph is not the model, not a number included."""
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"The scores of {path} must differ from the model's by at most {TOLERANCE}. Got {difference:.2g}. Do not "
+            "use that file."
+        )
+
+
+def only_size(model: PreTrainedModel) -> Size | None:
+    """The size of frames that a model is limited to, if it is."""
+    square = getattr(model, "square_input_size", None) or getattr(model.config, "square_input_size", None)
+    return None if square is None else (square["height"], square["width"])
+
+
+def exported_modes(model: PreTrainedModel, modes: Sequence[str] | None) -> list[str]:
+    """The modes to export, in a fixed order.
+
+    Raises:
+        ValueError: If the model has not all that are asked for.
+    """
+    possible = [mode for mode in EXPORTED_MODES if mode in model.stream_modes]
+    unknown = [mode for mode in modes or [] if mode not in possible]
+    if unknown:
+        raise ValueError(
+            f"`mode` must be one that can be exported of {type(model).__name__}: {', '.join(possible)}. "
+            f"Got {unknown[0]!r}."
+        )
+    return [mode for mode in possible if modes is None or mode in modes]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What someone without this package must know to run exported graphs, as JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .graphs import Graph, Shape
+
+MANIFEST = "manifest.json"
+PREPROCESSING_FIELDS = (
+    "do_resize",
+    "size",
+    "resample",
+    "fit",
+    "size_divisor",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+
+
+def graph_entry(graph: Graph, differences: dict[str, float]) -> dict[str, Any]:
+    """Describe one graph.
+
+    Args:
+        graph ([`Graph`]):
+            The graph.
+        differences (`dict[str, float]`):
+            Largest difference from the model, for each of its files.
+    """
+    return {
+        "files": list(differences),
+        "modes": graph.modes,
+        "height": graph.size[0] if graph.size else None,
+        "width": graph.size[1] if graph.size else None,
+        "inputs": values(graph.input_shapes),
+        "outputs": values(graph.output_shapes),
+        "largest_difference": differences,
+    }
+
+
+def values(shapes: dict[str, Shape]) -> list[dict[str, Any]]:
+    """Describe inputs or outputs; in a shape, numbers are fixed and names free."""
+    return [{"name": name, "dtype": "float32", "shape": shape} for name, shape in shapes.items()]
+
+
+def write_manifest(
+    path: Path, model: PreTrainedModel, processor: Any, num_frames: int, graphs: list[dict[str, Any]]
+) -> None:
+    """Write the description of all graphs, the classes and what is done to frames before.
+
+    Args:
+        path (`Path`):
+            The file.
+        model (`PreTrainedModel`):
+            The model.
+        processor ([`THEMaskVideoProcessor`]):
+            Its video processor.
+        num_frames (`int`):
+            Frames that the answer to a frame is based on.
+        graphs (`list[dict]`):
+            What `graph_entry` says about each graph.
+    """
+    fields = processor.to_dict()
+    manifest = {
+        "model_type": model.config.model_type,
+        "num_frames": num_frames,
+        "class_names": [model.config.id2label[index] for index in range(model.config.num_labels)],
+        "preprocessing": {name: fields[name] for name in PREPROCESSING_FIELDS if name in fields},
+        "graphs": graphs,
+        "made_with": f"PyTorch {torch.__version__}",
+    }
+    path.write_text(json.dumps(manifest, indent=2) + "\n")

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole video at one glance: small overlays of frames from its beginning to its end, on one sheet."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from transformers_themask.drawing.legend import PANEL_COLOR, TEXT_COLOR, font_for, legend_strip, line_height_of
+from transformers_themask.drawing.palettes import VOID_COLOR
+from transformers_themask.drawing.visualization import check_alpha, draw_contours, overlay, shrunk_label_map
+
+from .sink import LabelledFrame, unfinished_path
+
+# Of the longer side of a picture; what a sheet of 20 needs to fit on a screen.
+THUMBNAIL_SIDE = 320
+GAP = 12
+# Width of a sheet over its height without the legend.
+ASPECT = 1.6
+# The legend's letters and those of the times are as large as in a picture of this size.
+TEXT_SIDE = 360
+
+
+class Thumbnail(NamedTuple):
+    """A frame, made small."""
+
+    time: Fraction
+    picture: np.ndarray
+    label_map: np.ndarray
+
+
+def check_contact_sheet_path(path: Path, argument: str = "path") -> None:
+    """Raise a `ValueError` that names the argument unless [`ContactSheet`] can write a file of this name."""
+    if path.suffix != ".png" or path.is_dir():
+        raise ValueError(f"`{argument}` must be a file whose name ends in .png. Got {path}.")
+
+
+class ContactSheet:
+    """Sink that draws evenly spread frames with their class colours and times, over a legend.
+
+    Memory holds less than twice as many small pictures as the sheet shows, however long the video is: of a video that
+    grows longer, every second one is let go of.
+
+    Args:
+        path (`str` or `Path`):
+            The png file to write; its folder is made if needed.
+        class_names (`Sequence[str]`):
+            Name of each class.
+        palette (`np.ndarray` of shape `(num_classes, 3)`):
+            RGB colour of each class.
+        num_pictures (`int`, *optional*, defaults to 20):
+            Number of pictures; a shorter video has one for each frame.
+        alpha (`float`, *optional*, defaults to 0.5):
+            Opacity of the colours, outlined at full opacity.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        class_names: Sequence[str],
+        palette: np.ndarray,
+        *,
+        num_pictures: int = 20,
+        alpha: float = 0.5,
+    ):
+        check_contact_sheet_path(Path(path))
+        check_alpha(alpha)
+        if num_pictures < 1:
+            raise ValueError(f"`num_pictures` must be at least 1. Got {num_pictures}.")
+        self.path = Path(path)
+        self._unfinished = unfinished_path(self.path)
+        self._class_names = class_names
+        self._palette = palette
+        self._num_pictures = num_pictures
+        self._alpha = alpha
+        self._distance = 1
+        self._thumbnails: list[Thumbnail] = []
+
+    def write(self, frame: LabelledFrame) -> None:
+        """Keep the next frame, if it falls on the grid."""
+        if frame.index % self._distance:
+            return
+        self._thumbnails.append(_thumbnail(frame))
+        if len(self._thumbnails) == 2 * self._num_pictures:
+            del self._thumbnails[1::2]
+            self._distance *= 2
+
+    def close(self) -> None:
+        """Draw the sheet."""
+        if not self._thumbnails:
+            return
+        count = min(self._num_pictures, len(self._thumbnails))
+        spread = np.linspace(0, len(self._thumbnails) - 1, count).round().astype(int)
+        sheet = self._draw([self._thumbnails[position] for position in spread])
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(self._unfinished)
+        self._unfinished.replace(self.path)
+
+    def abandon(self) -> None:
+        """Remove the file, unless it is finished."""
+        self._unfinished.unlink(missing_ok=True)
+
+    def _draw(self, thumbnails: Sequence[Thumbnail]) -> Image.Image:
+        font = font_for(TEXT_SIDE)
+        height, width = thumbnails[0].label_map.shape
+        cell_height, cell_width = height + line_height_of(font) + GAP, width + GAP
+        num_columns = best_num_columns(len(thumbnails), cell_height, cell_width)
+        num_rows = -(-len(thumbnails) // num_columns)
+        size = GAP + num_columns * cell_width, GAP + num_rows * cell_height  # without the legend
+        legend = self._legend(thumbnails, size[0] - GAP, size[1])
+        sheet = Image.new("RGBA", (size[0], size[1] + legend.height + GAP), (*PANEL_COLOR[:3], 255))
+        draw = ImageDraw.Draw(sheet)
+        for position, thumbnail in enumerate(thumbnails):
+            row, column = divmod(position, num_columns)
+            left, top = GAP + column * cell_width, GAP + row * cell_height
+            sheet.paste(Image.fromarray(self._overlay(thumbnail)), (left, top))
+            middle = top + height + line_height_of(font) // 2
+            draw.text((left + width // 2, middle), clock(thumbnail.time), fill=TEXT_COLOR, font=font, anchor="mm")
+        sheet.alpha_composite(legend, (GAP // 2, size[1]))
+        return sheet.convert("RGB")
+
+    def _overlay(self, thumbnail: Thumbnail) -> np.ndarray:
+        picture = overlay(thumbnail.picture, thumbnail.label_map, self._palette, self._alpha)
+        return draw_contours(picture, thumbnail.label_map, self._palette) if self._alpha > 0 else picture
+
+    def _legend(self, thumbnails: Sequence[Thumbnail], width: int, max_height: int) -> Image.Image:
+        """The classes on the sheet, those that cover most of it first."""
+        classes, pixels = np.unique([thumbnail.label_map for thumbnail in thumbnails], return_counts=True)
+        entries = tuple(
+            (self._class_names[index], tuple(self._palette[index].tolist()))
+            if index < len(self._class_names)
+            else ("void", VOID_COLOR)
+            for index in classes[np.argsort(-pixels, kind="stable")].tolist()
+        )
+        return legend_strip(entries, width, font_for(TEXT_SIDE), max_height)
+
+
+def clock(time: Fraction) -> str:
+    """`0:07.50`, `1:02:03.00`: hours where there are any, minutes, and seconds to the hundredth."""
+    hundredths = round(time * 100)
+    minutes, rest = divmod(hundredths, 6000)
+    hours, minutes = divmod(minutes, 60)
+    clock_minutes = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
+    return f"{clock_minutes}:{rest // 100:02d}.{rest % 100:02d}"
+
+
+def _thumbnail(frame: LabelledFrame) -> Thumbnail:
+    height, width = frame.label_map.shape
+    scale = min(1.0, THUMBNAIL_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = Image.fromarray(frame.picture).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return Thumbnail(frame.time, np.asarray(picture), shrunk_label_map(frame.label_map, size[1], size[0]))
+
+
+def best_num_columns(count: int, cell_height: int, cell_width: int) -> int:
+    """Number of columns that brings the sheet closest to its aspect; of equal ones, that with fewer empty cells."""
+
+    def misfit(columns: int) -> tuple[float, int]:
+        rows = -(-count // columns)
+        return abs(np.log(columns * cell_width / (rows * cell_height) / ASPECT)), rows * columns - count
+
+    return min(range(1, count + 1), key=misfit)

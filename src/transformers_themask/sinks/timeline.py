@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of the picture each class takes over the course of a video, as a plot."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from transformers_themask.drawing.palettes import VOID_COLOR
+
+from .sink import LabelledFrame, unfinished_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".svg", ".pdf")
+# From this many seconds on, the axis counts minutes.
+LONG_VIDEO = 180
+# More than a screen can show side by side; a longer video gets wider bins.
+MAX_BINS = 1024
+# Names that can be read next to the plot; the rest is one grey area.
+MAX_NAMED_CLASSES = 12
+OTHER_COLOR = (0.82, 0.82, 0.82)
+FIGURE_SIZE = (11.0, 4.2)  # inches; the names take a quarter of the width
+# Text stays text, and equal videos give equal files.
+STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "timeline"}
+
+
+def check_timeline_path(path: Path, argument: str = "path") -> None:
+    """Raise a `ValueError` that names the argument unless [`ClassTimeline`] can write a file of this name."""
+    if path.suffix not in FORMATS or path.is_dir():
+        raise ValueError(f"`{argument}` must be a file whose name ends in {', '.join(FORMATS)}. Got {path}.")
+
+
+class ClassTimeline:
+    """A sink that plots the share of each class over time, stacked, in the colours of the classes.
+
+    Memory does not grow with the video: frames are counted in bins, and when all are full, neighbours become one.
+
+    Args:
+        path (`str` or `Path`):
+            Picture to write, ending in `.png`, `.svg` or `.pdf`; its folder is made if needed.
+        class_names (`Sequence[str]`):
+            Name of each class.
+        palette (`np.ndarray` of shape `(num_classes, 3)`):
+            RGB colour of each class.
+        max_bins (`int`, *optional*, defaults to 1024):
+            Number of bins at which they are merged; even.
+    """
+
+    def __init__(self, path: str | Path, class_names: Sequence[str], palette: np.ndarray, max_bins: int = MAX_BINS):
+        self.path = Path(path)
+        check_timeline_path(self.path)
+        if max_bins < 2 or max_bins % 2:
+            raise ValueError(f"`max_bins` must be an even number of at least 2. Got {max_bins}.")
+        self.class_names = class_names
+        self.palette = palette
+        # One column more than classes, for void.
+        self._pixels = np.zeros((max_bins, len(class_names) + 1), dtype=np.int64)
+        self._starts: list[float] = []
+        self._frames_per_bin = 1
+        self._num_frames = 0
+        self._last_times: tuple[Fraction, Fraction] | None = None
+
+    def write(self, frame: LabelledFrame) -> None:
+        """Count the pixels of a frame."""
+        if self._num_frames == len(self._pixels) * self._frames_per_bin:
+            self._merge_bins()
+        position, offset = divmod(self._num_frames, self._frames_per_bin)
+        if offset == 0:
+            self._starts.append(float(frame.time))
+        num_classes = len(self.class_names)
+        classes = np.minimum(frame.label_map, num_classes).ravel()
+        self._pixels[position] += np.bincount(classes, minlength=num_classes + 1)
+        self._last_times = (self._last_times[1] if self._last_times else frame.time), frame.time
+        self._num_frames += 1
+
+    def close(self) -> None:
+        """Draw the plot and write it."""
+        if not self._starts:
+            return
+        import matplotlib
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+        unfinished = unfinished_path(self.path)
+        with matplotlib.rc_context(STYLE):
+            metadata = {"Date": None} if self.path.suffix == ".svg" else None
+            self.figure().savefig(unfinished, dpi=120, metadata=metadata)
+        unfinished.replace(self.path)
+
+    def abandon(self) -> None:
+        """Remove a plot that was not written to its end."""
+        unfinished_path(self.path).unlink(missing_ok=True)
+
+    def shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the plot.
+
+        Returns:
+            Edges of the bins in seconds, `(num_bins + 1,)`, and the share of each class and, last, of void in each
+            bin, `(num_bins, num_classes + 1)`.
+        """
+        if self._last_times is None:
+            raise ValueError("`write` must be called with a frame before there are shares. Got no frame yet.")
+        pixels = self._pixels[: len(self._starts)]
+        earlier, last = self._last_times
+        # The last frame is shown as long as the one before it, a lone one for a moment.
+        end = float(last + (last - earlier)) if last > earlier else float(last) + 1 / 15
+        return np.array([*self._starts, end]), pixels / pixels.sum(axis=1, keepdims=True)
+
+    def figure(self) -> "Figure":
+        """The plot as a `matplotlib` figure, outside of pyplot; also while the video goes on."""
+        # Loading it takes a second, which commands that draw nothing need not wait for.
+        from matplotlib.figure import Figure
+
+        edges, shares = self.shares()
+        figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
+        axes = figure.subplots()
+        unit, seconds = ("min", 60) if edges[-1] - edges[0] >= LONG_VIDEO else ("s", 1)
+        edges = edges / seconds
+        self._draw_areas(axes, edges, shares)
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1), xlabel=f"time ({unit})", ylabel="share of the picture")
+        axes.yaxis.set_major_formatter(lambda share, position: f"{100 * share:.0f} %")
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        handles, names = axes.get_legend_handles_labels()
+        # From top to bottom as in the plot.
+        axes.legend(
+            handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize="small"
+        )
+        return figure
+
+    def _draw_areas(self, axes: "Axes", edges: np.ndarray, shares: np.ndarray) -> None:
+        lower = np.zeros(len(shares))
+        for name, color, share in self._areas(shares):
+            upper = lower + share
+            # A step per bin; its last value holds up to the last edge.
+            bottom, top = np.append(lower, lower[-1]), np.append(upper, upper[-1])
+            axes.fill_between(edges, bottom, top, step="post", color=color, linewidth=0, label=name, gid=name)
+            lower = upper
+
+    def _areas(self, shares: np.ndarray) -> list[tuple[str, tuple[float, ...], np.ndarray]]:
+        """Name with mean share, colour and course of each area, from the largest at the bottom to "other" on top."""
+        means = self._pixels.sum(axis=0) / self._pixels.sum()
+        present = [int(index) for index in np.argsort(-means, kind="stable") if means[index] > 0]
+        # A thirteenth class alone needs no more room by its own name.
+        num_named = len(present) if len(present) == MAX_NAMED_CLASSES + 1 else MAX_NAMED_CLASSES
+        named, other = present[:num_named], present[num_named:]
+        names = [*self.class_names, "void"]
+        colors = np.vstack([self.palette, [VOID_COLOR]]) / 255
+        areas = [(f"{_text(names[k])}  {_percent(means[k])}", tuple(colors[k]), shares[:, k]) for k in named]
+        if other:
+            title = f"{len(other)} other classes  {_percent(means[other].sum())}"
+            areas.append((title, OTHER_COLOR, shares[:, other].sum(axis=1)))
+        return areas
+
+    def _merge_bins(self) -> None:
+        half = len(self._pixels) // 2
+        self._pixels[:half] = self._pixels[0::2] + self._pixels[1::2]
+        self._pixels[half:] = 0
+        self._starts = self._starts[::2]
+        self._frames_per_bin *= 2
+
+
+def _text(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"

@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from transformers_themask.cli import main
+from transformers_themask.drawing.palettes import class_palette, vspw_palette
+from transformers_themask.inference.segment import segment_frames
+from transformers_themask.sinks.label_track import label_track_classes, read_label_track
+from transformers_themask.videos.frame_folder import FrameFolder
+from transformers_themask.videos.video_reader import VideoReader
+
+NAMES = {0: "sky", 1: "meadow", 2: "stripes", 3: "dots", 4: "checks", 5: "bricks"}
+CLASS_NAMES = ["sky", "meadow", "never_seen"]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Two labelled videos in VSPW layout and a folder of perfect label maps."""
+    root, predictions = tmp_path / "data_set", tmp_path / "predictions"
+    rng = np.random.default_rng(0)
+    for video, num_frames in (("a", 9), ("b", 17)):
+        for folder in (root / "data" / video / "origin", root / "data" / video / "mask", predictions / video):
+            folder.mkdir(parents=True)
+        for index in range(num_frames):
+            mask = rng.integers(0, 3, (8, 12), dtype=np.uint8)
+            mask[:4] = 1
+            Image.fromarray(np.zeros((8, 12, 3), dtype=np.uint8)).save(root / f"data/{video}/origin/{index}.jpg")
+            Image.fromarray(mask).save(root / f"data/{video}/mask/{index}.png")
+            Image.fromarray(np.where(mask == 0, 0, mask - 1).astype(np.uint8)).save(
+                predictions / video / f"{index}.png"
+            )
+    (root / "val.txt").write_text("a\nb\n")
+    ids = {name: str(index + 1) for index, name in enumerate(CLASS_NAMES)}
+    (root / "label_num_dic_final.json").write_text(json.dumps({**ids, "others": "0"}))
+    return root, predictions
+
+
+def error_of(arguments, capsys):
+    """The sentence a command ends with."""
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"themask {arguments[0]}: ")
+    return error
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_segment_writes_overlay_and_label_maps(model_dir, video_path, tmp_path, capsys):
+    output, labels = tmp_path / "out.mp4", tmp_path / "labels"
+    assert run("segment", video_path, "-o", output, "--model", model_dir, "--labels", labels, "--device", "cpu") == 0
+    reader = VideoReader(output)
+    assert (reader.num_frames, reader.frame_rate, reader.height, reader.width) == (11, 10, 36, 50)
+    assert len(list(labels.glob("*.png"))) == 11
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[:2] == [f"{output}: 11 frames", f"{labels}: 11 frames"]
+    assert "11/11" in printed.err
+    legend = printed.out.splitlines()[2:]
+    assert legend[0] == "The pictures are too small for a legend. Their colours are:"
+    shown = np.unique([np.asarray(Image.open(path)) for path in labels.iterdir()])
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in class_palette(6)[shown]]
+    assert legend[1:] == [f"  {color}  {NAMES[index]}" for index, color in zip(shown, colors, strict=True)]
+
+
+def test_segment_writes_everything_else_without_a_video(model_dir, segmenter, video_path, tmp_path, capsys):
+    track, table = tmp_path / "labels.mkv", tmp_path / "classes.csv"
+    pictures = {"--contact-sheet": tmp_path / "sheet.png", "--timeline": tmp_path / "timeline.png"}
+    outputs = {"--label-track": track, "--statistics": table, **pictures}
+    flags = [text for pair in outputs.items() for text in pair]
+    assert run("segment", video_path, "--model", model_dir, *flags, "--palette", "vspw", "--device", "cpu") == 0
+    assert sorted(tmp_path.iterdir()) == sorted(outputs.values())
+    assert capsys.readouterr().out.splitlines() == [f"{path}: 11 frames" for path in outputs.values()]
+    source = VideoReader(video_path)
+    maps = [label_map for _, label_map in segment_frames(segmenter.model, segmenter.processor, source)]
+    times = [time for time, _ in source.timed_frames()]
+    read_times, read_maps = zip(*read_label_track(track), strict=True)
+    assert list(read_times) == times and np.array_equal(read_maps, maps)
+    names, palette = label_track_classes(track)
+    assert names == list(NAMES.values()) and np.array_equal(palette, vspw_palette(6))
+    rows = table.read_text().splitlines()
+    assert len(rows) == 1 + sum(len(np.unique(label_map)) for label_map in maps)
+    for path in pictures.values():
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (["--mode", "sliding", "--num-frames", 3], (3, 1, "sliding")),
+        (["--mode", "interleaved"], (2, 3, "interleaved")),
+        (["--frame-stride", 2], (2, 2, "interleaved")),
+    ],
+)
+def test_segment_passes_its_mode_to_the_model(model_dir, segmenter, video_path, tmp_path, flags, options):
+    track = tmp_path / "labels.mkv"
+    assert run("segment", video_path, "--model", model_dir, "--label-track", track, "--device", "cpu", *flags) == 0
+    expected = segment_frames(segmenter.model, segmenter.processor, VideoReader(video_path), *options)
+    for (_, label_map), (_, wanted) in zip(read_label_track(track), expected, strict=True):
+        assert np.array_equal(label_map, wanted)
+
+
+def test_segment_stops_after_the_frames_asked_for(model_dir, video_path, tmp_path, capsys):
+    output = tmp_path / "out.mp4"
+    arguments = ["segment", video_path, "-o", output, "--model", model_dir, "--no-legend", "--device", "cpu"]
+    assert run(*arguments, "--max-frames", 1) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{output}: 1 frame\n" and "1/1" in printed.err
+    assert VideoReader(output).num_frames == 1
+
+
+def test_segment_wants_to_know_when_a_camera_ends(model_dir, tmp_path, capsys, monkeypatch):
+    class Capture:
+        def isOpened(self):  # noqa: N802
+            return True
+
+        def get(self, _):
+            return 30.0
+
+        def read(self):
+            return True, np.zeros((36, 50, 3), dtype=np.uint8)
+
+        def release(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=lambda index: Capture()))
+    track = tmp_path / "labels.mkv"
+    arguments = ["segment", "0", "--label-track", track, "--model", model_dir, "--device", "cpu"]
+    assert "`--max-frames` must say when to stop, as a camera has no end." in error_of(arguments, capsys)
+    assert run(*arguments, "--max-frames", 5) == 0
+    assert len(list(read_label_track(track))) == 5
+
+
+def test_segment_delivers_what_a_damaged_file_still_holds(model_dir, frame_folder, tmp_path, capsys):
+    folder, output, labels = tmp_path / "frames", tmp_path / "out.mp4", tmp_path / "labels"
+    shutil.copytree(frame_folder, folder)
+    files = sorted(folder.iterdir())
+    files[7].write_bytes(files[7].read_bytes()[:100])
+    arguments = ["segment", folder, "-o", output, "--labels", labels, "--model", model_dir, "--device", "cpu"]
+    assert run(*arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [str(output), str(labels)]
+    sentence = printed.err.splitlines()[-1]
+    assert sentence.startswith("themask segment: ") and str(files[7]) in sentence
+    assert sentence.endswith("7 frames could be read.")
+    assert len(list(VideoReader(output))) == len(list(labels.iterdir())) == 7
+
+
+def test_segment_does_not_mix_label_maps_with_earlier_ones(model_dir, video_path, tmp_path, capsys):
+    output, labels = tmp_path / "out.mp4", tmp_path / "labels"
+    labels.mkdir()
+    (labels / "00000099.png").touch()
+    arguments = ["segment", video_path, "-o", output, "--model", model_dir, "--labels", labels]
+    assert f"`--labels` must be a new or empty folder. Got {labels}" in error_of(arguments, capsys)
+    assert not output.exists()
+
+
+def test_segment_options_change_what_is_written(model_dir, frame_folder, segmenter, tmp_path):
+    def label_maps(name, *options):
+        arguments = ["segment", frame_folder, "-o", tmp_path / f"{name}.mp4", "--model", model_dir, "--device", "cpu"]
+        labels = tmp_path / name
+        assert main([str(argument) for argument in [*arguments, "--labels", labels, *options]]) == 0
+        return np.array([np.asarray(Image.open(path)) for path in sorted(labels.iterdir())])
+
+    strided = label_maps("strided", "--num-frames", 3, "--frame-stride", 2, "--frame-rate", "30000/1001")
+    source = FrameFolder(frame_folder)
+    expected = [label_map for _, label_map in segment_frames(segmenter.model, segmenter.processor, source, 3, 2)]
+    assert np.array_equal(strided, expected)
+    assert str(VideoReader(tmp_path / "strided.mp4").frame_rate) == "30000/1001"
+    label_maps("plain", "--alpha", 0, "--no-legend")
+    shown = np.array(list(VideoReader(tmp_path / "plain.mp4")), dtype=int)
+    assert np.median(np.abs(shown - list(source))) < 8  # only H.264 lies between them
+
+
+def test_segment_names_bad_input(model_dir, video_path, tmp_path, capsys):
+    def error(*arguments):
+        return error_of(["segment", *arguments, "--device", "cpu"], capsys)
+
+    output = tmp_path / "out.mp4"
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty").mkdir()
+    missing = error(tmp_path / "missing.mp4", "-o", output, "--model", model_dir)
+    assert "must name an existing video file" in missing and "missing.mp4" in missing
+    assert "FFmpeg can read" in error(tmp_path / "text.mp4", "-o", output, "--model", model_dir)
+    assert "jpg or png images" in error(tmp_path / "empty", "-o", output, "--model", model_dir)
+    assert "`--model` must be" in error(video_path, "-o", output, "--model", tmp_path / "empty")
+    assert "`--output` must be a file" in error(video_path, "-o", tmp_path / "out.avi", "--model", model_dir)
+    assert "must differ from the input" in error(video_path, "-o", video_path, "--model", model_dir)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--alpha", 2], "`alpha` must be between 0 and 1. Got 2.0"),
+        (["--num-frames", 0], "`num_frames` must be at least 1. Got 0"),
+        (["--frame-stride", 0], "`frame_stride` must be at least 1. Got 0"),
+        (["--device", "foo"], "`--device` must be a device that PyTorch can use here, such as cpu or cuda. Got 'foo'"),
+        (["--labels", "{file}/labels"], "`--labels` must lie in a folder that can be written to"),
+        (["-o", "{file}/out.mp4"], "`--output` must lie in a folder that can be written to"),
+        (["-o", "{folder}"], "`--output` must be a file whose name ends in .mp4"),
+        (["--label-track", "a.mp4"], "`--label-track` must be a file whose name ends in .mkv"),
+        (["--statistics", "a.xlsx"], "`--statistics` must be a file whose name ends in .csv or .parquet"),
+        (["--contact-sheet", "a.jpg"], "`--contact-sheet` must be a file whose name ends in .png"),
+        (["--contact-sheet", "{file}/a.png"], "`--contact-sheet` must lie in a folder that can be written to"),
+        (["--timeline", "a.mp4"], "`--timeline` must be a file whose name ends in .png"),
+        (["--timeline", "a.png", "--contact-sheet", "./a.png"], "`--contact-sheet` and `--timeline` must differ"),
+        (["--max-frames", 0], "`max_frames` must be at least 1. Got 0"),
+        (["--palette", "pink"], "`palette` must be one of default, vspw, colour-blind. Got 'pink'"),
+    ],
+)
+def test_segment_checks_its_options_before_it_loads_anything(flags, message, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.mp4").mkdir()
+    paths = {"file": tmp_path / "file", "folder": tmp_path / "folder.mp4"}
+    flags = [str(flag).format(**paths) for flag in flags]
+    arguments = ["segment", tmp_path / "no.mp4", "-o", tmp_path / "out.mp4", "--model", tmp_path / "no_model", *flags]
+    assert message in error_of(arguments, capsys)
+
+
+def test_segment_wants_an_output(video_path, capsys):
+    error = error_of(["segment", video_path, "--model", "no_model"], capsys)
+    assert error.endswith("At least one output must be named. Got none; `-o OUT.mp4` writes the overlay video.")
+
+
+@pytest.fixture
+def broken_model(model_dir, tmp_path):
+    """A copy of the model to damage."""
+    return shutil.copytree(model_dir, tmp_path / "broken")
+
+
+def edit_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def edit_weights(folder, edit):
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"junk" * 9), "which cannot be loaded: "),
+        (lambda folder: (folder / "model.safetensors").unlink(), "which cannot be loaded: "),
+        (lambda folder: (folder / "config.json").write_text("{"), "which cannot be loaded: "),
+        (lambda folder: (folder / "video_preprocessor_config.json").unlink(), "which cannot be loaded: "),
+        (lambda folder: edit_config(folder, num_frames="two"), "'num_frames' expected int, got str"),
+        (lambda folder: edit_config(folder, matching_rounds=7), "`matching_rounds` must be 1 or 2. Got 7"),
+        (lambda folder: edit_config(folder, num_queries=5), "must fit the configuration. Got `"),
+        (
+            lambda folder: edit_weights(folder, lambda weights: weights.pop("class_predictor.weight")),
+            "Got none for 1 parameters, the first `class_predictor.weight`",
+        ),
+    ],
+    ids=["junk", "no_weights", "no_json", "no_processor", "type", "range", "shapes", "incomplete"],
+)
+def test_segment_refuses_a_model_that_is_not_whole(broken_model, damage, message, video_path, tmp_path, capsys):
+    damage(broken_model)
+    output = tmp_path / "out.mp4"
+    error = error_of(["segment", video_path, "-o", output, "--model", broken_model, "--device", "cpu"], capsys)
+    assert message in error and str(broken_model) in error
+    assert not output.exists()
+
+
+def test_debug_shows_the_traceback(model_dir, tmp_path):
+    arguments = ["segment", tmp_path / "missing.mp4", "-o", tmp_path / "out.mp4", "--model", model_dir, "--debug"]
+    with pytest.raises(FileNotFoundError):
+        main([str(argument) for argument in arguments])
+
+
+def test_evaluate_scores_perfect_label_maps_with_one(dataset, tmp_path, capsys):
+    root, predictions = dataset
+    report = tmp_path / "scores" / "report.json"
+    assert main(["evaluate", "--predictions", str(predictions), "--data", str(root), "--json", str(report)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["2", "videos,", "26", "frames"]
+    assert lines[1:3] == [["mIoU", "wIoU", "aAcc", "mAcc", "VC8", "VC16"], ["1.0000"] * 6]
+    assert lines[-3:] == [["sky", "1.0000"], ["meadow", "1.0000"], ["never_seen", "-"]]
+    scores = json.loads(report.read_text())
+    names = ("mean_iou", "weighted_iou", "pixel_accuracy", "mean_accuracy", "vc8", "vc16")
+    assert [scores[name] for name in names] == [1.0] * 6
+    assert scores["per_class_iou"] == {"sky": 1.0, "meadow": 1.0, "never_seen": None}
+
+
+def test_evaluate_counts_errors(dataset, tmp_path, capsys):
+    root, predictions = dataset
+    intersection = union = 0
+    for path in predictions.rglob("*.png"):
+        Image.fromarray(np.zeros((8, 12), dtype=np.uint8)).save(path)
+        mask = np.asarray(Image.open(root / "data" / path.parent.name / "mask" / path.name))
+        intersection += (mask == 1).sum()
+        union += (mask != 0).sum()
+    report = tmp_path / "report.json"
+    assert main(["evaluate", "--predictions", str(predictions), "--data", str(root), "--json", str(report)]) == 0
+    scores = json.loads(report.read_text())
+    assert scores["per_class_iou"]["sky"] == pytest.approx(intersection / union)
+    assert scores["mean_iou"] == pytest.approx(intersection / union / 2)
+
+
+def test_evaluate_reads_the_ids_of_the_mask_files_on_request(dataset, capsys):
+    root, _ = dataset
+    raw_predictions = root / "masks_as_predictions"
+    for path in (root / "data").rglob("mask/*.png"):
+        target = raw_predictions / path.parent.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    arguments = ["evaluate", "--predictions", str(raw_predictions), "--data", str(root), "--prediction-ids", "raw"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == ["1.0000"] * 6
+
+
+def test_evaluate_warns_of_ids_of_the_other_kind(dataset, tmp_path, capsys, caplog):
+    root, predictions = dataset
+    for path in (root / "data").rglob("mask/*.png"):
+        mask = np.asarray(Image.open(path)).clip(1)  # no pixel has the highest raw id
+        Image.fromarray(mask).save(path)
+        Image.fromarray(mask).save(predictions / path.parent.parent.name / path.name)
+    assert main(["evaluate", "--predictions", str(predictions), "--data", str(root)]) == 0
+    (warning,) = caplog.messages
+    assert "as raw ids 100% would: see `--prediction-ids`." in warning
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert "class index k is raw id k + 1 (default: reduced)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_evaluate_names_bad_input(dataset, capsys):
+    root, predictions = dataset
+
+    def error(folder, data, *options):
+        return error_of(["evaluate", "--predictions", folder, "--data", data, *options], capsys)
+
+    assert "nowhere, which is no folder" in error(predictions, root / "nowhere")
+    assert "`--json` must lie in" in error(predictions, root, "--json", root / "val.txt" / "scores.json")
+    (root / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    assert "binary.txt must be a text file" in error(predictions, root, "--split", "binary")
+    assert "test" in error(predictions, root, "--split", "test")
+    assert "nowhere" in error(root / "nowhere", root)
+    (predictions / "b" / "3.png").unlink()
+    assert "b/3.png" in error(predictions, root)
+
+
+def test_convert_names_a_file_that_is_no_checkpoint(tmp_path, capsys):
+    missing = error_of(["convert", tmp_path / "missing.pth", tmp_path / "out"], capsys)
+    assert "missing.pth" in missing
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    assert "text.pth" in error_of(["convert", tmp_path / "text.pth", tmp_path / "out"], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_version_and_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"themask {version('transformers-themask')}\n"
+    with pytest.raises(SystemExit) as stop:
+        main(["segment", "clip.mp4"])
+    assert stop.value.code == 2
+
+
+def test_the_module_of_the_command_line_imports_nothing_heavy():
+    code = (
+        # By itself, without the package around it, which registers everything.
+        "import sys; sys.path.insert(0, sys.argv[1]); import cli;"
+        "print({'torch', 'transformers', 'av'} & sys.modules.keys())"
+    )
+    folder = Path(sys.modules[main.__module__].__file__).parent.parent
+    result = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
