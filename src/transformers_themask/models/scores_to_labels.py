@@ -31,28 +31,25 @@ def enlarged_argmax(scores: Tensor, size: tuple[int, int], steps: tuple[float, f
     top, bottom, lower = neighbours(size[0], rows, steps[0], scores)
     left, right, righter = neighbours(size[1], columns, steps[1], scores)
     winners = scores.argmax(0).to(label_dtype(num_labels))
-    upper_row, lower_row = winners[top], winners[bottom]
-    labels = upper_row[:, left]
-    disagree = (labels != upper_row[:, right]) | (labels != lower_row[:, left]) | (labels != lower_row[:, right])
+    # Columns first, while there are few rows; whole rows are then copied fast.
+    left_winners = winners[:, left]
+    sides_disagree = left_winners != winners[:, right]
+    labels = left_winners.index_select(0, top)
+    disagree = sides_disagree.index_select(0, top) | sides_disagree.index_select(0, bottom)
+    disagree |= labels != left_winners.index_select(0, bottom)
 
     table = scores.flatten(1).T.contiguous()  # (cells, num_labels)
-    for pixels in disagree.flatten().nonzero()[:, 0].split(PIXELS_PER_CHUNK):
-        y, x = pixels // size[1], pixels % size[1]
-        corners = torch.stack(
-            [
-                top[y] * columns + left[x],
-                top[y] * columns + right[x],
-                bottom[y] * columns + left[x],
-                bottom[y] * columns + right[x],
-            ],
-            dim=1,
-        )
-        down, across = lower[y], righter[x]
+    mixed = (index.split(PIXELS_PER_CHUNK) for index in disagree.nonzero(as_tuple=True))
+    for y, x in zip(*mixed, strict=True):
+        upper, under = top.index_select(0, y) * columns, bottom.index_select(0, y) * columns
+        first, second = left.index_select(0, x), right.index_select(0, x)
+        corners = torch.stack([upper + first, upper + second, under + first, under + second], dim=1)
+        down, across = lower.index_select(0, y), righter.index_select(0, x)
         weights = torch.stack(
             [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across], dim=1
         )
         blended = nn.functional.embedding_bag(corners, table, per_sample_weights=weights, mode="sum")
-        labels.view(-1)[pixels] = blended.argmax(1).to(labels.dtype)
+        labels[y, x] = blended.argmax(1).to(labels.dtype)
     return labels
 
 
