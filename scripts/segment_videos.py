@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,11 @@ from transformers_themask.inference.video_batch import (
     divide_work,
     find_videos,
     read_record,
-    results_folder,
     summarise,
     write_summary,
 )
 from transformers_themask.inference.worker_group import WorkerGroup
-from transformers_themask.sinks.output_folder import check_output_folder
+from transformers_themask.sinks.output_folder import check_output_folder, results_folder
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.source import IncompleteVideoError
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace, group: WorkerGroup, is_stopping: Callable[[
         if is_stopping():
             break
         report = batch.segment(video, progress=group.size == 1 and sys.stderr.isatty())
-        tqdm.write(f"[{process}{position}/{len(share)}] {video.name}: {report}")
+        tqdm.write(f"[{process}{position}/{len(share)}] {printable(video.name)}: {report}")
         sys.stdout.flush()
     if not group.is_main:
         return group.finish()
@@ -174,8 +174,9 @@ class Batch:
             return "unfinished, as the run was asked to stop"
         except Exception as error:  # whatever is wrong with one video must not cost the others
             logger.debug(f"{video.name} failed.", exc_info=True)
-            with results_folder(folder) as unfinished:
-                record = self.record(video, "failed", start, 0, one_sentence(error))
+            record = self.record(video, "failed", start, 0, one_sentence(error))
+            # Where not even this can be written, the summary calls the video unfinished.
+            with suppress(OSError), results_folder(folder) as unfinished:
                 record.write(unfinished)
         speed = f", {record.frames / record.seconds:.2f} frames/s" if record.frames else ""
         problem = f": {record.error}" if record.error else ""
@@ -255,9 +256,14 @@ def sum_up(output: Path, records: list[VideoRecord]) -> int:
     return 0 if totals["complete"] == totals["videos"] else 1
 
 
+def printable(name: str) -> str:
+    """A file name with what is not UTF-8 escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def one_sentence(error: Exception) -> str:
     """What an error says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -16,6 +18,7 @@ from transformers_themask.cli import main
 from transformers_themask.drawing.palettes import class_palette, vspw_palette
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.sinks.label_track import label_track_classes, read_label_track
+from transformers_themask.sinks.overlay_video import OverlayVideo
 from transformers_themask.videos.frame_folder import FrameFolder
 from transformers_themask.videos.video_reader import VideoReader
 
@@ -380,3 +383,39 @@ def test_the_module_of_the_command_line_imports_nothing_heavy():
     folder = Path(sys.modules[main.__module__].__file__).parent.parent
     result = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_segment_refuses_outputs_that_would_destroy_something(model_dir, frame_folder, video_path, tmp_path, capsys):
+    def error(source, *arguments):
+        return error_of(["segment", source, "--model", model_dir, "--device", "cpu", *arguments], capsys)
+
+    assert "must not lie among the frames of the input" in error(frame_folder, "-o", frame_folder / "out.mp4")
+    labels = tmp_path / "labels"
+    inside = error(video_path, "--labels", labels, "--statistics", labels / "classes.csv")
+    assert "`--statistics` must not lie in the folder of `--labels`" in inside
+
+
+@pytest.mark.parametrize("rate", ["1/0", "0", "1e12", "1/1000000", "fast"])
+def test_frame_rates_that_no_video_has_are_refused(rate, model_dir, frame_folder, tmp_path, capsys):
+    arguments = ["segment", frame_folder, "-o", tmp_path / "out.mp4", "--model", model_dir, "--frame-rate", rate]
+    with pytest.raises(SystemExit, match="2"):
+        main([str(argument) for argument in arguments])
+    assert f"must be between 1/1000 and 1000. Got {rate}." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_says_so_and_leaves_nothing(
+    number, code, video_path, model_dir, tmp_path, monkeypatch, capsys
+):
+    def write(self, frame, write=OverlayVideo.write):
+        write(self, frame)
+        if frame.index == 4:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(OverlayVideo, "write", write)
+    before = signal.getsignal(signal.SIGTERM)
+    arguments = ["segment", video_path, "-o", tmp_path / "out.mp4", "--model", model_dir, "--device", "cpu"]
+    assert main([str(argument) for argument in arguments]) == code
+    assert "interrupted; what was unfinished is removed" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before

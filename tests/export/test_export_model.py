@@ -260,6 +260,15 @@ def test_a_model_that_an_exporter_refuses_is_named_with_the_reason(tmp_path):
         export_model(per_frame_model("eomt"), THEMaskVideoProcessor(), tmp_path / "out", formats=["torch"])
 
 
+def test_a_refused_export_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers_themask.export.export_model.largest_difference", lambda *_: 1.0)
+    with pytest.raises(ValueError, match=r"must differ .* Nothing is exported"):
+        export_model(
+            tiny_model(), THEMaskVideoProcessor(), tmp_path / "out", ["torch"], [(64, 64)], modes=["contiguous"]
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_folder_is_left_alone(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match="`output_dir` must be a new or empty folder"):
@@ -276,4 +285,4 @@ def test_missing_packages_are_named_with_their_remedy(tmp_path, monkeypatch):
 @pytest.mark.parametrize("difference", [0.002, float("nan")])
 def test_a_graph_with_other_scores_is_refused(difference):
     with pytest.raises(ValueError, match=r"must differ from the model's by at most 0\.001"):
-        check_difference(Path("clip.onnx"), difference)
+        check_difference("clip.onnx", difference)

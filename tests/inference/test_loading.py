@@ -34,6 +34,7 @@ CHECKPOINTS = {
     "segformer_as_it_is": ("segformer", {"do_resize": False}),
     "upernet": ("upernet", {"size": {"height": 64, "width": 96}, "resample": 3, "image_mean": [0.1, 0.2, 0.3]}),
     "dpt": ("dpt", {"size": {"height": 64, "width": 64}}),
+    "dpt_larger_than_in_training": ("dpt", {"size": {"height": 96, "width": 96}}),
     "beit": ("beit", {"size": {"height": 64, "width": 64}, "do_center_crop": False}),
     "mobilevit": ("mobilevit", {"size": {"shortest_edge": 64}, "do_center_crop": False}),
     "mask2former": ("mask2former", {"size": {"shortest_edge": 70, "longest_edge": 120}}),

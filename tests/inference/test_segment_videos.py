@@ -28,10 +28,11 @@ from transformers_themask.inference.video_batch import (
     check_result_folders,
     divide_work,
     find_videos,
-    results_folder,
     summarise,
+    write_summary,
 )
 from transformers_themask.inference.worker_group import WorkerGroup
+from transformers_themask.sinks.output_folder import results_folder
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.video_writer import VideoWriter
 
@@ -187,11 +188,11 @@ def test_two_processes_share_the_work_and_one_of_them_sums_up(call, videos, mode
 
 
 def test_a_run_that_is_stopped_leaves_nothing_half_done(videos, frames, model_dir, tmp_path):
-    write_video(videos / "trip" / "long.mp4", np.tile(frames, (30, 1, 1, 1)))
+    write_video(videos / "trip" / "long.mp4", np.tile(frames, (60, 1, 1, 1)))
     output = tmp_path / "out"
     command = [sys.executable, SCRIPT, str(videos / "trip"), "--model", str(model_dir), "--output", str(output)]
     process = subprocess.Popen([*command, "--labels", "--device", "cpu"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    while not list(output.glob(".long.mp4.*/*/*.png")) and process.poll() is None:
+    while not list(output.glob(".*/*/*.png")) and process.poll() is None:
         time.sleep(0.01)
     process.terminate()
     assert "long.mp4: unfinished" in process.communicate()[0]
@@ -273,8 +274,9 @@ def test_results_appear_all_at_once_and_replace_earlier_ones_only_then(tmp_path)
     with results_folder(target) as folder:
         (folder / "old").touch()
         assert not target.exists()
-    (target.parent / ".a.mp4.unfinished").mkdir()
-    (target.parent / ".a.mp4.unfinished" / "leftover").touch()
+        hidden = folder
+    hidden.mkdir()  # as a killed run leaves it behind
+    (hidden / "leftover").touch()
     with pytest.raises(KeyboardInterrupt), results_folder(target) as folder:
         (folder / "new").touch()
         raise KeyboardInterrupt
@@ -285,6 +287,20 @@ def test_results_appear_all_at_once_and_replace_earlier_ones_only_then(tmp_path)
     assert [path.name for path in target.parent.iterdir()] == ["a.mp4"]
     with pytest.raises(ValueError, match="neither and would be replaced"):
         check_result_folders("output", [target])
+
+
+def test_a_name_as_long_as_a_file_system_allows_can_hold_results(tmp_path):
+    with results_folder(tmp_path / ("b" * 251 + ".mp4")) as folder:
+        (folder / "new").touch()
+    assert (tmp_path / ("b" * 251 + ".mp4") / "new").is_file()
+
+
+def test_a_name_that_is_not_text_is_escaped_in_the_summary(tmp_path):
+    record = VideoRecord("caf\udce9.mp4", "complete", 3, 1.0)
+    write_summary(tmp_path, summarise([record]))
+    assert "caf\\udce9.mp4,complete,3" in (tmp_path / "summary.csv").read_text(encoding="utf-8")
+    (row,) = json.loads((tmp_path / "summary.json").read_text())["videos"]
+    assert row["video"] == record.video
 
 
 def test_totals_are_sums_over_the_videos():

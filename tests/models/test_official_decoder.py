@@ -186,7 +186,7 @@ def test_frame_positions_reproduce_the_official_ones(golden_dir):
         _, num_frames, _, height, width = fact["input_shape"]
         hidden = 2 * fact["num_pos_feats"]
         config = tiny_config(num_frames=2, temporal_mode="one_to_video", hidden_dim=hidden, num_attention_heads=4)
-        positions = TransformerModule(config)._positions(torch.zeros(1, hidden, height, width), num_frames)
+        positions = TransformerModule(config)._positions(torch.zeros(1, num_frames, 1, hidden), (height, width))
         if num_frames == 1:  # a single frame's code shifts all keys alike and is left out
             positions = positions + frame_position_embedding(1, hidden, "cpu", torch.float32)[:, None]
         ours = positions.transpose(1, 2).unflatten(2, (height, width))
@@ -203,5 +203,5 @@ def test_planar_positions_reproduce_the_official_ones(golden_dir):
         height, width = facts[case]["input_shape"][-2:]
         hidden = 2 * facts[case]["num_pos_feats"]
         module = TransformerModule(tiny_config(hidden_dim=hidden))
-        positions = module._positions(torch.zeros(1, hidden, height, width), num_frames=1)[0]
+        positions = module._positions(torch.zeros(1, 1, 1, hidden), (height, width))[0]
         assert_near(positions.T.unflatten(1, (height, width)), recorded[case][0])

@@ -223,6 +223,18 @@ def test_what_no_stream_can_do_is_said():
         session.step(np.zeros((41, 60, 3), np.uint8))
     with pytest.raises(ValueError, match=r"A frame must be .* Got float32 of shape \(40, 60, 3\)"):
         session.step(np.zeros((40, 60, 3), np.float32))
+    with pytest.raises(ValueError, match=r"Got uint8 of shape \(0, 5, 3\)"):
+        session.step(np.zeros((0, 5, 3), np.uint8))
     clip, _ = random_clips(1, 2)
     with pytest.raises(ValueError, match=r"must hold one frame per video, the newest. Got 2. Give clips to `forward`"):
         model.streaming_step(clip.double(), model.initial_state(3, 1))
+
+
+@pytest.mark.parametrize("height", [1, 3])
+def test_a_picture_of_few_rows_is_not_taken_for_channels(height):
+    frame = np.random.default_rng(0).integers(0, 256, (height, 40, 3), dtype=np.uint8)
+    session = exact_model().stream(THEMaskVideoProcessor(size={"height": 32, "width": 64}), "sliding")
+    expected = THEMaskVideoProcessor(size={"height": 32, "width": 64})(
+        [torch.from_numpy(frame).permute(2, 0, 1)[None]], return_tensors="pt", input_data_format="channels_first"
+    )
+    assert torch.equal(session.prepare(frame).pixel_values_videos, expected["pixel_values_videos"])

@@ -79,3 +79,13 @@ def test_a_frame_of_floats_is_named_and_a_frame_rate_is_positive(frames):
         list(FramesInMemory([frames[0] / 255]))
     with pytest.raises(ValueError, match=r"`frame_rate` must be positive. Got 0"):
         FramesInMemory(frames, Fraction(0))
+
+
+def test_a_generator_may_fill_one_array_again_and_again():
+    def frames():
+        frame = np.zeros((4, 6, 3), np.uint8)
+        for value in range(3):
+            frame[:] = value
+            yield frame
+
+    assert [int(frame.max()) for frame in list(FramesInMemory(frames()))] == [0, 1, 2]

@@ -3,14 +3,20 @@
 
 # What a sub-command alone needs is imported inside its `run`.
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 from . import card, check_data, compare, convert, demo, evaluate, export, queries, segment
 
 INCOMPLETE = 1
 INPUT_ERROR = 2
+# Added to the number of the signal, as shells do.
+INTERRUPTED = 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,17 +28,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         `int`: The exit code: 0; 1 if a video is damaged and everything before the damage has been delivered; 2 for
-        any other problem with the input. `data check` ends with 1 when it finds a problem.
+        any other problem with the input; 130 after Ctrl-C, 143 after SIGTERM, which leave nothing half-written.
+        `data check` ends with 1 when it finds a problem.
     """
     options = _parser().parse_args(arguments)
     try:
-        code = options.run(options)
+        with _interrupted_by_sigterm():
+            code = options.run(options)
+    except KeyboardInterrupt as interruption:
+        print(f"themask {options.command}: interrupted; what was unfinished is removed", file=sys.stderr)
+        return INTERRUPTED + (interruption.args[0] if interruption.args else signal.SIGINT)
     except (ValueError, OSError) as error:
         if options.debug:
             raise
         print(f"themask {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return _exit_code(error)
     return 0 if code is None else code
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, with everything that is cleaned up then."""
+
+    def interrupt(number: int, _: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _exit_code(error: Exception) -> int:

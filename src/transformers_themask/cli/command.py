@@ -4,8 +4,12 @@
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+# What containers can hold.
+MIN_FRAME_RATE, MAX_FRAME_RATE = Fraction(1, 1000), Fraction(1000)
 
 
 def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
@@ -21,6 +25,31 @@ def load_model(path: str) -> tuple[Any, Any]:
     from transformers_themask.inference import loading
 
     return loading.load_model(path, argument="--model")
+
+
+def frame_rate(text: str) -> Fraction:
+    """Frames per second as an argument: a number or a fraction such as 30000/1001."""
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not MIN_FRAME_RATE <= rate <= MAX_FRAME_RATE:
+        raise argparse.ArgumentTypeError(f"must be between {MIN_FRAME_RATE} and {MAX_FRAME_RATE}. Got {text}.")
+    return rate
+
+
+def check_apart(argument: str, path: Path, source: str) -> None:
+    """Raise a `ValueError` if an output would replace the input or lie among its frames.
+
+    Args:
+        argument (`str`): Name of the argument that asks for the output, for the error.
+        path (`Path`): The output.
+        source (`str`): The input.
+    """
+    if Path(source).resolve() == path.resolve():
+        raise ValueError(f"`{argument}` must differ from the input. Got {path} for both.")
+    if Path(source).is_dir() and Path(source).resolve() == path.resolve().parent:
+        raise ValueError(f"`{argument}` must not lie among the frames of the input. Got {path}. Name another folder.")
 
 
 def usable_device(name: str | None) -> str:

@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from .command import add_command, counted, usable_device
+from .command import add_command, check_apart, counted, frame_rate, usable_device
 
 
 def add_to(commands: Any) -> None:
@@ -28,7 +28,7 @@ def add_to(commands: Any) -> None:
         help="colours: default, vspw or colour-blind (default: default)",
     )
     command.add_argument("--alpha", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
-    command.add_argument("--frame-rate", type=Fraction, default=Fraction(15), help="of a folder (default: 15)")
+    command.add_argument("--frame-rate", type=frame_rate, default=Fraction(15), help="of a folder (default: 15)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
 
 
@@ -69,8 +69,7 @@ def _check_options(options: argparse.Namespace) -> None:
     from transformers_themask.sinks.output_folder import check_output_folder
     from transformers_themask.videos.video_writer import check_mp4_path
 
-    if Path(options.input).resolve() == options.output.resolve():
-        raise ValueError(f"`--output` must differ from the video. Got {options.output} for both.")
+    check_apart("--output", options.output, options.input)
     check_mp4_path(options.output, "--output")
     check_output_folder("--output", options.output.parent)
     check_alpha(options.alpha)

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from .command import add_command, usable_device
+from .command import add_command, check_apart, usable_device
 
 
 def add_to(commands: Any) -> None:
@@ -62,6 +62,7 @@ def _check_options(options: argparse.Namespace) -> None:
 
     if options.output.suffix != ".png" or options.output.is_dir():
         raise ValueError(f"`--output` must be a file whose name ends in .png. Got {options.output}.")
+    check_apart("--output", options.output, options.input)
     check_output_folder("--output", options.output.parent)
     if options.frame < 0:
         raise ValueError(f"`--frame` must be an index from 0. Got {options.frame}.")

@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from .command import add_command, counted, load_model, usable_device
+from .command import add_command, check_apart, counted, frame_rate, load_model, usable_device
 
 
 def add_to(commands: Any) -> None:
@@ -45,7 +45,7 @@ def add_segmentation_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--alpha", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
     command.add_argument("--no-legend", dest="legend", action="store_false", help="leave out the class names")
-    command.add_argument("--frame-rate", type=Fraction, default=Fraction(15), help="of a folder (default: 15)")
+    command.add_argument("--frame-rate", type=frame_rate, default=Fraction(15), help="of a folder (default: 15)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
 
 
@@ -97,8 +97,11 @@ def _check_options(options: argparse.Namespace) -> None:
     if not paths:
         raise ValueError("At least one output must be named. Got none; `-o OUT.mp4` writes the overlay video.")
     for argument, path, check in _file_outputs(options):
-        if Path(options.input).resolve() == path.resolve():
-            raise ValueError(f"`{argument}` must differ from the input. Got {path} for both.")
+        check_apart(argument, path, options.input)
+        if options.labels is not None and options.labels.resolve() in path.resolve().parents:
+            raise ValueError(
+                f"`{argument}` must not lie in the folder of `--labels`, which holds label maps only. Got {path}."
+            )
         check(path, argument)
         check_output_folder(argument, path.parent)
     for (first, path), (second, other) in itertools.combinations(paths.items(), 2):

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from transformers_themask.models.streaming import stream_options
-from transformers_themask.sinks.output_folder import check_new_folder
+from transformers_themask.sinks.output_folder import check_new_folder, results_folder
 
 from .check import TOLERANCE, largest_difference
 from .formats import SUFFIXES, check_format, load, refusal, trace, write
@@ -58,29 +58,29 @@ def export_model(
             the model's by more than 0.001.
     """
     check_new_folder("output_dir", output_dir)
+    sizes = list(dict.fromkeys((height, width) for height, width in sizes or []))
     for name in formats:
         check_format(name)
     modes = exported_modes(model, modes)
     num_frames = stream_options(model, modes[-1], num_frames, frame_stride=1)[1]
-    for height, width in sizes or []:
+    for height, width in sizes:
         if min(height, width) < 1:
             raise ValueError(f"`size` must be a positive height and width. Got {height} {width}.")
     model.cpu().float().eval()
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
-    written: dict[Path, float] = {}
+    written: dict[str, float] = {}
     wanted: Sequence[Size | None] = sizes or [only_size(model)]
-    for size in wanted:
-        for graph in graphs_of(model, modes, num_frames, size):
-            differences = write_graph(graph, formats, folder)
-            entries.append(graph_entry(graph, {path.name: difference for path, difference in differences.items()}))
-            written |= differences
-    write_manifest(folder / MANIFEST, model, processor, num_frames, entries)
-    return written
+    with results_folder(Path(output_dir)) as folder:
+        for size in wanted:
+            for graph in graphs_of(model, modes, num_frames, size):
+                differences = write_graph(graph, formats, folder)
+                entries.append(graph_entry(graph, differences))
+                written |= differences
+        write_manifest(folder / MANIFEST, model, processor, num_frames, entries)
+    return {Path(output_dir) / name: difference for name, difference in written.items()}
 
 
-def write_graph(graph: Graph, formats: Sequence[str], folder: Path) -> dict[Path, float]:
+def write_graph(graph: Graph, formats: Sequence[str], folder: Path) -> dict[str, float]:
     """Write one graph in some formats, and compare each file with the model; see `export_model`."""
     program = trace(graph)
     differences = {}
@@ -88,19 +88,19 @@ def write_graph(graph: Graph, formats: Sequence[str], folder: Path) -> dict[Path
         path = folder / f"{graph.name}{SUFFIXES[name]}"
         write(graph, program, name, path)
         try:
-            differences[path] = largest_difference(graph, load(path))
+            differences[path.name] = largest_difference(graph, load(path))
         except Exception as error:  # whatever it is, it is the runtime's reason
             raise refusal(graph, f"the runtime of {path.name}", error) from error
-        check_difference(path, differences[path])
+        check_difference(path.name, differences[path.name])
     return differences
 
 
-def check_difference(path: Path, difference: float) -> None:
+def check_difference(name: str, difference: float) -> None:
     """Raise a `ValueError` if an exported graph is not the model, not a number included."""
     if not difference <= TOLERANCE:
         raise ValueError(
-            f"The scores of {path} must differ from the model's by at most {TOLERANCE}. Got {difference:.2g}. Do not "
-            "use that file."
+            f"The scores of {name} must differ from the model's by at most {TOLERANCE}. Got {difference:.2g}. Nothing "
+            "is exported."
         )
 
 

@@ -74,7 +74,16 @@ def load_processor(
         return as_own_processor(AutoVideoProcessor.from_pretrained(path, **options), model)
     # Names of classes, for which OneFormer's would look on the Hub, are those of the configuration.
     image_processor = AutoImageProcessor.from_pretrained(path, class_info_file=None, **options)
-    return PerFrameVideoProcessor.for_whole_frames(image_processor, model.config.square_input_size or size)
+    square = model.config.square_input_size
+    if square is not None and model.config.is_semantic:  # any square will do: the image processor's own, if it is one
+        own = dict(getattr(image_processor, "size", None) or {})
+        square = {"height": own["height"], "width": own["width"]} if is_square(own) else square
+    return PerFrameVideoProcessor.for_whole_frames(image_processor, square or size)
+
+
+def is_square(size: Mapping[str, Any]) -> bool:
+    """Whether a `size` of image processors gives one length for both height and width."""
+    return size.get("height") is not None and size.get("height") == size.get("width")
 
 
 def as_own_processor(processor: BaseVideoProcessor, model: PreTrainedModel) -> THEMaskVideoProcessor:

@@ -5,10 +5,8 @@ import csv
 import heapq
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -175,30 +173,6 @@ def check_result_folders(argument: str, folders: Iterable[Path]) -> None:
             )
 
 
-@contextmanager
-def results_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder to write to, which takes the name `folder` at the end of the `with` block, all at once.
-
-    What was there before is replaced only then. After an error the hidden folder is removed, and so is what earlier
-    runs left behind that were killed.
-
-    Args:
-        folder (`Path`): Where the results shall be.
-    """
-    unfinished, replaced = (folder.with_name(f".{folder.name}.{state}") for state in ("unfinished", "replaced"))
-    for leftover in (unfinished, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        if folder.exists():
-            folder.rename(replaced)
-        unfinished.rename(folder)
-    finally:
-        for leftover in (unfinished, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 def summarise(records: Sequence[VideoRecord]) -> dict[str, Any]:
     """Totals, and one row per video."""
     counts = Counter(record.status for record in records)
@@ -222,7 +196,8 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """
     json_file, csv_file = folder / ".summary.json", folder / ".summary.csv"
     json_file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    with csv_file.open("w", encoding="utf-8", newline="") as file:
+    # File names that are not UTF-8 are escaped, as JSON does with all others.
+    with csv_file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.DictWriter(file, SUMMARY_COLUMNS)
         writer.writeheader()
         writer.writerows(summary["videos"])

@@ -81,10 +81,16 @@ class WorkerGroup:
             time.sleep(POLL_SECONDS)
 
     def finish(self) -> int:
-        """In the other processes: report the end of the work, wait, and return the main one's exit code."""
+        """In the other processes: report the end of the work, wait, and return the main one's exit code, or 1."""
         try:
             self.store.set(f"finished/{self.rank}", "1")
+            sign, seen = b"", time.monotonic()
             while not self.store.check(["exit_code"]):
+                new_sign = self._read("alive/0")
+                if new_sign != sign:
+                    sign, seen = new_sign, time.monotonic()
+                if time.monotonic() - seen > self.patience:  # the main process is gone, its store is not
+                    return 1
                 time.sleep(POLL_SECONDS)
             exit_code = int(self.store.get("exit_code"))
             self.store.add("readers", 1)

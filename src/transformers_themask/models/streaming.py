@@ -167,7 +167,9 @@ class VideoSession:
     def prepare(self, frame: Any) -> PreparedFrame:
         """Turn one frame into the model's input. Does not touch the session's state."""
         picture = rgb_array(frame)
-        return PreparedFrame(picture, self.processor([[picture]], return_tensors="pt")["pixel_values_videos"])
+        # Said, because a picture of one or three rows would be taken for channels.
+        inputs = self.processor([[picture]], return_tensors="pt", input_data_format="channels_last")
+        return PreparedFrame(picture, inputs["pixel_values_videos"])
 
     def advance(self, prepared: PreparedFrame | None) -> Iterator[SegmentedClip]:
         """Run the model as far as the next frame allows, or for `None` to the end.
@@ -324,7 +326,8 @@ def rgb_array(frame: Any) -> np.ndarray:
         return np.asarray(frame.convert("RGB"))
     if isinstance(frame, Tensor) and frame.ndim == 3 and frame.shape[0] == 3:
         frame = frame.permute(1, 2, 0).cpu().numpy()
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+    is_picture = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3
+    if not is_picture or frame.shape[2] != 3 or 0 in frame.shape:
         kind = f"{frame.dtype} of shape {tuple(frame.shape)}" if hasattr(frame, "dtype") else type(frame).__name__
         raise ValueError(
             "A frame must be a PIL image, a uint8 array of shape (height, width, 3) or a uint8 tensor of shape "

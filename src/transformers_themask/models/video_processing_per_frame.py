@@ -75,8 +75,8 @@ class PerFrameVideoProcessor(THEMaskVideoProcessor):
         Args:
             videos: One video or a list of videos; see [`THEMaskVideoProcessor`].
             segmentation_maps (*optional*): Raw label ids of every frame; see [`THEMaskVideoProcessor`].
-            kwargs: `return_tensors`, `device`, `do_reduce_labels` and `ignore_index`. What happens to the frames is up
-                to the image processor.
+            kwargs: `return_tensors`, `device`, `do_reduce_labels`, `ignore_index` and `input_data_format`. What
+                happens to the frames is up to the image processor.
 
         Returns:
             [`BatchFeature`] as from [`THEMaskVideoProcessor`].
@@ -84,7 +84,7 @@ class PerFrameVideoProcessor(THEMaskVideoProcessor):
         Raises:
             ValueError: If an option is the image processor's, or as in [`THEMaskVideoProcessor`].
         """
-        unknown = kwargs.keys() - {"return_tensors", "device", "do_reduce_labels", "ignore_index"}
+        unknown = kwargs.keys() - {"return_tensors", "device", "do_reduce_labels", "ignore_index", "input_data_format"}
         if unknown:
             raise ValueError(
                 f"Options of frames must be set in `image_processor`. Got {', '.join(sorted(unknown))} for a call."

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames that the program already has, or makes, as a video."""
 
-from collections.abc import Generator, Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from fractions import Fraction
 from typing import Any
 
@@ -51,8 +51,10 @@ class FramesInMemory(FrameSource):
         if self._is_used_up:
             raise ValueError("An iterator of frames must be read only once. Got a second time; pass a list.")
         self._is_used_up = isinstance(self._frames, Iterator)
+        # What makes its frames as it goes may fill one array again and again, while a frame still waits to be drawn.
+        is_stored = isinstance(self._frames, (np.ndarray, torch.Tensor, Sequence))
         for index, frame in enumerate(map(rgb_array, self._frames)):
-            yield index / self.frame_rate, frame
+            yield index / self.frame_rate, frame if is_stored else frame.copy()
 
 
 def check_video(video: Any) -> None:
