@@ -28,7 +28,7 @@ demo: $(STAMP)
 	$(OFFLINE) $(BIN)/themask demo
 
 test: $(STAMP)
-	$(OFFLINE) $(BIN)/python -m pytest
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff check

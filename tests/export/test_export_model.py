@@ -22,6 +22,9 @@ from transformers_themask.cli import main
 from transformers_themask.export.export_model import check_difference, export_model
 from transformers_themask.models.video_processing_themask import segmentation_scores
 
+# Exporting takes long: one process does it once.
+pytestmark = pytest.mark.xdist_group("export")
+
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "export.md"
 SIZES = [(64, 96), (96, 64)]
 NAMES = dict(enumerate("abcdef"))
