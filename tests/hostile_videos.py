@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Videos as they come in the wild, made with PyAV and without the code under test."""
 
+import re
 import struct
 from fractions import Fraction
 
@@ -90,6 +91,36 @@ def cut_off(path, fraction):
     return path
 
 
+def punch(path, fraction, length):
+    """Overwrite a piece in the middle of a file with zeros."""
+    content = bytearray(path.read_bytes())
+    start = int(len(content) * fraction)
+    content[start : start + length] = bytes(length)
+    path.write_bytes(content)
+    return path
+
+
+def punch_cluster(path, number, length):
+    """Overwrite the beginning of one of the clusters that a Matroska file consists of."""
+    content = path.read_bytes()
+    starts = [match.start() for match in re.finditer(rb"\x1f\x43\xb6\x75", content)]
+    path.write_bytes(content[: starts[number]] + bytes(length) + content[starts[number] + length :])
+    return path
+
+
+def replace_in(path, old, new):
+    """Overwrite a text of a file, wherever it stands, with one of the same length."""
+    content = path.read_bytes()
+    assert old in content and len(old) == len(new)
+    path.write_bytes(content.replace(old, new))
+    return path
+
+
+def without_track_durations(path):
+    """A Matroska file that tells only its whole length, as not every program writes that of the tracks."""
+    return replace_in(path, b"DURATION", b"X_LENGTH")
+
+
 def turn_display(path, matrix):
     """Write a display matrix into the track header (ISO 14496-12, section 8.3.2) of an mp4 file."""
     content = bytearray(path.read_bytes())
@@ -101,11 +132,18 @@ def turn_display(path, matrix):
 
 def write_sound(path, codec="aac", num_seconds=2, file_format="mp4", num_frames=None, delay=0, cut=False):
     """A video of grey frames, ten a second, with a tone that starts after `delay` seconds; to `cut`, index first."""
+    num_frames = 10 * num_seconds if num_frames is None else num_frames
+    frames = [flat_frame((128,) * 3, 32, 32)] * num_frames
     options = {"movflags": "faststart"} if cut else {}
+    return write_frames_and_tone(path, frames, "libx264", codec, num_seconds, delay, file_format, **options)
+
+
+def write_frames_and_tone(path, frames, codec, sound_codec, num_seconds, delay=0, file_format=None, **options):
+    """A video, ten frames a second, with a tone that starts after `delay` seconds; `options` go to the container."""
     with av.open(str(path), "w", format=file_format, options=options) as container:
-        video = container.add_stream("libx264", rate=10)
-        video.height, video.width, video.pix_fmt = 32, 32, "yuv420p"
-        audio = container.add_stream(codec, rate=16000, layout="mono")
+        video = container.add_stream(codec, rate=10, options={"g": "5", "b": "4M"})
+        (video.height, video.width), video.pix_fmt = frames[0].shape[:2], "yuv420p"
+        audio = container.add_stream(sound_codec, rate=16000, layout="mono")
         tone = np.sin(np.arange(16000 * num_seconds) * 0.1).astype(np.float32)[None]
         sound = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
         sound.sample_rate, sound.pts = 16000, 16000 * delay
@@ -115,8 +153,8 @@ def write_sound(path, codec="aac", num_seconds=2, file_format="mp4", num_frames=
         for part in resampler.resample(sound):
             container.mux(audio.encode(part))
         container.mux(audio.encode(None))
-        for _ in range(10 * num_seconds if num_frames is None else num_frames):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(flat_frame((128,) * 3, 32, 32), format="rgb24")))
+        for frame in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(video.encode(None))
     return path
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from full_disk import full_disk
 from transformers_themask.sinks import class_statistics
 from transformers_themask.sinks.class_statistics import ClassStatistics
 
@@ -71,6 +72,18 @@ def test_an_abandoned_table_leaves_nothing(some_frames, tmp_path, suffix):
     sink.close()
     sink.write(some_frames[0])
     sink.abandon()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_full_disk_leaves_nothing(some_frames, tmp_path, suffix):
+    sink = ClassStatistics(tmp_path / f"a.{suffix}", NAMES)
+    with full_disk():
+        with pytest.raises(OSError):
+            for index in range(2000):
+                sink.write(replace(some_frames[0], index=index))
+            sink.close()
+        sink.abandon()
     assert not list(tmp_path.iterdir())
 
 

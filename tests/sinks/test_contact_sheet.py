@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from full_disk import full_disk
 from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.sinks.contact_sheet import ContactSheet, clock
 from transformers_themask.sinks.sink import LabelledFrame
@@ -87,6 +88,15 @@ def test_an_abandoned_sheet_leaves_nothing(tmp_path):
     sink = ContactSheet(tmp_path / "sheet.png", NAMES, PALETTE)
     sink.close()
     sink.write(flat_frame(0))
+    sink.abandon()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    sink = ContactSheet(tmp_path / "sheet.png", NAMES, PALETTE)
+    sink.write(flat_frame(0))
+    with full_disk(num_bytes=100), pytest.raises(OSError):
+        sink.close()
     sink.abandon()
     assert not list(tmp_path.iterdir())
 

@@ -24,9 +24,6 @@ def test_the_folder_appears_when_all_label_maps_are_there(labelled_frames, tmp_p
     folder = tmp_path / "new" / "labels"
     if exists:
         folder.mkdir(parents=True)
-    left_by_a_killed_run = tmp_path / "new" / "labels.unfinished" / "99.png"
-    left_by_a_killed_run.parent.mkdir(parents=True)
-    left_by_a_killed_run.touch()
     sink = LabelFolder(folder)
     for frame in labelled_frames:
         sink.write(frame)
@@ -37,6 +34,23 @@ def test_the_folder_appears_when_all_label_maps_are_there(labelled_frames, tmp_p
     assert sorted(path.stem for path in folder.iterdir()) == [frame.name for frame in labelled_frames]
     for frame in labelled_frames:
         assert np.array_equal(Image.open(folder / f"{frame.name}.png"), frame.label_map)
+
+
+@pytest.mark.parametrize("end", ["close", "abandon"])
+def test_no_folder_of_the_user_is_touched(labelled_frames, tmp_path, end):
+    (tmp_path / "labels.unfinished").mkdir()
+    (tmp_path / "labels.unfinished" / "mine.png").touch()
+    sink = LabelFolder(tmp_path / "labels")
+    sink.write(labelled_frames[0])
+    getattr(sink, end)()
+    expected = ["labels", "labels.unfinished"] if end == "close" else ["labels.unfinished"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected
+    assert (tmp_path / "labels.unfinished" / "mine.png").exists()
+
+
+def test_a_folder_is_made_for_frames_only(tmp_path):
+    LabelFolder(tmp_path / "labels").close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_abandoned_folder_leaves_nothing(labelled_frames, tmp_path):

@@ -2,12 +2,14 @@
 import os
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
+from full_disk import full_disk
 from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.sinks.label_maps import write_label_map
 from transformers_themask.sinks.label_track import LabelTrack, label_track_classes, read_label_track
@@ -90,6 +92,24 @@ def test_an_abandoned_track_leaves_nothing(labelled_frames, tmp_path):
     sink.write(labelled_frames[0])
     sink.abandon()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(labelled_frames, tmp_path):
+    sink = LabelTrack(tmp_path / "labels.mkv", SOURCE, NAMES, class_palette(6))
+    with full_disk():
+        with pytest.raises(OSError):
+            for second in range(1000):
+                sink.write(replace(labelled_frames[0], time=Fraction(second)))
+            sink.close()
+        sink.abandon()
+    assert not list(tmp_path.iterdir())
+
+
+def test_file_names_may_hold_a_colon(labelled_frames, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_track(Path("e:f.mkv"), labelled_frames)
+    assert len(list(read_label_track("e:f.mkv"))) == len(labelled_frames)
+    assert label_track_classes("e:f.mkv")[0] == NAMES
 
 
 def test_what_is_no_track_is_named(video_path, tmp_path):

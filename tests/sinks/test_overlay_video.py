@@ -77,6 +77,18 @@ def test_times_of_any_distance_are_kept(labelled_frames, source, tmp_path):
     assert times == [frame.time for frame in labelled_frames]
 
 
+@pytest.mark.parametrize("seconds", [None, 4])
+def test_the_last_frame_is_shown_as_long_as_the_source_says(labelled_frames, source, tmp_path, seconds):
+    source.time_base = Fraction(1, 90000)
+    last = labelled_frames[-1].time
+    source.end = None if seconds is None else last + seconds
+    write_overlay(tmp_path / "new" / "out.mp4", source, labelled_frames)
+    with av.open(str(tmp_path / "new" / "out.mp4")) as container:
+        stream = container.streams.video[0]
+        end = (stream.start_time + stream.duration) * stream.time_base
+    assert abs(end - (last + (seconds or 1 / source.frame_rate))) <= source.time_base
+
+
 @pytest.mark.parametrize(("height", "has_legend"), [(200, True), (198, False)])
 def test_a_legend_covers_the_bottom_of_pictures_that_have_room_for_it(
     even_frames, source, tmp_path, height, has_legend

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from full_disk import full_disk
 from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.sinks.timeline import ClassTimeline
@@ -115,6 +116,17 @@ def test_plot_appears_when_the_sink_is_closed(tmp_path, suffix):
 def test_abandoned_or_empty_timeline_leaves_nothing(tmp_path):
     filled(tmp_path / "a.png", frames(2)).abandon()
     filled(tmp_path / "b.png", []).close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_a_full_disk_leaves_nothing(tmp_path, suffix):
+    timeline = filled(tmp_path / f"a.{suffix}", frames(2))
+    timeline.figure()  # what matplotlib keeps on the disk is there
+    with full_disk(num_bytes=100):
+        with pytest.raises(OSError):
+            timeline.close()
+        timeline.abandon()
     assert not list(tmp_path.iterdir())
 
 

@@ -11,8 +11,13 @@ from hostile_videos import (
     cut_off,
     noise_frames,
     picture,
+    punch,
+    punch_cluster,
+    replace_in,
     shows_pictures,
+    without_track_durations,
     write_changing_size,
+    write_frames_and_tone,
     write_gif,
     write_music,
     write_video,
@@ -23,10 +28,16 @@ from transformers_themask.videos.source import IncompleteVideoError
 
 # The code of full range in ITU-T H.273.
 FULL_RANGE = 2
+# As live recorders write mp4: every piece has an index of its own.
+IN_FRAGMENTS = "frag_keyframe+empty_moov"
 
 
 def pictures(num_frames, size=(48, 64)):
     return [picture(index, size) for index in range(num_frames)]
+
+
+def with_tone(path, num_frames, codec="libx264", sound_codec="aac", num_seconds=4, **options):
+    return write_frames_and_tone(path, pictures(num_frames), codec, sound_codec, num_seconds, **options)
 
 
 # Name: how to write it, number of frames, height and width.
@@ -49,6 +60,22 @@ READABLE = {
     "late_start.ts": (lambda path: write_video(path, pictures(9)), 9, (48, 64)),
     "motion_jpeg.avi": (lambda path: write_video(path, pictures(9), "mjpeg", pix_fmt="yuvj420p"), 9, (48, 64)),
     "Ünï çödé 100% [a] #1 %03d.mp4": (lambda path: write_video(path, pictures(9)), 9, (48, 64)),
+    "packed_order.avi": (lambda path: write_video(path, pictures(40), "mpeg4", bf="2", b="4M"), 40, (48, 64)),
+    "sound.avi": (lambda path: with_tone(path, 40, "mpeg4", "mp2"), 40, (48, 64)),
+    "fragments.mp4": (lambda path: with_tone(path, 40, movflags=IN_FRAGMENTS), 40, (48, 64)),
+    "sound.mkv": (lambda path: with_tone(path, 40), 40, (48, 64)),
+    "longer_sound.mkv": (lambda path: with_tone(path, 9), 9, (48, 64)),
+    "longer_sound_of_untold_tracks.mkv": (lambda path: without_track_durations(with_tone(path, 9)), 9, (48, 64)),
+    "copied_track_durations.mkv": (
+        lambda path: replace_in(with_tone(path, 40), b"00:00:04.", b"00:00:09."),
+        40,
+        (48, 64),
+    ),
+    "browser_recording.webm": (
+        lambda path: with_tone(path, 40, "libvpx-vp9", "libopus", live="1"),
+        40,
+        (48, 64),
+    ),
     "a_picture.mp4": (lambda path: Image.fromarray(picture(0)).save(path, format="png"), 1, (48, 64)),
 }
 
@@ -114,12 +141,6 @@ def test_what_holds_no_frame_is_refused_in_one_sentence(tmp_path, name):
     assert not isinstance(error.value, IncompleteVideoError)
 
 
-def with_a_hole(path):
-    content = bytearray(write_video(path, pictures(40), g="5", cut=1).read_bytes())
-    content[len(content) * 2 // 3 : len(content) * 2 // 3 + 600] = bytes(600)
-    path.write_bytes(content)
-
-
 # Name: how to write it, and what is said after the frames that can be read.
 INCOMPLETE = {
     "cut.mp4": (lambda path: write_video(path, pictures(40), g="5", cut=0.7), "a piece of the file is missing"),
@@ -132,7 +153,43 @@ INCOMPLETE = {
         lambda path: write_video(path, pictures(40), "mjpeg", pix_fmt="yuvj420p", cut=0.7),
         "Invalid data|is missing",
     ),
-    "hole.mp4": (with_a_hole, "Invalid data|damaged picture data"),
+    "hole.mp4": (
+        lambda path: punch(write_video(path, pictures(40), g="5", cut=1), 2 / 3, 600),
+        "Invalid data|damaged picture data",
+    ),
+    "sound_cut.mkv": (lambda path: cut_off(with_tone(path, 40), 0.6), "the file declares 4.00 s but ends"),
+    "sound_cut.webm": (
+        lambda path: cut_off(with_tone(path, 40, "libvpx-vp9", "libopus"), 0.6),
+        "the file declares 4.00 s but ends",
+    ),
+    "cluster_hole.webm": (
+        lambda path: punch_cluster(write_video(path, pictures(40), "libvpx-vp9", rate=2, g="2", b="4M"), 1, 100),
+        "a piece of the file is missing",
+    ),
+    "sound_hole.mkv": (
+        lambda path: punch(with_tone(path, 40), 0.6, 5000),
+        "a piece of the file is missing",
+    ),
+    "sound_of_untold_tracks_cut.mkv": (
+        lambda path: cut_off(without_track_durations(with_tone(path, 40)), 0.6),
+        "the file declares 4.0. s but ends",
+    ),
+    "sound_cut.avi": (
+        lambda path: cut_off(with_tone(path, 40, "mpeg4", "mp2"), 0.7),
+        "the file declares 4.00 s but ends|is missing",
+    ),
+    "sound_hole.avi": (
+        lambda path: punch(with_tone(path, 40, "mpeg4", "mp2"), 0.7, 8000),
+        "a piece of the file is missing",
+    ),
+    "fragment_hole.mp4": (
+        lambda path: punch(with_tone(path, 40, movflags=IN_FRAGMENTS), 0.6, 4000),
+        "a piece of the file is missing",
+    ),
+    "cut_mpeg4.avi": (
+        lambda path: write_video(path, pictures(40), "mpeg4", g="5", b="4M", cut=0.8),
+        "the file declares 1.60 s but ends|is missing",
+    ),
     "smaller_pictures.h264": (lambda path: write_changing_size(path, 9, 5), "changes from 48x64 to 24x32"),
 }
 

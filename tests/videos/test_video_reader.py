@@ -25,6 +25,7 @@ from local_server import BreakingHandler, LiveHandler, serve
 from transformers_themask.videos import ffmpeg_files
 from transformers_themask.videos.source import IncompleteVideoError
 from transformers_themask.videos.video_reader import VideoReader
+from transformers_themask.videos.video_writer import VideoWriter
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 
@@ -247,3 +248,14 @@ def test_a_url_without_a_video_is_named(tmp_path, monkeypatch):
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.mp4"
         with pytest.raises(ValueError, match=rf"Got {url} \(no answer within 0.1 s\)"):
             VideoReader(url)
+
+
+def test_the_reader_says_how_long_the_last_frame_is_shown(tmp_path):
+    path = tmp_path / "held.mp4"
+    writer = VideoWriter(path, 10)
+    for time in (Fraction(0), Fraction(1, 10), Fraction(2, 10)):
+        writer.write(np.zeros((32, 48, 3), np.uint8), time)
+    writer.close(end=Fraction(42, 10))
+    reader = VideoReader(path)
+    assert [time for time, _ in reader.timed_frames()] == [Fraction(0), Fraction(1, 10), Fraction(2, 10)]
+    assert reader.end == Fraction(42, 10)

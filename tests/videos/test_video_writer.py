@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from fractions import Fraction
+from itertools import accumulate
 
 import av
 import numpy as np
 import pytest
 
+from full_disk import full_disk
 from hostile_videos import cut_off, flat_frame, noise_frames, sound_packets, write_sound, write_video
 from transformers_themask.videos.video_reader import VideoReader
 from transformers_themask.videos.video_writer import VideoWriter
@@ -31,6 +33,30 @@ def test_times_of_a_variable_frame_rate_are_kept_exactly(tmp_path):
     with VideoWriter(tmp_path / "a.mp4", Fraction(25), time_base=Fraction(1, 1000)) as writer:
         for time in times:
             writer.write(flat_frame(RED), time)
+    assert [time for time, _ in VideoReader(tmp_path / "a.mp4").timed_frames()] == times
+
+
+@pytest.mark.parametrize("time_base", [Fraction(1, 90000), Fraction(1, 30)], ids=str)
+@pytest.mark.parametrize("sound", [False, True], ids=["silent", "sound"])
+@pytest.mark.parametrize(
+    "gaps",
+    [[4], [1, 4], [Fraction(1, 15)] * 45 + [5, 5], [2, Fraction(1, 15), Fraction(1, 30)] * 9],
+    ids=["two_frames", "three_frames", "late_gaps", "changing"],
+)
+def test_a_video_is_as_long_as_its_last_frame_is_shown(tmp_path, gaps, sound, time_base):
+    times = [Fraction(0), *(Fraction(time) for time in accumulate(gaps))]
+    audio_from = write_sound(tmp_path / "in.mp4") if sound else None
+    with VideoWriter(tmp_path / "a.mp4", Fraction(15), time_base, audio_from) as writer:
+        for frame, time in zip(np.resize(noise_frames(3), (len(times), 48, 64, 3)), times, strict=True):
+            writer.write(frame, time)
+    end = times[-1] + Fraction(1, 15)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.duration * stream.time_base == end
+        # Sound ends with a packet of its own; both are rounded to the unit of the whole file.
+        longest = max(stream.duration * stream.time_base for stream in container.streams)
+        assert abs(Fraction(container.duration, av.time_base) - longest) <= Fraction(1, 1000)
+    # That the file is read without an error says that its reader takes it for undamaged.
     assert [time for time, _ in VideoReader(tmp_path / "a.mp4").timed_frames()] == times
 
 
@@ -121,6 +147,32 @@ def test_file_names_may_hold_a_colon(tmp_path, monkeypatch):
     with VideoWriter("out:1.mp4", 10, audio_from="in:1.mp4") as writer:
         writer.write(flat_frame(RED))
     assert VideoReader("out:1.mp4").has_audio and VideoReader("in:1.mp4").num_frames == 20
+
+
+def test_no_file_of_the_user_is_touched(tmp_path):
+    for name in ("a.unfinished.mp4", ".a.mp4"):
+        (tmp_path / name).write_text(name)
+    with VideoWriter(tmp_path / "a.mp4", 10) as writer:
+        writer.write(flat_frame(RED))
+        (hidden,) = {path.name for path in tmp_path.iterdir()} - {"a.unfinished.mp4", ".a.mp4"}
+        assert hidden.startswith(".a.") and hidden.endswith(".mp4")
+    with pytest.raises(ValueError, match="at least one frame"), VideoWriter(tmp_path / "a.mp4", 10):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.mp4", "a.mp4", "a.unfinished.mp4"]
+    assert (tmp_path / "a.unfinished.mp4").read_text() == "a.unfinished.mp4"
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    with full_disk(), pytest.raises(OSError), VideoWriter(tmp_path / "a.mp4", 10) as writer:
+        for frame in noise_frames(30):
+            writer.write(frame)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sound_that_cannot_be_opened_leaves_nothing(tmp_path):
+    with pytest.raises(av.FFmpegError):
+        VideoWriter(tmp_path / "a.mp4", 10, audio_from=tmp_path / "missing.mp4")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_leaves_no_file_and_keeps_an_earlier_one(tmp_path):

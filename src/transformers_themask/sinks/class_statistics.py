@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .sink import LabelledFrame, unfinished_path
+from transformers_themask.videos.unfinished import UnfinishedFile
+
+from .sink import LabelledFrame
 
 SCHEMA = pa.schema(
     [
@@ -51,14 +53,13 @@ class ClassStatistics:
         check_statistics_path(Path(path))
         self.path = Path(path)
         self._class_names = class_names
-        self._unfinished = unfinished_path(self.path)
+        self._unfinished = UnfinishedFile(self.path)
         self._table: _TableWriter | None = None
 
     def write(self, frame: LabelledFrame) -> None:
         """Count the pixels of the next frame."""
         if self._table is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._table = TABLE_WRITERS[self.path.suffix](self._unfinished)
+            self._table = TABLE_WRITERS[self.path.suffix](self._unfinished.make())
         pixels = np.bincount(frame.label_map.ravel())
         self._table.write(
             [
@@ -72,13 +73,11 @@ class ClassStatistics:
         """Finish the file."""
         if self._table is not None:
             self._table.close()
-            self._unfinished.replace(self.path)
+            self._unfinished.finish()
 
     def abandon(self) -> None:
         """Remove the file, unless it is finished."""
-        if self._table is not None:
-            self._table.close()
-            self._unfinished.unlink(missing_ok=True)
+        self._unfinished.remove(None if self._table is None else self._table.close)
 
     def _name(self, index: int) -> str:
         return self._class_names[index] if index < len(self._class_names) else "void"

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw
 from transformers_themask.drawing.legend import PANEL_COLOR, TEXT_COLOR, font_for, legend_strip, line_height_of
 from transformers_themask.drawing.palettes import VOID_COLOR
 from transformers_themask.drawing.visualization import check_alpha, draw_contours, overlay, shrunk_label_map
+from transformers_themask.videos.unfinished import UnfinishedFile
 
-from .sink import LabelledFrame, unfinished_path
+from .sink import LabelledFrame
 
 # Of the longer side of a picture; what a sheet of 20 needs to fit on a screen.
 THUMBNAIL_SIDE = 320
@@ -71,7 +72,6 @@ class ContactSheet:
         if num_pictures < 1:
             raise ValueError(f"`num_pictures` must be at least 1. Got {num_pictures}.")
         self.path = Path(path)
-        self._unfinished = unfinished_path(self.path)
         self._class_names = class_names
         self._palette = palette
         self._num_pictures = num_pictures
@@ -95,13 +95,11 @@ class ContactSheet:
         count = min(self._num_pictures, len(self._thumbnails))
         spread = np.linspace(0, len(self._thumbnails) - 1, count).round().astype(int)
         sheet = self._draw([self._thumbnails[position] for position in spread])
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(self._unfinished)
-        self._unfinished.replace(self.path)
+        with UnfinishedFile(self.path) as unfinished:
+            sheet.save(unfinished)
 
     def abandon(self) -> None:
-        """Remove the file, unless it is finished."""
-        self._unfinished.unlink(missing_ok=True)
+        """Nothing to remove: the file is written in one go when the sink is closed."""
 
     def _draw(self, thumbnails: Sequence[Thumbnail]) -> Image.Image:
         font = font_for(TEXT_SIDE)

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from transformers_themask.videos.unfinished import make_hidden
+
 from .output_folder import check_new_folder
-from .sink import LabelledFrame, unfinished_path
+from .sink import LabelledFrame
 
 
 def write_label_map(label_map: np.ndarray, path: str | Path) -> None:
@@ -35,24 +37,24 @@ class LabelFolder:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         check_new_folder("folder", self.folder)
-        self._unfinished = unfinished_path(self.folder)
-        self._has_begun = False
+        self._unfinished: Path | None = None
 
     def write(self, frame: LabelledFrame) -> None:
         """Write the next label map."""
-        if not self._has_begun:
-            # A run that was killed may have left some.
-            shutil.rmtree(self._unfinished, ignore_errors=True)
-            self._has_begun = True
+        if self._unfinished is None:
+            self._unfinished = make_hidden(self.folder, Path.mkdir)
         write_label_map(frame.label_map, self._unfinished / f"{frame.name}.png")
 
     def close(self) -> None:
         """Give the folder its name."""
+        if self._unfinished is None:
+            return
         if self.folder.exists():
             self.folder.rmdir()
         self._unfinished.rename(self.folder)
+        self._unfinished = None
 
     def abandon(self) -> None:
         """Remove the label maps, unless they are all there."""
-        if self._has_begun:
+        if self._unfinished is not None:
             shutil.rmtree(self._unfinished, ignore_errors=True)

@@ -11,9 +11,11 @@ from pathlib import Path
 import av
 import numpy as np
 
+from transformers_themask.videos.ffmpeg_files import ffmpeg_location
 from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
+from transformers_themask.videos.unfinished import UnfinishedFile
 
-from .sink import LabelledFrame, unfinished_path
+from .sink import LabelledFrame
 
 # Names of the tags of the file.
 CLASS_NAMES, PALETTE, TIME_BASE = "CLASS_NAMES", "PALETTE", "TIME_BASE"
@@ -48,7 +50,7 @@ class LabelTrack:
     def __init__(self, path: str | Path, source: FrameSource, class_names: Sequence[str], palette: np.ndarray):
         check_label_track_path(Path(path))
         self.path = Path(path)
-        self._unfinished = unfinished_path(self.path)
+        self._unfinished = UnfinishedFile(self.path)
         self._frame_rate = source.frame_rate or DEFAULT_FRAME_RATE
         self._time_base = source.time_base
         has_bytes = len(class_names) <= 256
@@ -77,17 +79,14 @@ class LabelTrack:
         for stream in self._container.streams.video:
             self._container.mux(stream.encode(None))
         self._container.close()
-        self._unfinished.replace(self.path)
+        self._unfinished.finish()
 
     def abandon(self) -> None:
         """Remove the file, unless it is finished."""
-        if self._container is not None:
-            self._container.close()
-            self._unfinished.unlink(missing_ok=True)
+        self._unfinished.remove(None if self._container is None else self._container.close)
 
     def _open(self, height: int, width: int) -> "av.container.OutputContainer":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        container = av.open(str(self._unfinished), "w", format="matroska")
+        container = av.open(ffmpeg_location(self._unfinished.make()), "w", format="matroska")
         container.metadata.update(self._tags)
         for size, pixel_format in (((height, width), self._format), ((1, TICKS.itemsize), "gray")):
             stream = container.add_stream("ffv1", rate=self._frame_rate)
@@ -148,7 +147,7 @@ def _opened(path: str | Path) -> Iterator["av.container.InputContainer"]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"`path` must name an existing label track. Got {path}.")
     try:
-        container = av.open(str(path))
+        container = av.open(ffmpeg_location(path))
     except av.FFmpegError as error:
         raise ValueError(f"`path` must name a label track. Got {path} ({error.strerror}).") from error
     with container:

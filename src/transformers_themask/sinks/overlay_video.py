@@ -85,7 +85,8 @@ class OverlayVideo:
     def close(self) -> None:
         """Finish the file."""
         if self._writer is not None:
-            self._writer.close(sound_until=self._end if self._cut_sound else None)
+            end = self._end if self._source.end is None else self._source.end
+            self._writer.close(sound_until=end if self._cut_sound else None, end=end)
 
     def abandon(self) -> None:
         """Remove the file, unless it is finished."""

@@ -3,7 +3,6 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -43,8 +42,3 @@ class Sink(Protocol):
 
     def abandon(self) -> None:
         """Remove what is not finished; nothing happens where it is finished or nothing has been written."""
-
-
-def unfinished_path(path: Path) -> Path:
-    """Name of a file while it is written: next to the final one, with the same suffix."""
-    return path.with_name(f"{path.stem}.unfinished{path.suffix}")

@@ -3,14 +3,16 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from transformers_themask.drawing.palettes import VOID_COLOR
+from transformers_themask.videos.unfinished import UnfinishedFile
 
-from .sink import LabelledFrame, unfinished_path
+from .sink import LabelledFrame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,17 +86,15 @@ class ClassTimeline:
             return
         import matplotlib
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-
-        unfinished = unfinished_path(self.path)
+        plot = BytesIO()  # matplotlib does not say that a disk is full
         with matplotlib.rc_context(STYLE):
             metadata = {"Date": None} if self.path.suffix == ".svg" else None
-            self.figure().savefig(unfinished, dpi=120, metadata=metadata)
-        unfinished.replace(self.path)
+            self.figure().savefig(plot, format=self.path.suffix[1:], dpi=120, metadata=metadata)
+        with UnfinishedFile(self.path) as unfinished:
+            unfinished.write_bytes(plot.getvalue())
 
     def abandon(self) -> None:
-        """Remove a plot that was not written to its end."""
-        unfinished_path(self.path).unlink(missing_ok=True)
+        """Nothing to remove: the file is written in one go when the sink is closed."""
 
     def shares(self) -> tuple[np.ndarray, np.ndarray]:
         """The numbers of the plot.

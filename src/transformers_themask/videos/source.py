@@ -28,6 +28,8 @@ class FrameSource(Protocol):
         time_base (`Fraction`): Unit of the times in seconds; every time is a whole multiple.
         num_frames (`int`, *optional*): Number of frames, as declared or estimated; `None` when nothing tells.
         has_audio (`bool`): Whether `path` names a file with sound that can be copied.
+        end (`Fraction`, *optional*): Time in seconds until which the frame given last is shown; `None` when nothing
+            tells.
     """
 
     path: str
@@ -35,6 +37,7 @@ class FrameSource(Protocol):
     time_base: Fraction
     num_frames: int | None
     has_audio: bool
+    end: Fraction | None = None
 
     def timed_frames(self) -> Generator[tuple[Fraction, np.ndarray], None, None]:
         """Yield `(time, frame)` pairs; `time` is in seconds, exact, and `frame` as in iterating.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read a video file or stream one frame at a time, with PyAV; the whole video is never in memory."""
 
+import re
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -16,10 +17,11 @@ from transformers_themask.data.orientation import Orientation
 
 from .decoding import DamageError, decoded_frames, stream_time_base
 from .ffmpeg_files import is_url, open_input, reason
+from .mp4_boxes import has_unreachable_fragments
 from .source import FrameSource, IncompleteVideoError, num_frames_in_words
 
-# These containers store the length of a track, so a file that was cut off can be told from one that just ends.
-FORMATS_WITH_EXACT_DURATION = ("mov", "matroska")
+# What FFmpeg and others write for every track of a Matroska file.
+MATROSKA_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 class VideoReader(FrameSource):
@@ -73,6 +75,7 @@ class VideoReader(FrameSource):
         reformatter = VideoReformatter()
         with container:
             for time, frame in frames:
+                self.end = time + frame.duration * self.time_base if frame.duration else None
                 yield time, self._orientation.rgb_array(frame, reformatter)
 
     def _start(self) -> "tuple[av.container.InputContainer, Iterator[tuple[Fraction, av.VideoFrame]]]":
@@ -95,7 +98,10 @@ class VideoReader(FrameSource):
         self.time_base = stream_time_base(stream)
         self._is_live = self._is_url and container.duration is None
         self.has_audio = bool(container.streams.audio) and not self._is_live
+        # Only the index of an mp4 file that is in one piece counts the frames.
+        self._is_fragmented = _is_mp4(container) and not self._is_url and not stream.frames
         self._declared_end = _declared_end(container, stream)
+        self._declared_file_end = None if self._declared_end else _declared_file_end(container)
         self.num_frames = stream.frames or self._estimated_num_frames()
 
     def _video_stream(self, container: "av.container.InputContainer") -> "av.VideoStream":
@@ -114,13 +120,16 @@ class VideoReader(FrameSource):
         index = 0
         size: tuple[int, int] | None = None
         try:
-            for frame in decoded_frames(container, self._video_stream(container), self._declared_end, self._is_live):
+            stream = self._video_stream(container)
+            for frame in decoded_frames(container, stream, self._declared_end, self._declared_file_end, self._is_live):
                 size = size or (frame.height, frame.width)
                 if (frame.height, frame.width) != size:
                     change = f"from {size[0]}x{size[1]} to {frame.height}x{frame.width}"
                     raise DamageError(f"the picture size changes {change}")
                 yield self._frame_time(frame, index), frame
                 index += 1
+            if self._is_fragmented and has_unreachable_fragments(self.path):
+                raise DamageError("a piece of the file is missing")
         except DamageError as damage:
             raise self._decoding_error(index, str(damage)) from damage
         if index == 0:
@@ -150,11 +159,38 @@ class VideoReader(FrameSource):
 
 def _declared_end(container: "av.container.InputContainer", stream: "av.VideoStream") -> Fraction | None:
     """Time in seconds at which the video must end, if the file says so and can be believed."""
-    if not container.format.name.startswith(FORMATS_WITH_EXACT_DURATION):
+    time_base = stream_time_base(stream)
+    if container.format.name == "avi":
+        # FFmpeg shortens the duration of a cut file, but not the count of its frames, of `time_base` each.
+        return stream.frames * time_base or None
+    if _is_mp4(container) and stream.duration:
+        return ((stream.start_time or 0) + stream.duration) * time_base
+    if not _is_matroska(container):
         return None
-    if stream.duration:
-        return ((stream.start_time or 0) + stream.duration) * stream_time_base(stream)
-    # Matroska declares one duration for all tracks: it is the video's only where the video is alone.
-    if container.duration and len(container.streams) == 1:
-        return Fraction(container.duration, av.time_base)
-    return None
+    file_end = _declared_file_end(container)
+    stream_end = file_end if len(container.streams) == 1 else _matroska_end(stream)
+    # A tag that was copied from another file may be longer than this one.
+    return min(stream_end, file_end) if stream_end and file_end else stream_end
+
+
+def _matroska_end(stream: "av.VideoStream") -> Fraction | None:
+    match = MATROSKA_DURATION.match(stream.metadata.get("DURATION", ""))
+    if match is None:
+        return None
+    hours, minutes, seconds = map(Fraction, match.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _declared_file_end(container: "av.container.InputContainer") -> Fraction | None:
+    """Time in seconds at which the longest stream must end, where the file stores it apart from the streams."""
+    if not _is_matroska(container) or not container.duration:
+        return None
+    return Fraction(container.duration, av.time_base)
+
+
+def _is_mp4(container: "av.container.InputContainer") -> bool:
+    return container.format.name.startswith("mov")
+
+
+def _is_matroska(container: "av.container.InputContainer") -> bool:
+    return container.format.name.startswith("matroska")

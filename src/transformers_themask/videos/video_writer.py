@@ -12,6 +12,7 @@ from av.video.reformatter import VideoReformatter
 from transformers.utils import logging
 
 from .ffmpeg_files import ffmpeg_location, open_input, reason
+from .unfinished import UnfinishedFile
 
 logger = logging.get_logger(__name__)
 
@@ -20,8 +21,9 @@ logger = logging.get_logger(__name__)
 BT709 = 1
 LIMITED_RANGE = 1
 # x264's quality setting keeps small text free of visible artefacts. The preset takes a third of the CPU time of x264's
-# usual one, and compresses overlays as well.
-QUALITY = {"crf": "16", "preset": "veryfast"}
+# usual one, and compresses overlays as well. Without B-frames packets come in the order of their times: mp4 stores
+# how far apart they are, and of packets in another order it gets a wrong length for the video.
+ENCODING = {"crf": "16", "preset": "veryfast", "bf": "0"}
 # Ticks per second of the times in an mp4 file's header: FFmpeg's default, and what fits into it (ISO 14496-12, 8.2.2).
 MIN_TIMESCALE = 1000
 MAX_TIMESCALE = 2**31 - 1
@@ -76,11 +78,18 @@ class VideoWriter:
         self._last_pts: int | None = None
         # Keeps its tables from frame to frame.
         self._reformatter = VideoReformatter()
-        self._unfinished = self.path.with_suffix(".unfinished.mp4")
-        self._container = av.open(ffmpeg_location(self._unfinished), "w", format="mp4", options=INDEX_FIRST)
-        self._stream = self._container.add_stream("libx264", rate=self.frame_rate, options=QUALITY)
-        self._audio = None if audio_from is None else _AudioCopy.start(audio_from, self._container)
-        self._container.options["movie_timescale"] = str(self._movie_timescale())
+        self._audio: _AudioCopy | None = None
+        # The encoder's latest packet, which waits until its length is known.
+        self._waiting: av.Packet | None = None
+        self._unfinished = UnfinishedFile(self.path)
+        self._container = av.open(ffmpeg_location(self._unfinished.make()), "w", format="mp4", options=INDEX_FIRST)
+        try:
+            self._stream = self._container.add_stream("libx264", rate=self.frame_rate, options=ENCODING)
+            self._audio = None if audio_from is None else _AudioCopy.start(audio_from, self._container)
+            self._container.options["movie_timescale"] = str(self._movie_timescale())
+        except BaseException:
+            self.abandon()
+            raise
 
     def write(self, frame: np.ndarray, time: Fraction | None = None) -> None:
         """Append one frame.
@@ -107,30 +116,33 @@ class VideoWriter:
             picture, format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE
         )
         picture.pts, picture.time_base = pts, self._time_base
-        self._container.mux(self._stream.encode(picture))
+        self._mux(self._stream.encode(picture))
         self._last_pts = pts
         self.num_frames += 1
 
-    def close(self, sound_until: Fraction | None = None) -> None:
+    def close(self, sound_until: Fraction | None = None, end: Fraction | None = None) -> None:
         """Finish the file: write what the encoder still holds and the rest of the sound.
 
         Args:
             sound_until (`Fraction`, *optional*):
                 Time in seconds at which the sound ends too. Defaults to its own end.
+            end (`Fraction`, *optional*):
+                Time in seconds until which the last frame is shown. Defaults to 1 / `frame_rate` after its own time.
         """
-        if self._shape is None:
+        if self._last_pts is None:
             self.abandon()
             raise ValueError(f"`frames` must hold at least one frame. Got none for {self.path}.")
-        self._container.mux(self._stream.encode(None))
+        self._mux(self._stream.encode(None))
+        end = self._last_pts * self._time_base + 1 / self.frame_rate if end is None else end
+        self._mux_waiting(max(self._last_pts + 1, round(end / self._time_base)))
         if self._audio is not None:
             self._audio.copy_until(sound_until, self._container)
         self._release()
-        self._unfinished.replace(self.path)
+        self._unfinished.finish()
 
     def abandon(self) -> None:
         """Remove the file, unless it is finished."""
-        self._release()
-        self._unfinished.unlink(missing_ok=True)
+        self._unfinished.remove(self._release)
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -139,9 +151,10 @@ class VideoWriter:
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the file, or delete it when an error ended the block."""
-        if error_type is None:
-            self.close()
-        else:
+        try:
+            if error_type is None:
+                self.close()
+        finally:
             self.abandon()
 
     def _check_frame(self, frame: np.ndarray) -> None:
@@ -174,10 +187,21 @@ class VideoWriter:
         codec.colorspace = codec.color_primaries = codec.color_trc = BT709
         codec.color_range = LIMITED_RANGE
 
+    def _mux(self, packets: "list[av.Packet]") -> None:
+        for packet in packets:
+            if packet.pts is not None:
+                self._mux_waiting(packet.pts)
+            self._waiting = packet
+
+    def _mux_waiting(self, end: int) -> None:
+        if self._waiting is not None and self._waiting.pts is not None:
+            self._waiting.duration = end - self._waiting.pts
+            self._container.mux(self._waiting)
+
     def _release(self) -> None:
-        self._container.close()
         if self._audio is not None:
             self._audio.close()
+        self._container.close()
 
 
 class _AudioCopy:

@@ -236,12 +236,15 @@ class Page:
     def _result(self, results: Results, coloring: Coloring, notice: str) -> dict[Any, Any]:
         edges, shares = results.timeline.shares()
         shares = shares[:, : len(self.class_names)]  # without void
+        extent = "In this part" if notice else "In the whole video"
         timeline = timeline_html(self.class_names, coloring.palette, edges, shares)
         return {
             self.notice: gr.HTML(notice_html(notice), visible=bool(notice)),
             self.stage: gr.HTML(visible=False),
             self.overlay: gr.Video(str(results.files["overlay"]), visible=True),
-            self.legend: self._legend("In this part" if notice else "In the whole video", coloring, mean_shares(edges, shares)),
+            self.legend: self._legend(
+                "In this part" if notice else "In the whole video", coloring, mean_shares(edges, shares)
+            ),
             self.timeline: gr.HTML(f"<h2>Class shares over time</h2>{timeline}", visible=True),
             self.downloads: gr.Row(visible=True),
             **{self.saves[kind]: gr.DownloadButton(value=str(path)) for kind, path in results.files.items()},
