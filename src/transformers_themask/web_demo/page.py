@@ -242,9 +242,7 @@ class Page:
             self.notice: gr.HTML(notice_html(notice), visible=bool(notice)),
             self.stage: gr.HTML(visible=False),
             self.overlay: gr.Video(str(results.files["overlay"]), visible=True),
-            self.legend: self._legend(
-                "In this part" if notice else "In the whole video", coloring, mean_shares(edges, shares)
-            ),
+            self.legend: self._legend(extent, coloring, mean_shares(edges, shares)),
             self.timeline: gr.HTML(f"<h2>Class shares over time</h2>{timeline}", visible=True),
             self.downloads: gr.Row(visible=True),
             **{self.saves[kind]: gr.DownloadButton(value=str(path)) for kind, path in results.files.items()},
