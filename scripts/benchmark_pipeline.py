@@ -4,14 +4,17 @@
 
     python scripts/benchmark_pipeline.py --model MODEL [VIDEO.mp4 ...] [--frames 64] [--device cuda] [--json OUT.json]
 
-Each stage does its work on all frames alone and one after the other; then the pipeline does all of it at once. A video
-is generated where none is named. Model and label maps share a pass, as outputs of many frames would fill the memory.
+Each stage does its work alone and one after the other, a few frames at a time as in the pipeline: with the whole video
+in memory, new pages would cost some stage more than its work. Then the pipeline does all of it at once. A video is
+generated where none is named.
 
 wall        seconds that passed
 CPU         seconds that all threads computed, the encoder's own included
-bound       no pipeline of these stages can be faster: the larger of the slowest stage's wall time and all stages' CPU
-            time divided by the cores
-ratio       wall time of the pipeline over this bound; 1 is perfect
+bound       the larger of the slowest stage's wall time and the pipeline's CPU time divided by the cores: no overlap of
+            this work can be faster
+ratio       wall time of the pipeline over this bound; 1 is perfect overlap
+growth      CPU time of the pipeline over that of the stages alone: cores that share memory and clock compute less each
+            when all of them work, in processes of their own as well
 
 PyTorch uses one thread (`--threads`), so that no stage but the encoder is more than one thread.
 """
@@ -39,6 +42,7 @@ from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.video_writer import VideoWriter
 
+BLOCK = 8
 STAGES = ("decode", "prepare", "model", "label", "draw and write")
 
 
@@ -105,9 +109,7 @@ def measure(session: Any, video: Path, folder: Path, num_frames: int) -> dict[st
     with pipeline.running():
         segment_video(session, source, [new_sink(session, source, folder)], max_frames=num_frames)
         synchronise(session)
-    bound = max(
-        max(stage.wall for stage in stages.values()), sum(stage.cpu for stage in stages.values()) / num_cores()
-    )
+    bound = max(max(stage.wall for stage in stages.values()), pipeline.cpu / num_cores())
     return {
         "num_frames": num_frames,
         "size": list(next(iter(source)).shape[:2]),
@@ -116,39 +118,37 @@ def measure(session: Any, video: Path, folder: Path, num_frames: int) -> dict[st
         "pipeline": vars(pipeline),
         "bound": bound,
         "ratio": pipeline.wall / bound,
+        "growth": pipeline.cpu / sum(stage.cpu for stage in stages.values()),
     }
 
 
 def measure_stages(session: Any, source: Any, folder: Path, num_frames: int) -> tuple[dict[str, Stopwatch], int]:
-    """Run one stage after the other; also returns how many frames there were."""
+    """Run one stage after the other on a block of frames, then on the next; also returns the number of frames."""
     watches = {name: Stopwatch() for name in STAGES}
-    with watches["decode"].running():
-        timed_frames = list(islice(source.timed_frames(), num_frames))
-    with watches["prepare"].running():
-        prepared = [session.prepare(picture) for _, picture in timed_frames]
-    label_maps = dict(model_and_labels(session, prepared, watches["model"], watches["label"]))
-    del prepared
+    timed_frames = source.timed_frames()
     sink = new_sink(session, source, folder)
-    with watches["draw and write"].running():
-        for index, (moment, picture) in enumerate(timed_frames):
-            sink.write(LabelledFrame(index, moment, str(index), picture, label_maps[index]))
-        sink.close()
-    return watches, len(timed_frames)
-
-
-def model_and_labels(
-    session: Any, prepared: list[Any], model_watch: Stopwatch, label_watch: Stopwatch
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Index and label map of every frame."""
+    waiting: dict[int, Any] = {}
+    num_read = 0
     session.reset()
-    for frame in [*prepared, None]:
-        with model_watch.running():
-            clips = list(session.advance(frame))
+    while True:
+        with watches["decode"].running():
+            block = list(islice(timed_frames, min(BLOCK, num_frames - num_read)))
+        waiting.update(enumerate(block, start=num_read))
+        num_read += len(block)
+        with watches["prepare"].running():
+            prepared = [session.prepare(picture) for _, picture in block]
+        with watches["model"].running():
+            clips = [clip for frame in prepared or [None] for clip in session.advance(frame)]
             synchronise(session)
-        for clip in clips:
-            with label_watch.running():
-                labelled = session.label(clip)
-            yield from labelled
+        with watches["label"].running():
+            label_maps = [labelled for clip in clips for labelled in session.label(clip)]
+        with watches["draw and write"].running():
+            for index, label_map in sorted(label_maps):
+                moment, picture = waiting.pop(index)
+                sink.write(LabelledFrame(index, moment, str(index), picture, label_map))
+            if not block:
+                sink.close()
+                return watches, num_read
 
 
 def new_sink(session: Any, source: Any, folder: Path) -> OverlayVideo:
@@ -177,7 +177,7 @@ def print_result(name: str, result: dict[str, Any]) -> None:
     for row, seconds in rows.items():
         speed = num_frames / seconds["wall"]
         print(f"  {row:<16} wall {seconds['wall']:8.3f} s   CPU {seconds['cpu']:8.3f} s   {speed:8.2f} frames/s")
-    print(f"  bound {result['bound']:.3f} s, ratio {result['ratio']:.3f}")
+    print(f"  bound {result['bound']:.3f} s, ratio {result['ratio']:.3f}, growth {result['growth']:.3f}")
 
 
 if __name__ == "__main__":

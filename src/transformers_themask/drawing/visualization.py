@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from .legend import PANEL_COLOR, TEXT_COLOR, fitted_text, font_for, legend_strip, line_height_of
@@ -143,7 +144,9 @@ class RecentClasses:
     def update(self, label_map: np.ndarray) -> list[int]:
         """Take in the next frame's label map and return the classes to show with it."""
         self._age = {index: age + 1 for index, age in self._age.items() if age < self.hold_frames}
-        self._age.update(dict.fromkeys(np.flatnonzero(np.bincount(label_map.ravel())).tolist(), 0))
+        # NumPy's `bincount` takes four times as long, and holds up all other threads.
+        is_shown = torch.from_numpy(label_map).flatten().bincount() > 0
+        self._age.update(dict.fromkeys(is_shown.nonzero().flatten().tolist(), 0))
         return list(self._age)
 
 

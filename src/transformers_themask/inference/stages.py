@@ -4,7 +4,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from threading import Condition, Thread
+from threading import Condition, RLock, Thread
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -27,8 +27,10 @@ class Stages:
     """
 
     def __init__(self) -> None:
-        # One lock for everything: there are few threads, and a frame's work is long against a hand-over.
-        self.changed = Condition()
+        # One lock for everything: there are few threads, and a frame's work is long against a hand-over. But a change
+        # wakes only the two threads that it concerns: each one woken in vain would hold up those that compute.
+        self._lock = RLock()
+        self._conditions: list[Condition] = []
         self.is_stopped = False
         self._error: BaseException | None = None
         self._threads: list[Thread] = []
@@ -68,12 +70,20 @@ class Stages:
         self.start(fill)
         return queue
 
+    def condition(self) -> Condition:
+        """What threads of these stages can wait for; stopping wakes them."""
+        with self._lock:
+            condition = Condition(self._lock)
+            self._conditions.append(condition)
+        return condition
+
     def stop(self, error: BaseException) -> None:
         """Stop all threads because of an error; the first one is kept."""
-        with self.changed:
+        with self._lock:
             if not self.is_stopped:
                 self.is_stopped, self._error = True, error
-            self.changed.notify_all()
+            for condition in self._conditions:
+                condition.notify_all()
 
     def _run(self, work: Callable[[], None]) -> None:
         try:
@@ -126,6 +136,7 @@ class StageQueue(Generic[Item]):
         if capacity < 1:
             raise ValueError(f"`capacity` must be at least 1. Got {capacity}.")
         self._stages = stages
+        self._changed = stages.condition()
         self._capacity = capacity
         self._waiting: deque[Item] = deque()
         self._has_ended = False
@@ -133,40 +144,40 @@ class StageQueue(Generic[Item]):
 
     def put(self, item: Item) -> None:
         """Append an item, once there is room."""
-        with self._stages.changed:
+        with self._changed:
             self._wait_until(lambda: self._is_left or len(self._waiting) < self._capacity)
             if self._is_left:
                 raise StoppedError
             self._waiting.append(item)
-            self._stages.changed.notify_all()
+            self._changed.notify_all()
 
     def end(self) -> None:
         """Say that no further item comes."""
-        with self._stages.changed:
+        with self._changed:
             self._has_ended = True
-            self._stages.changed.notify_all()
+            self._changed.notify_all()
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the items in order, waiting for them, until the end."""
         try:
             while True:
-                with self._stages.changed:
+                with self._changed:
                     self._wait_until(lambda: self._has_ended or len(self._waiting) > 0)
                     if not self._waiting:
                         return
                     item = self._waiting.popleft()
-                    self._stages.changed.notify_all()
+                    self._changed.notify_all()
                 yield item
                 del item  # the next one may be long in coming
         finally:
-            with self._stages.changed:
+            with self._changed:
                 self._is_left = True
                 self._waiting.clear()
-                self._stages.changed.notify_all()
+                self._changed.notify_all()
 
     def _wait_until(self, is_ready: Callable[[], bool]) -> None:
         stages = self._stages
-        stages.changed.wait_for(lambda: stages.is_stopped or is_ready())
+        self._changed.wait_for(lambda: stages.is_stopped or is_ready())
         if stages.is_stopped:
             raise StoppedError
 

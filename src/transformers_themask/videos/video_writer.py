@@ -111,7 +111,8 @@ class VideoWriter:
             )
         if self._audio is not None:
             self._audio.copy_until(time, self._container)
-        picture = av.VideoFrame.from_ndarray(_padded_to_even(frame), format="rgb24")
+        # A copy would hold up all other threads: PyAV makes it under Python's lock.
+        picture = av.VideoFrame.from_numpy_buffer(_padded_to_even(frame), format="rgb24")
         picture = self._reformatter.reformat(
             picture, format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE
         )
