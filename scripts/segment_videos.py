@@ -28,8 +28,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from transformers_themask.cli.command import counted, load_model, usable_device
-from transformers_themask.cli.segment import add_segmentation_options, check_segmentation_options, open_sinks
+from transformers_themask.cli.command import check_labelling_options, counted, load_model, usable_device
+from transformers_themask.cli.segment import add_segmentation_options, open_sinks
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.inference.video_batch import (
@@ -101,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def run(options: argparse.Namespace, group: WorkerGroup, is_stopping: Callable[[], bool]) -> int:
     """Segment this process's share of the videos; in the main process also sum up. Returns the exit code."""
-    check_segmentation_options(options)
+    check_labelling_options(options)
     check_output_folder("--output", options.output)
     if options.output.resolve() == options.folder.resolve():
         raise ValueError(f"`--output` must differ from the folder of videos. Got {options.output} for both.")

@@ -18,10 +18,9 @@ NAMES = {0: "sky", 1: "meadow", 2: "stripes", 3: "dots", 4: "checks", 5: "bricks
 HEIGHT, WIDTH = 36, 50
 
 
-@pytest.fixture(scope="session")
-def segmenter():
-    """A random two-frame model with its processor, which shrinks frames."""
-    model = tiny_model(num_frames=2, id2label=NAMES, label2id={name: index for index, name in NAMES.items()})
+def segmenter_with(names):
+    """A random two-frame model of classes with these names, by index, and its processor, which shrinks frames."""
+    model = tiny_model(num_frames=2, id2label=names, label2id={name: index for index, name in names.items()})
     # A fresh model is undecided and gives every pixel the same class; this one has opinions.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -31,12 +30,31 @@ def segmenter():
     return SimpleNamespace(model=model, processor=processor)
 
 
-@pytest.fixture(scope="session")
-def model_dir(segmenter, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
+def saved(segmenter, folder):
+    """Save model and processor; returns the folder."""
     segmenter.model.save_pretrained(folder)
     segmenter.processor.save_pretrained(folder)
     return folder
+
+
+def write_all(sink, labelled_frames):
+    """Give a sink all its frames: one file appears, at the end."""
+    for frame in labelled_frames:
+        sink.write(frame)
+        assert not sink.path.exists()
+    sink.close()
+    sink.abandon()
+    assert [file.name for file in sink.path.parent.iterdir()] == [sink.path.name]
+
+
+@pytest.fixture(scope="session")
+def segmenter():
+    return segmenter_with(NAMES)
+
+
+@pytest.fixture(scope="session")
+def model_dir(segmenter, tmp_path_factory):
+    return saved(segmenter, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,17 @@ from transformers_themask import PerFrameConfig, PerFrameForVideoSemanticSegment
 
 SWIN = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 4, "drop_path_rate": 0.0}
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
+# What Mask2Former and OneFormer have in common.
+DEFORMABLE = {
+    "hidden_dim": 32,
+    "encoder_feedforward_dim": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 3,
+    "num_attention_heads": 4,
+    "dim_feedforward": 32,
+    "train_num_points": 64,
+    "dropout": 0.0,
+}
 
 
 def segformer() -> PreTrainedConfig:
@@ -88,15 +99,8 @@ def mask2former() -> PreTrainedConfig:
         backbone_config=SwinConfig(**SWIN, out_features=STAGES),
         feature_size=32,
         mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        encoder_layers=1,
-        decoder_layers=3,
-        num_attention_heads=4,
-        dim_feedforward=32,
         num_queries=8,
-        train_num_points=64,
-        dropout=0.0,
+        **DEFORMABLE,
     )
 
 
@@ -117,22 +121,15 @@ def oneformer() -> PreTrainedConfig:
         backbone_config=SwinConfig(**SWIN, out_features=STAGES),
         conv_dim=32,
         mask_dim=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        encoder_layers=1,
-        decoder_layers=3,
         query_dec_layers=1,
-        num_attention_heads=4,
-        dim_feedforward=32,
         num_queries=9,
-        train_num_points=64,
-        dropout=0.0,
         task_seq_len=24,
         text_encoder_width=64,
         text_encoder_num_layers=1,
         text_encoder_context_length=24,
         text_encoder_vocab_size=20,
         text_encoder_n_ctx=2,
+        **DEFORMABLE,
     )
 
 

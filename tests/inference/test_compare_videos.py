@@ -16,6 +16,7 @@ from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 from transformers_themask.videos.video_reader import VideoReader
+from transformers_themask.videos.video_writer import VideoWriter
 
 NAMES = ["sky", "meadow", "stripes", "dots", "checks", "bricks"]
 
@@ -146,6 +147,21 @@ def test_abandoned_comparison_leaves_nothing(tmp_path):
     sink.write(LabelledFrame(0, Fraction(0), "", picture, paired_maps()[0]))
     sink.abandon()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_comparison_has_the_times_and_the_length_of_its_source(segmenter, frames, tmp_path):
+    path, output = tmp_path / "held.mp4", tmp_path / "out.mp4"
+    times = [Fraction(0), Fraction(1, 10), Fraction(4, 10)]
+    writer = VideoWriter(path, 10)
+    for time, frame in zip(times, frames, strict=False):
+        writer.write(frame, time)
+    writer.close(end=Fraction(42, 10))
+    source = VideoReader(path)
+    session = PairedSession(*(segmenter.model.stream(segmenter.processor) for _ in range(2)))
+    segment_video(session, source, [ComparisonVideo(output, source, (compared(), compared()))])
+    written_again = VideoReader(output)
+    assert [time for time, _ in written_again.timed_frames()] == times
+    assert written_again.end == Fraction(42, 10)
 
 
 def test_compare_writes_the_video_and_says_how_the_models_differ(segmenter, model_dir, video_path, tmp_path, capsys):

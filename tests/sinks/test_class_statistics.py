@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from full_disk import full_disk
+from segmented_clip import write_all
 from transformers_themask.sinks import class_statistics
 from transformers_themask.sinks.class_statistics import ClassStatistics
 
@@ -31,12 +32,7 @@ def expected_rows(labelled_frames):
 
 def write_table(path, labelled_frames):
     sink = ClassStatistics(path, NAMES)
-    for frame in labelled_frames:
-        sink.write(frame)
-        assert not path.exists()
-    sink.close()
-    sink.abandon()
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    write_all(sink, labelled_frames)
     return path
 
 

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 
+from segmented_clip import write_all
 from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.drawing.visualization import draw_contours
 from transformers_themask.inference.segment_video import segment_video
@@ -21,12 +22,7 @@ PALETTE = class_palette(6)
 def write_overlay(path, source, labelled_frames, **options):
     """Write all frames; returns the sink and the pictures of the file."""
     sink = OverlayVideo(path, source, NAMES, PALETTE, **options)
-    for frame in labelled_frames:
-        sink.write(frame)
-        assert not path.exists()
-    sink.close()
-    sink.abandon()
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    write_all(sink, labelled_frames)
     return sink, np.array([*VideoReader(path)], dtype=int)
 
 

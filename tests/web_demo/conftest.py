@@ -10,10 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
-from tiny import tiny_model
-from transformers_themask import THEMaskVideoProcessor
+from segmented_clip import saved, segmenter_with
 from transformers_themask.videos.video_writer import VideoWriter
 
 NAMES = {0: "sky", 1: "meadow & <wood>", 2: "stripes", 3: "dots", 4: "checks", 5: "bricks"}
@@ -23,22 +21,12 @@ PROGRAM = "import sys; from transformers_themask.cli import main; sys.exit(main(
 
 @pytest.fixture(scope="session")
 def segmenter():
-    """A random two-frame model with opinions, and its processor, which shrinks frames."""
-    model = tiny_model(num_frames=2, id2label=NAMES, label2id={name: index for index, name in NAMES.items()})
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("class_predictor.weight", "mask_embedder.2.0.weight")):
-                parameter.mul_(10)
-    processor = THEMaskVideoProcessor(size={"shortest_edge": 32, "longest_edge": 64})
-    return SimpleNamespace(model=model, processor=processor)
+    return segmenter_with(NAMES)
 
 
 @pytest.fixture(scope="session")
 def model_dir(segmenter, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    segmenter.model.save_pretrained(folder)
-    segmenter.processor.save_pretrained(folder)
-    return folder
+    return saved(segmenter, tmp_path_factory.mktemp("model"))
 
 
 def write_video(path, num_frames):

@@ -20,6 +20,44 @@ def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], in
     return command
 
 
+def add_labelling_options(command: argparse.ArgumentParser) -> None:
+    """Add how a model labels the frames of a video, and with which colours they are drawn."""
+    command.add_argument(
+        "--mode",
+        choices=("contiguous", "interleaved", "sliding", "recurrent"),
+        help="how frames share a clip: contiguous blocks, the official interleaved blocks, each frame with the ones "
+        "before it, or passed on from frame to frame (default: the model's first)",
+    )
+    command.add_argument("--num-frames", type=int, metavar="N", help="frames per clip (default: the model's)")
+    command.add_argument(
+        "--frame-stride",
+        type=int,
+        metavar="N",
+        help="distance between the frames of a clip (default: 3 for interleaved clips, otherwise 1; run_vss.py "
+        "evaluates with the recipe's eval_frame_stride)",
+    )
+    command.add_argument(
+        "--palette",
+        default="default",
+        metavar="NAME",
+        help="colours: default, vspw or colour-blind (default: default)",
+    )
+    command.add_argument("--alpha", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
+    command.add_argument("--frame-rate", type=frame_rate, default=Fraction(15), help="of a folder (default: 15)")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
+
+
+def check_labelling_options(options: argparse.Namespace) -> None:
+    """Find what is wrong with the options of [`add_labelling_options`]."""
+    from transformers_themask.drawing.palettes import named_palette
+    from transformers_themask.drawing.visualization import check_alpha
+    from transformers_themask.models.streaming import check_clip_options
+
+    check_alpha(options.alpha)
+    named_palette(options.palette, 1)
+    check_clip_options(*(1 if value is None else value for value in (options.num_frames, options.frame_stride)))
+
+
 def load_model(path: str) -> tuple[Any, Any]:
     """Load a model and its video processor."""
     from transformers_themask.inference import loading

@@ -2,11 +2,10 @@
 """`themask compare`: two models on one video, side by side."""
 
 import argparse
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from .command import add_command, check_apart, counted, frame_rate, usable_device
+from .command import add_command, add_labelling_options, check_apart, check_labelling_options, counted, usable_device
 
 
 def add_to(commands: Any) -> None:
@@ -16,20 +15,7 @@ def add_to(commands: Any) -> None:
         command.add_argument(argument, metavar=metavar, help=f"{argument} saved model (folder or Hub id)")
     command.add_argument("input", metavar="VIDEO", help="video file or URL, or folder of jpg or png frames")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="MP4", help="video to write")
-    command.add_argument(
-        "--mode", choices=("contiguous", "interleaved", "sliding", "recurrent"), help="see `themask segment`"
-    )
-    command.add_argument("--num-frames", type=int, metavar="N", help="frames per clip (default: each model's)")
-    command.add_argument("--frame-stride", type=int, metavar="N", help="distance between the frames of a clip")
-    command.add_argument(
-        "--palette",
-        default="default",
-        metavar="NAME",
-        help="colours: default, vspw or colour-blind (default: default)",
-    )
-    command.add_argument("--alpha", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
-    command.add_argument("--frame-rate", type=frame_rate, default=Fraction(15), help="of a folder (default: 15)")
-    command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
+    add_labelling_options(command)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -63,18 +49,13 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_options(options: argparse.Namespace) -> None:
     """Find what is wrong before anything is loaded."""
-    from transformers_themask.drawing.palettes import named_palette
-    from transformers_themask.drawing.visualization import check_alpha
-    from transformers_themask.models.streaming import check_clip_options
     from transformers_themask.sinks.output_folder import check_output_folder
     from transformers_themask.videos.video_writer import check_mp4_path
 
     check_apart("--output", options.output, options.input)
     check_mp4_path(options.output, "--output")
     check_output_folder("--output", options.output.parent)
-    check_alpha(options.alpha)
-    named_palette(options.palette, 1)
-    check_clip_options(*(1 if value is None else value for value in (options.num_frames, options.frame_stride)))
+    check_labelling_options(options)
 
 
 def _compared(title: str, config: Any, palette: str) -> Any:

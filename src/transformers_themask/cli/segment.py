@@ -4,11 +4,18 @@
 import argparse
 import itertools
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from .command import add_command, check_apart, counted, frame_rate, load_model, usable_device
+from .command import (
+    add_command,
+    add_labelling_options,
+    check_apart,
+    check_labelling_options,
+    counted,
+    load_model,
+    usable_device,
+)
 
 
 def add_to(commands: Any) -> None:
@@ -23,30 +30,8 @@ def add_to(commands: Any) -> None:
 
 def add_segmentation_options(command: argparse.ArgumentParser) -> None:
     """Add what can be said about every video, whatever its results are."""
-    command.add_argument(
-        "--mode",
-        choices=("contiguous", "interleaved", "sliding", "recurrent"),
-        help="how frames share a clip: contiguous blocks, the official interleaved blocks, each frame with the ones "
-        "before it, or passed on from frame to frame (default: the model's first)",
-    )
-    command.add_argument("--num-frames", type=int, metavar="N", help="frames per clip (default: the model's)")
-    command.add_argument(
-        "--frame-stride",
-        type=int,
-        metavar="N",
-        help="distance between the frames of a clip (default: 3 for interleaved clips, otherwise 1; run_vss.py "
-        "evaluates with the recipe's eval_frame_stride)",
-    )
-    command.add_argument(
-        "--palette",
-        default="default",
-        metavar="NAME",
-        help="colours: default, vspw or colour-blind (default: default)",
-    )
-    command.add_argument("--alpha", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
+    add_labelling_options(command)
     command.add_argument("--no-legend", dest="legend", action="store_false", help="leave out the class names")
-    command.add_argument("--frame-rate", type=frame_rate, default=Fraction(15), help="of a folder (default: 15)")
-    command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
 
 
 def _add_outputs(group: Any) -> None:
@@ -110,18 +95,7 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.labels is not None:
         check_new_folder("--labels", options.labels)
     check_max_frames(options.max_frames)
-    check_segmentation_options(options)
-
-
-def check_segmentation_options(options: argparse.Namespace) -> None:
-    """Find what is wrong with the options of [`add_segmentation_options`]."""
-    from transformers_themask.drawing.palettes import named_palette
-    from transformers_themask.drawing.visualization import check_alpha
-    from transformers_themask.models.streaming import check_clip_options
-
-    check_alpha(options.alpha)
-    named_palette(options.palette, 1)
-    check_clip_options(*(1 if value is None else value for value in (options.num_frames, options.frame_stride)))
+    check_labelling_options(options)
 
 
 def _file_outputs(options: argparse.Namespace) -> list[tuple[str, Path, Callable[[Path, str], None]]]:

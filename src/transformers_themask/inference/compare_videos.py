@@ -19,16 +19,14 @@ from transformers_themask.drawing.legend import (
 )
 from transformers_themask.drawing.visualization import (
     RecentClasses,
-    check_alpha,
     draw_contours,
     overlay,
     shrunk_label_map,
     side_by_side,
 )
-from transformers_themask.sinks.overlay_video import LEGEND_HOLD_SECONDS
+from transformers_themask.sinks.drawn_video import DrawnVideo
 from transformers_themask.sinks.sink import LabelledFrame
-from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
-from transformers_themask.videos.video_writer import VideoWriter, check_mp4_path
+from transformers_themask.videos.source import FrameSource
 
 # Four panels are about as large as a screen: larger frames are drawn smaller.
 MAX_PANEL_SIDE = 540
@@ -87,20 +85,16 @@ class PairedSession:
         return [(index, np.stack([label_maps.pop(index) for label_maps in self._label_maps])) for index in complete]
 
 
-class ComparisonVideo:
+class ComparisonVideo(DrawnVideo):
     """Sink that draws two models' overlays side by side over their flicker maps, with the source's times and sound.
 
-    The frames come from a [`PairedSession`].
+    The frames come from a [`PairedSession`]: each `label_map` has the shape `(2, height, width)`.
 
     Args:
-        path (`str` or `Path`):
-            The mp4 file to write; its folder is made if needed.
-        source ([`FrameSource`]):
-            Where the frames come from: gives frame rate, unit of time and sound.
         models (`tuple[ComparedModel, ComparedModel]`):
             What to show of the two.
-        alpha (`float`, *optional*, defaults to 0.5):
-            Opacity of the colours, outlined at full opacity.
+        path, source, alpha:
+            As in [`DrawnVideo`].
 
     Attributes:
         has_same_classes (`bool`): Whether both models have the same classes, in the same order.
@@ -110,20 +104,13 @@ class ComparisonVideo:
     def __init__(
         self, path: str | Path, source: FrameSource, models: tuple[ComparedModel, ComparedModel], alpha: float = 0.5
     ):
-        check_mp4_path(Path(path))
-        check_alpha(alpha)
-        self.path = Path(path)
+        super().__init__(path, source, alpha)
         self.has_same_classes = list(models[0].class_names) == list(models[1].class_names)
         self.num_frames = 0
-        self._source = source
-        self._frame_rate = source.frame_rate or DEFAULT_FRAME_RATE
         self._models = models
-        self._alpha = alpha
         self._flicker = (FlickerMap(), FlickerMap())
-        hold_frames = round(LEGEND_HOLD_SECONDS * self._frame_rate)
-        self._recent_classes = (RecentClasses(hold_frames), RecentClasses(hold_frames))
+        self._recent_classes = (RecentClasses(self._hold_frames), RecentClasses(self._hold_frames))
         self._sum_of_agreements = 0.0
-        self._writer: VideoWriter | None = None
 
     @property
     def mean_changed_shares(self) -> list[float | None]:
@@ -137,32 +124,11 @@ class ComparisonVideo:
             return None
         return self._sum_of_agreements / self.num_frames
 
-    def write(self, frame: LabelledFrame) -> None:
-        """Draw the next frame, whose `label_map` has the shape `(2, height, width)`, and write it."""
-        if self._writer is None:
-            self._writer = self._open()
+    def _draw(self, frame: LabelledFrame) -> np.ndarray:
         for flicker, label_map in zip(self._flicker, frame.label_map, strict=True):
             flicker.update(label_map)
         self._sum_of_agreements += float((frame.label_map[0] == frame.label_map[1]).mean())
         self.num_frames += 1
-        self._writer.write(self._draw(frame), frame.time)
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._writer is not None:
-            self._writer.close()
-
-    def abandon(self) -> None:
-        """Remove the file, unless it is finished."""
-        if self._writer is not None:
-            self._writer.abandon()
-
-    def _open(self) -> VideoWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        audio_from = self._source.path if self._source.has_audio else None
-        return VideoWriter(self.path, self._frame_rate, self._source.time_base, audio_from)
-
-    def _draw(self, frame: LabelledFrame) -> np.ndarray:
         picture = _panel(frame.picture)
         overlays = [
             (model.title, self._overlay(picture, label_map, model.palette))

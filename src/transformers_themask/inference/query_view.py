@@ -40,15 +40,8 @@ def query_view(
     that the query was matched to.
 
     Args:
-        model (`PreTrainedModel`):
-            A model whose queries are matched in two rounds.
-        processor (`THEMaskVideoProcessor`):
-            Its video processor.
-        clip (`np.ndarray`, `PIL.Image.Image` or a sequence of them):
-            One frame, or the frames of a clip, `uint8` RGB of shape `(height, width, 3)`.
-        labels (`np.ndarray` of shape `(num_frames, height, width)`, *optional*):
-            Class indices to match the queries to, the model's `ignore_value` for none. Defaults to what the model
-            itself predicts.
+        model, processor, clip, labels:
+            As in [`frame_queries`].
         class_index (`int`, *optional*):
             Show this class alone.
         frame (`int`, *optional*, defaults to -1):
@@ -60,7 +53,7 @@ def query_view(
         `PIL.Image.Image`
 
     Raises:
-        ValueError: If the model has no such queries, or the frame or the class is not there.
+        ValueError: If the class is not in the clip, or as in [`frame_queries`].
     """
     id2label = model.config.id2label
     queries = frame_queries(model, processor, clip, labels, frame)

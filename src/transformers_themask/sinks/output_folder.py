@@ -35,10 +35,7 @@ def check_new_folder(argument: str, folder: str | Path) -> None:
     """Raise a `ValueError` unless a folder can be written to and holds nothing yet that new files could mix with.
 
     Args:
-        argument (`str`):
-            Name of the argument that asks for the folder, for the error.
-        folder (`str` or `Path`):
-            The folder.
+        argument, folder: As in [`check_output_folder`].
     """
     check_output_folder(argument, folder)
     if any(Path(folder).glob("*")):

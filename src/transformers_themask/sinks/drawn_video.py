@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A video written again as pictures of its labelled frames."""
+
+from abc import ABC, abstractmethod
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from transformers_themask.drawing.visualization import check_alpha
+from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
+from transformers_themask.videos.video_writer import VideoWriter, check_mp4_path
+
+from .sink import LabelledFrame
+
+# A class that vanishes keeps its place in the legend for this long.
+LEGEND_HOLD_SECONDS = 2
+
+
+class DrawnVideo(ABC):
+    """Sink that writes a picture of each frame, with the source's times, length and sound.
+
+    A subclass says in `_draw` what the picture is.
+
+    Args:
+        path (`str` or `Path`):
+            The mp4 file to write; its folder is made if needed.
+        source ([`FrameSource`]):
+            Where the frames come from: gives frame rate, unit of time, end and sound.
+        alpha (`float`, *optional*, defaults to 0.5):
+            Opacity of the colours, outlined at full opacity; 0 leaves the frames as they are.
+        cut_sound (`bool`, *optional*, defaults to `False`):
+            Whether the sound ends with the last frame, because the source is not read to its end.
+    """
+
+    def __init__(self, path: str | Path, source: FrameSource, alpha: float = 0.5, cut_sound: bool = False):
+        check_mp4_path(Path(path))
+        check_alpha(alpha)
+        self.path = Path(path)
+        self._source = source
+        self._frame_rate = source.frame_rate or DEFAULT_FRAME_RATE
+        self._hold_frames = round(LEGEND_HOLD_SECONDS * self._frame_rate)
+        self._alpha = alpha
+        self._cut_sound = cut_sound
+        self._end = Fraction(0)
+        self._writer: VideoWriter | None = None
+
+    def write(self, frame: LabelledFrame) -> None:
+        """Draw the next frame and write it."""
+        if self._writer is None:
+            self._writer = self._open()
+        self._writer.write(self._draw(frame), frame.time)
+        self._end = frame.time + 1 / self._frame_rate
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            end = self._end if self._source.end is None else self._source.end
+            self._writer.close(sound_until=end if self._cut_sound else None, end=end)
+
+    def abandon(self) -> None:
+        """Remove the file, unless it is finished."""
+        if self._writer is not None:
+            self._writer.abandon()
+
+    def _open(self) -> VideoWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        audio_from = self._source.path if self._source.has_audio else None
+        return VideoWriter(self.path, self._frame_rate, self._source.time_base, audio_from)
+
+    @abstractmethod
+    def _draw(self, frame: LabelledFrame) -> np.ndarray:
+        """Turn a frame into a `uint8` RGB picture; called once for each, in order, and all pictures have one size."""
