@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Access to the tensors recorded from the official THE-Mask code, and the replay of its random draws."""
+"""Access to the tensors recorded from the official codes, and the replay of its random draws."""
 
 import json
 from collections.abc import Iterator
@@ -19,8 +19,12 @@ def tensors(name: str, folder: Path = FIXTURES) -> dict[str, Tensor]:
 
 
 @lru_cache
+def json_file(name: str, folder: Path = FIXTURES):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
 def manifest(folder: Path = FIXTURES) -> dict:
-    return json.loads((folder / "manifest.json").read_text())
+    return json_file("manifest", folder)
 
 
 def under(entries: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,9 +2,11 @@
 """Video semantic segmentation for Transformers. Importing this package registers its models and its pipeline."""
 
 from transformers_themask.auto import AutoModelForVideoSemanticSegmentation, register
+from transformers_themask.models.configuration_cffm import CFFMConfig
 from transformers_themask.models.configuration_per_frame import PerFrameConfig
 from transformers_themask.models.configuration_themask import THEMaskConfig
 from transformers_themask.models.mit import MiTBackbone, MiTConfig
+from transformers_themask.models.modeling_cffm import CFFMForVideoSemanticSegmentation
 from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentation
 from transformers_themask.models.modeling_query_propagation import VideomtForVideoSemanticSegmentation
 from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
@@ -15,6 +17,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AutoModelForVideoSemanticSegmentation",
+    "CFFMConfig",
+    "CFFMForVideoSemanticSegmentation",
     "MiTBackbone",
     "MiTConfig",
     "PerFrameConfig",

@@ -21,7 +21,8 @@ from goldens import (
 )
 from tiny import tiny_config
 from transformers_themask import THEMaskVideoProcessor
-from transformers_themask.conversion.themask import convert_official_checkpoint, convert_state_dict
+from transformers_themask.conversion.families import convert_official_checkpoint
+from transformers_themask.conversion.themask import convert_state_dict
 from transformers_themask.models.loss_themask import ClipTargets, HierarchicalLoss, LevelPrediction, loss_counts_of
 from transformers_themask.models.matching import Assignment
 from transformers_themask.models.video_processing_themask import segmentation_scores

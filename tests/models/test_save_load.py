@@ -40,14 +40,17 @@ BACKBONES = {
     },
 }
 SOURCES = {
+    "backbones.py",
     "configuration_themask.py",
     "decoder_themask.py",
+    "inputs.py",
     "loss_themask.py",
     "matching.py",
     "mit.py",
     "modeling_themask.py",
     "pixel_decoder.py",
     "point_sampling.py",
+    "pretrained_model.py",
     "scores_to_labels.py",
     "streaming.py",
     "video_processing_themask.py",

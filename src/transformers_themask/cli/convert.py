@@ -25,11 +25,8 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Turn a checkpoint of the official code into a model folder."""
     from transformers_themask import THEMaskVideoProcessor
-    from transformers_themask.conversion.themask import (
-        config_from_state_dict,
-        convert_official_checkpoint,
-        load_official_checkpoint,
-    )
+    from transformers_themask.conversion.families import config_from_state_dict, convert_official_checkpoint
+    from transformers_themask.conversion.official import load_official_checkpoint
     from transformers_themask.data.vspw import read_class_names
     from transformers_themask.sinks.output_folder import check_output_folder
     from transformers_themask.training.config_overrides import mapping_from_text

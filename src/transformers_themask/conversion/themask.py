@@ -6,51 +6,29 @@ Official names that mislead, once and for all: `tgt_box` and `*_box` are frame q
 """
 
 import re
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from transformers_themask.models.configuration_themask import THEMaskConfig
-from transformers_themask.models.mit import MiTConfig
-from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
-from transformers_themask.training.config_overrides import build_config
+
+from .official import MIT_UNUSED, build_official_config, count_in, mit_config_from, mit_key, shape_in, split_key_values
 
 # Parameters the official model carries but never uses, or that follow from the configuration.
 DROPPED = (
     r"decode_head\.conv_seg\.",
     r"decode_head\.criterion\.empty_weight$",
     r"\.reference_points\.",
-    r"backbone\.head\.",
+    MIT_UNUSED,
 )
 
-ENCODER = r"model.pixel_level_module.encoder.segformer.stages"
 PIXEL_DECODER = r"model.pixel_level_module.decoder"
 TRANSFORMER = r"model.transformer_module"
 DECODER = rf"{TRANSFORMER}.decoder"
 AGGREGATOR = rf"{DECODER}.temporal_aggregator"
 
-OVERRIDES_REMEDY = "Give fields that leave no trace in the shapes, such as head counts, with `--config-overrides`."
 
-
-def _stage(match: re.Match) -> str:
-    return f"{ENCODER}.{int(match['stage']) - 1}"
-
-
-RENAMES: list[tuple[str, object]] = [
-    # MiT: stages count from 1 in the official names.
-    (r"^backbone\.patch_embed(?P<stage>\d)\.proj", lambda m: f"{_stage(m)}.patch_embeddings.proj"),
-    (r"^backbone\.patch_embed(?P<stage>\d)\.norm", lambda m: f"{_stage(m)}.patch_embeddings.layer_norm"),
-    (r"^backbone\.norm(?P<stage>\d)", lambda m: f"{_stage(m)}.layer_norm"),
-    (r"^backbone\.block(?P<stage>\d)\.", lambda m: f"{_stage(m)}.blocks."),
-    (r"(blocks\.\d+)\.norm1", r"\1.layernorm_before"),
-    (r"(blocks\.\d+)\.norm2", r"\1.layernorm_after"),
-    (r"(blocks\.\d+)\.attn\.q\.", r"\1.attention.q_proj."),
-    (r"(blocks\.\d+)\.attn\.kv\.", r"\1.attention.kv_proj."),  # split in two by `convert_state_dict`
-    (r"(blocks\.\d+)\.attn\.proj\.", r"\1.attention.o_proj."),
-    (r"(blocks\.\d+)\.attn\.sr\.", r"\1.attention.sequence_reduction.sequence_reduction."),
-    (r"(blocks\.\d+)\.attn\.norm\.", r"\1.attention.sequence_reduction.layer_norm."),
+RENAMES: list[tuple[str, str]] = [
     # Pixel decoder.
     (r"^decode_head\.pixel_decoder\.input_proj", rf"{PIXEL_DECODER}.input_projections"),
     (r"^decode_head\.pixel_decoder\.transformer\.level_embed", rf"{PIXEL_DECODER}.level_embed"),
@@ -96,21 +74,6 @@ RENAMES: list[tuple[str, object]] = [
 ]
 
 
-@dataclass(frozen=True)
-class ConversionReport:
-    """What happened to an official checkpoint's entries.
-
-    Attributes:
-        dropped (`list[str]`): Official names of parameters that serve no purpose here.
-        unknown (`list[str]`): Official names this converter does not know.
-        missing (`list[str]`): Parameters of the model the checkpoint does not fill.
-    """
-
-    dropped: list[str]
-    unknown: list[str]
-    missing: list[str]
-
-
 def convert_official_key(key: str) -> str | None:
     """Rename one official parameter.
 
@@ -123,8 +86,10 @@ def convert_official_key(key: str) -> str | None:
     """
     if any(re.search(pattern, key) for pattern in DROPPED):
         return None
+    if key.startswith("backbone."):
+        return f"model.pixel_level_module.encoder.{mit_key(key)}"
     for pattern, replacement in RENAMES:
-        key = re.sub(pattern, replacement, key)  # type: ignore[call-overload]
+        key = re.sub(pattern, replacement, key)
     return key
 
 
@@ -140,38 +105,14 @@ def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor]
         key = convert_official_key(official_key)
         if key is None:
             dropped.append(official_key)
-        elif ".kv_proj." in key:
-            halves = tensor.chunk(2)
-            converted |= {key.replace("kv_proj", f"{name}_proj"): x for name, x in zip("kv", halves, strict=True)}
+        elif key.startswith("model.pixel_level_module.encoder."):
+            converted |= split_key_values(key, tensor)
         elif match := re.search(r"layers\.\d+\.self_attn\.in_proj_(weight|bias)$", key):
             stem = key.removesuffix(f"in_proj_{match[1]}")
             converted |= {f"{stem}{name}_proj.{match[1]}": x for name, x in zip("qkv", tensor.chunk(3), strict=True)}
         else:
             converted[key] = tensor
     return converted, dropped
-
-
-def load_official_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Read the parameters of an official checkpoint file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not an mmcv checkpoint.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"`path` must be a checkpoint file. Got {path}, which does not exist.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"`path` must be a PyTorch checkpoint of plain tensors. Got {path}.") from error
-    state_dict = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state_dict, dict) or not any(str(key).startswith("decode_head.") for key in state_dict):
-        raise ValueError(
-            f"`path` must hold an official THE-Mask state dict. Got {path} without `decode_head.` entries."
-        )
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state_dict.items()):
-        raise ValueError(f"`path` must hold a state dict of names and tensors. Got {path} with other entries.")
-    return state_dict
 
 
 def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -> THEMaskConfig:
@@ -186,23 +127,13 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
     Raises:
         ValueError: If an entry that tells the architecture is missing, or an override is impossible.
     """
-
-    def count(pattern: str) -> int:
-        return 1 + max((int(match[1]) for key in state_dict if (match := re.match(pattern, key))), default=-1)
-
-    def shape(key: str) -> torch.Size:
-        if key not in state_dict:
-            raise ValueError(f"An official state dict must hold `{key}`. Got {len(state_dict)} entries without it.")
-        return state_dict[key].shape
-
+    shape = partial(shape_in, state_dict)
+    count = partial(count_in, state_dict)
     head = "decode_head."
     num_queries, hidden_dim = shape(f"{head}predictor.query_feat.weight")
     has_frame_queries = f"{head}predictor.class_embed_aux.weight" in state_dict
     fields: dict[str, object] = {
-        "backbone_config": MiTConfig(
-            hidden_sizes=[shape(f"backbone.norm{stage}.weight")[0] for stage in range(1, 5)],
-            depths=[count(rf"backbone\.block{stage}\.(\d+)\.") for stage in range(1, 5)],
-        ),
+        "backbone_config": mit_config_from(state_dict),
         "num_frames": 2 if has_frame_queries else 1,
         "num_labels": shape(f"{head}predictor.class_embed.weight")[0] - 1,
         "num_queries": num_queries,
@@ -214,41 +145,4 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
         "decoder_layers": 1 + count(rf"{head}predictor\.transformer_ffn_layers\.(\d+)\."),
         "dim_feedforward": shape(f"{head}predictor.transformer_ffn_layers.0.linear1.weight")[0],
     }
-    try:
-        return build_config(THEMaskConfig, fields, overrides)
-    except ValueError as error:
-        raise ValueError(f"{error} {OVERRIDES_REMEDY}") from error
-
-
-def convert_official_checkpoint(
-    state_dict: dict[str, Tensor], config: THEMaskConfig | None = None
-) -> tuple[THEMaskForVideoSemanticSegmentation, ConversionReport]:
-    """Build the model an official state dict belongs to.
-
-    Args:
-        state_dict (`dict[str, torch.Tensor]`): Official parameters, as [`load_official_checkpoint`] reads them.
-        config ([`THEMaskConfig`], *optional*): Architecture; by default [`config_from_state_dict`].
-
-    Returns:
-        The model in evaluation mode and a [`ConversionReport`].
-
-    Raises:
-        ValueError: If a parameter has another shape than the configuration asks for.
-    """
-    model = THEMaskForVideoSemanticSegmentation(config_from_state_dict(state_dict) if config is None else config)
-    converted, dropped = convert_state_dict(state_dict)
-    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
-    for key in converted.keys() & shapes.keys():
-        if converted[key].shape != shapes[key]:
-            raise ValueError(
-                f"`config` must be that of the checkpoint. Got shape {tuple(shapes[key])} for `{key}`, which has "
-                f"{tuple(converted[key].shape)} in the checkpoint. {OVERRIDES_REMEDY}"
-            )
-    known = set(shapes)
-    missing, unexpected = model.load_state_dict(
-        {key: tensor for key, tensor in converted.items() if key in known}, strict=False
-    )
-    assert not unexpected
-    return model.eval(), ConversionReport(
-        dropped=sorted(dropped), unknown=sorted(set(converted) - known), missing=sorted(missing)
-    )
+    return build_official_config(THEMaskConfig, fields, overrides)

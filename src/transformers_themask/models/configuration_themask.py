@@ -6,7 +6,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .mit import MiTConfig
+from .backbones import backbone_config_of
 
 MINIMA = {
     "num_labels": 1,
@@ -151,18 +151,9 @@ class THEMaskConfig(PreTrainedConfig):
     frame_head_init: Literal["fresh", "copy"] = "fresh"
 
     def __post_init__(self, **kwargs: Any):
-        if self.backbone is not None and self.backbone_config is not None:
-            raise ValueError(
-                f"`backbone` must not be given together with `backbone_config`. Got {self.backbone!r} and a "
-                f"{type(self.backbone_config).__name__}. Keep one of the two."
-            )
-        if self.backbone_config is None:
-            self.backbone_config = MiTConfig.from_size("mit-b1" if self.backbone is None else self.backbone)
-        elif isinstance(self.backbone_config, dict):
-            self.backbone_config = backbone_config_from_dict(self.backbone_config)
+        self.backbone_config = backbone_config_of(self.backbone, self.backbone_config)
         # Saved with the model as `backbone_config`; kept nowhere else, so the two can never disagree.
         self.backbone = None
-        request_four_stages(self.backbone_config)
         kwargs.pop("model_type", None)  # a Mask2Former configuration becomes this one
         super().__post_init__(**kwargs)
         self.check_fields()
@@ -206,46 +197,6 @@ class THEMaskConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be {value!r} for THE-Mask. Got {getattr(self, name)!r}.")
         if tuple(self.feature_strides) != (4, 8, 16, 32):
             raise ValueError(f"`feature_strides` must be (4, 8, 16, 32). Got {tuple(self.feature_strides)}.")
-
-
-def backbone_config_from_dict(fields: dict[str, Any]) -> PreTrainedConfig:
-    """Build the backbone's configuration from its saved fields.
-
-    Raises:
-        ValueError: If `model_type` is missing or unknown.
-    """
-    fields = dict(fields)
-    model_type = fields.pop("model_type", None)
-    if model_type == "mit":  # built here, because `AutoConfig` does not know it in a process without the package
-        return MiTConfig(**fields)
-    try:
-        return AutoConfig.for_model(model_type, **fields)
-    except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"`backbone_config` must name a known `model_type`. Got {model_type!r}. "
-            "Use 'mit' or any Transformers backbone such as 'swin', 'resnet' or 'convnext'."
-        ) from error
-
-
-def request_four_stages(backbone_config: PreTrainedConfig) -> None:
-    """Ask a backbone left at its default (its last stage only) for its last four stages.
-
-    Raises:
-        ValueError: If the model is no backbone or does not return exactly four stages.
-    """
-    stage_names = getattr(backbone_config, "stage_names", None)
-    if stage_names is None:
-        raise ValueError(
-            f"`backbone_config` must describe a backbone with feature maps. Got {type(backbone_config).__name__}. "
-            "Use 'mit' or any model of `AutoBackbone` with strides 4, 8, 16 and 32."
-        )
-    if list(backbone_config.out_features) == [stage_names[-1]] and len(stage_names) >= 4:
-        backbone_config.set_output_features_output_indices(out_features=stage_names[-4:], out_indices=None)
-    if len(backbone_config.out_features) != 4:
-        raise ValueError(
-            "`backbone_config.out_features` must name four stages, at strides 4, 8, 16 and 32. "
-            f"Got {list(backbone_config.out_features)}."
-        )
 
 
 __all__ = ["THEMaskConfig"]

@@ -22,9 +22,10 @@ from transformers.utils import ModelOutput
 
 from .configuration_per_frame import DECODERS_WITH_QUERIES, ENCODERS_WITH_QUERIES, PerFrameConfig
 from .configuration_themask import THEMaskConfig
+from .inputs import check_inputs
 from .loss_themask import HierarchicalLoss, LevelPrediction, averaged_over_processes, count_classes, loss_counts_of
-from .modeling_themask import check_inputs
 from .point_sampling import PointSampler, uniform_points
+from .pretrained_model import VideoPreTrainedModel
 from .scores_to_labels import query_scores
 from .streaming import StreamingMixin
 
@@ -81,7 +82,7 @@ class PerFrameForVideoSemanticSegmentationOutput(ModelOutput):
     frame_masks_queries_logits: Tensor | None = None
 
 
-class PerFrameForVideoSemanticSegmentation(StreamingMixin, PreTrainedModel):
+class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
     r"""A Transformers segmentation model, applied to every frame of a clip.
 
     Segmenters that score pixels (SegFormer, UperNet, DPT, BEiT, …) keep their own loss, a mean over labelled pixels.
@@ -114,13 +115,6 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, PreTrainedModel):
     config: PerFrameConfig
     config_class = PerFrameConfig
     base_model_prefix = ""
-    main_input_name = "pixel_values_videos"
-    input_modalities = ("video",)
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-
-    # The loss is normalised by its own counts, not by Trainer's count of labelled pixels.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: PerFrameConfig, segmenter: PreTrainedModel | None = None):
         super().__init__(config)
@@ -227,7 +221,7 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, PreTrainedModel):
         Raises:
             ValueError: If a shape or value is not as described.
         """
-        check_inputs(pixel_values_videos, labels, None, kwargs, size_divisor=1)
+        check_inputs(pixel_values_videos, labels, kwargs, size_divisor=1)
         num_frames = pixel_values_videos.shape[1]
         frames = pixel_values_videos.flatten(0, 1)
         if labels is None and self._takes_in_parts(frames):

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoBackbone, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .backbones import build_backbone, four_feature_maps
 from .configuration_themask import THEMaskConfig
 from .decoder_themask import (
     FrameFeatures,
@@ -23,10 +23,11 @@ from .decoder_themask import (
     TemporalAggregator,
     TransformerModule,
 )
+from .inputs import check_inputs, check_single_frames
 from .loss_themask import DeferredPrediction, HierarchicalLoss, LossTerms, count_classes, loss_counts_of
-from .mit import MiTBackbone
 from .pixel_decoder import DeformableAttention, PixelDecoder
 from .point_sampling import PointSampler, uniform_points
+from .pretrained_model import VideoPreTrainedModel
 from .streaming import StreamingMixin
 
 
@@ -84,28 +85,12 @@ class PixelLevelModule(nn.Module):
 
     def __init__(self, config: THEMaskConfig):
         super().__init__()
-        backbone_config = config.backbone_config
-        # By name, not by class: in remote code `AutoBackbone` does not know the MiT.
-        if backbone_config.model_type == "mit":
-            self.encoder = MiTBackbone(backbone_config)
-        else:
-            self.encoder = AutoBackbone.from_config(backbone_config)
-        self.strides = tuple(config.feature_strides)
+        self.encoder = build_backbone(config.backbone_config)
         self.decoder = PixelDecoder(config, list(self.encoder.channels))
 
     def forward(self, pixel_values: Tensor) -> tuple[list[Tensor], Tensor]:
         """Encode frames `(frames, 3, height, width)`; returns what [`PixelDecoder`] does."""
-        features = self.encoder(pixel_values).feature_maps
-        height, width = pixel_values.shape[-2:]
-        expected = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in self.strides]
-        sizes = [tuple(feature.shape[-2:]) for feature in features]
-        if sizes != expected:
-            raise ValueError(
-                f"`backbone_config` must describe a backbone with strides {self.strides}. Got feature maps {sizes} "
-                f"for frames of {height}x{width}. Use 'mit', 'swin', 'resnet', 'convnext', 'pvt_v2' or "
-                "'dinov3_convnext'."
-            )
-        return self.decoder(list(features))
+        return self.decoder(four_feature_maps(self.encoder, pixel_values))
 
 
 class THEMaskModel(nn.Module):
@@ -117,28 +102,15 @@ class THEMaskModel(nn.Module):
         self.transformer_module = TransformerModule(config)
 
 
-class THEMaskPreTrainedModel(PreTrainedModel):
+class THEMaskPreTrainedModel(VideoPreTrainedModel):
     """Loading, saving and initialisation of THE-Mask."""
 
     config: THEMaskConfig
     config_class = THEMaskConfig
     base_model_prefix = "model"
-    main_input_name = "pixel_values_videos"
-    input_modalities = ("video",)
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
     _no_split_modules = ["MaskedAttentionLayer", "DeformableEncoderLayer"]
     # A constant of Mask2Former's loss; here it follows from the configuration.
     _keys_to_ignore_on_load_unexpected = [r"^criterion\.empty_weight$"]
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        """`False`: `_init_weights` leaves loaded parameters alone by itself.
-
-        For other classes outside Transformers, modules without parameters of their own are never handed to
-        `_init_weights`, which would leave attention and feed-forward layers at PyTorch's defaults.
-        """
-        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -175,14 +147,8 @@ class THEMaskPreTrainedModel(PreTrainedModel):
                 copy_parameters(module.class_predictor, module.frame_class_predictor)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
-        elif isinstance(module, (nn.Linear, nn.Conv2d)):
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            if module.bias is not None:
-                bound = 1 / math.sqrt(nn.init._calculate_fan_in_and_fan_out(module.weight)[0])
-                init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
 
     def _init_deformable_attention(self, module: DeformableAttention):
         # Heads look in directions spread around the circle, points further and further out.
@@ -237,9 +203,6 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
 
     ```
     """
-
-    # The loss is normalised by its own counts, not by Trainer's count of labelled pixels.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: THEMaskConfig):
         super().__init__(config)
@@ -325,7 +288,9 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
         Raises:
             ValueError: If a shape or value is not as described.
         """
-        check_inputs(pixel_values_videos, labels, matching_rounds, kwargs)
+        check_inputs(pixel_values_videos, labels, kwargs)
+        if matching_rounds not in (None, 1, 2):
+            raise ValueError(f"`matching_rounds` must be 1 or 2. Got {matching_rounds}.")
         num_frames = pixel_values_videos.shape[1]
         if output_auxiliary_logits is None:
             output_auxiliary_logits = bool(self.config.output_auxiliary_logits)
@@ -389,12 +354,8 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
         Raises:
             ValueError: If there is not exactly one frame per video, or as in `forward`.
         """
-        check_inputs(pixel_values_videos, None, None, {})
-        if pixel_values_videos.shape[1] != 1:
-            raise ValueError(
-                "`pixel_values_videos` must hold one frame per video, the newest. "
-                f"Got {pixel_values_videos.shape[1]}. Give clips to `forward`."
-            )
+        check_inputs(pixel_values_videos, None, {})
+        check_single_frames(pixel_values_videos)
         transformer = self.model.transformer_module
         if transformer.decodes_frames_alone:
             return self(pixel_values_videos), state
@@ -435,54 +396,6 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
             video_levels, frames, labels = frames, [], labels.flatten(0, 1)[:, None]
         with torch.autocast(labels.device.type, enabled=False):
             return criterion(video_levels, frames, labels, matching_rounds, loss_counts)
-
-
-def check_inputs(
-    pixel_values_videos: Tensor,
-    labels: Tensor | None,
-    matching_rounds: int | None,
-    unknown: dict[str, Any],
-    size_divisor: int = 32,
-) -> None:
-    """Reject what `forward` cannot take, in one sentence each.
-
-    Raises:
-        ValueError: See the messages.
-    """
-    unknown = {name: value for name, value in unknown.items() if name != "return_dict" or value is False}
-    if unknown:
-        raise ValueError(
-            f"`forward` must be given arguments it knows. Got {', '.join(sorted(unknown))}. "
-            "Videos go in as `pixel_values_videos`, label maps as `labels`; outputs are always a `ModelOutput`."
-        )
-    for name, value in (("pixel_values_videos", pixel_values_videos), ("labels", labels)):
-        if not isinstance(value, Tensor) and not (name == "labels" and value is None):
-            raise ValueError(f"`{name}` must be a tensor. Got a {type(value).__name__}. Use the video processor.")
-    shape = tuple(pixel_values_videos.shape)
-    if not pixel_values_videos.is_floating_point():
-        raise ValueError(
-            f"`pixel_values_videos` must be floating-point. Got {pixel_values_videos.dtype}. "
-            "The video processor rescales and normalises 8-bit frames."
-        )
-    if len(shape) != 5 or shape[2] != 3:
-        raise ValueError(
-            "`pixel_values_videos` must have 5 dimensions (batch, num_frames, 3, height, width). "
-            f"Got shape {shape}; add a batch and a frame axis for a single image."
-        )
-    if shape[3] % size_divisor or shape[4] % size_divisor or 0 in shape:
-        raise ValueError(
-            f"`pixel_values_videos` must hold at least one frame, with height and width multiples of {size_divisor}. "
-            f"Got shape {shape}. The video processor resizes or pads frames accordingly."
-        )
-    if labels is not None and (labels.dim() != 4 or tuple(labels.shape[:2]) != shape[:2] or 0 in labels.shape):
-        raise ValueError(
-            "`labels` must have 4 dimensions (batch, num_frames, height, width), two as in `pixel_values_videos` "
-            f"{shape}. Got shape {tuple(labels.shape)}."
-        )
-    if labels is not None and (labels.dtype == torch.bool or labels.is_floating_point()):
-        raise ValueError(f"`labels` must be integers, class indices. Got {labels.dtype}. Convert them with `.long()`.")
-    if matching_rounds not in (None, 1, 2):
-        raise ValueError(f"`matching_rounds` must be 1 or 2. Got {matching_rounds}.")
 
 
 def classify(prediction: QueryPrediction, head: nn.Linear, recompute: bool) -> DeferredPrediction:

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Official CFFM checkpoints (mmcv files) to this package's."""
+
+import re
+from functools import partial
+
+from torch import Tensor
+
+from transformers_themask.models.configuration_cffm import CFFMConfig
+
+from .official import MIT_UNUSED, build_official_config, count_in, mit_config_from, mit_key, shape_in, split_key_values
+
+# Parameters the official model carries but never uses, or that follow from the configuration.
+DROPPED = (
+    r"^decode_head\.conv_seg\.",
+    r"\.relative_position_index",
+    r"\.valid_ind_rolled$",
+    MIT_UNUSED,
+)
+
+RENAMES = [
+    (r"^decode_head\.linear_fuse\.conv\.", "head.fusion.convolution."),
+    (r"^decode_head\.linear_fuse\.bn\.", "head.fusion.batch_norm."),
+    (r"^decode_head\.linear_pred\.", "head.auxiliary_classifier."),
+    (r"^decode_head\.linear_pred2\.", "head.classifier."),
+    (r"^decode_head\.decoder_focal\.blocks\.", "head.layers."),
+    (r"(layers\.\d+)\.norm1\.", r"\1.layernorm_before."),
+    (r"(layers\.\d+)\.norm2\.", r"\1.layernorm_after."),
+    (r"(layers\.\d+)\.mlp\.", r"\1."),
+    (r"(layers\.\d+)\.pool_layers\.0\.", r"\1.poolings.0.projection."),
+    (r"(layers\.\d+)\.attn\.relative_position_bias_table_to_neighbors$", r"\1.attention.neighbour_bias"),
+    (r"(layers\.\d+)\.attn\.relative_position_bias_table$", r"\1.attention.position_biases.0"),
+    (r"(layers\.\d+)\.attn\.relative_position_bias_table_to_windows\.0$", r"\1.attention.position_biases.1"),
+    (r"(layers\.\d+)\.attn\.", r"\1.attention."),
+]
+
+
+def convert_official_key(key: str) -> str | None:
+    """Rename one official parameter.
+
+    Args:
+        key (`str`): Official name, such as `"decode_head.linear_c1.proj.weight"`.
+
+    Returns:
+        The name here, or `None` for a parameter that is dropped. A fused key-value projection of the backbone keeps
+        one name, which `convert_state_dict` splits.
+    """
+    if any(re.search(pattern, key) for pattern in DROPPED):
+        return None
+    if key.startswith("backbone."):
+        return f"backbone.{mit_key(key)}"
+    if match := re.match(r"decode_head\.linear_c(\d)\.proj\.(\w+)$", key):
+        return f"head.fusion.projections.{int(match[1]) - 1}.{match[2]}"
+    for pattern, replacement in RENAMES:
+        key = re.sub(pattern, replacement, key)
+    # The target frame comes first.
+    if match := re.match(r"(head\.layers\.\d+)\.pool_layers_clips\.(\d+)\.(\w+)$", key):
+        return f"{match[1]}.poolings.{int(match[2]) + 1}.projection.{match[3]}"
+    if match := re.match(r"(.*)\.relative_position_bias_table_to_windows_clips\.(\d+)$", key):
+        return f"{match[1]}.position_biases.{int(match[2]) + 2}"
+    return key
+
+
+def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename and reshape official parameters.
+
+    Returns:
+        The state dict under the names of [`CFFMForVideoSemanticSegmentation`], and the official names dropped.
+    """
+    converted: dict[str, Tensor] = {}
+    dropped = []
+    for official_key, tensor in state_dict.items():
+        key = convert_official_key(official_key)
+        if key is None:
+            dropped.append(official_key)
+        elif key.endswith(".neighbour_bias"):
+            converted[key] = tensor.squeeze(0)
+        elif key.endswith(".position_biases.0"):
+            converted[key] = tensor.T.contiguous()  # heads last in the official table of the window itself
+        else:
+            converted |= split_key_values(key, tensor)
+    return converted, dropped
+
+
+def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -> CFFMConfig:
+    """Read the architecture off an official state dict's shapes.
+
+    Head counts, window and receptive fields are those of the released configurations.
+
+    Args:
+        state_dict (`dict[str, torch.Tensor]`): Official parameters.
+        overrides: Fields of [`CFFMConfig`] that win over what was read.
+
+    Raises:
+        ValueError: If an entry that tells the architecture is missing, or an override is impossible.
+    """
+    shape = partial(shape_in, state_dict)
+    num_labels, hidden_dim = shape("decode_head.linear_pred.weight")[:2]
+    fields = {
+        "backbone_config": mit_config_from(state_dict),
+        "mining_layers": count_in(state_dict, r"decode_head\.decoder_focal\.blocks\.(\d+)\."),
+        "num_labels": num_labels,
+        "hidden_dim": hidden_dim,
+        "mlp_ratio": shape("decode_head.decoder_focal.blocks.0.mlp.fc1.weight")[0] // hidden_dim,
+    }
+    return build_official_config(CFFMConfig, fields, overrides)

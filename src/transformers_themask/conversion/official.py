@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the official checkpoints (mmcv files) of all families share: the file, the MiT and how a model is filled."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from transformers_themask.models.mit import MiTConfig
+from transformers_themask.training.config_overrides import build_config
+
+OVERRIDES_REMEDY = "Give fields that leave no trace in the shapes, such as head counts, with `--config-overrides`."
+
+# Part of the official MiT, but of no use in a segmentation model.
+MIT_UNUSED = r"^backbone\.head\."
+
+MIT_RENAMES = [
+    (r"^patch_embeddings(\d)\.proj", r"segformer.stages.\1.patch_embeddings.proj"),
+    (r"^patch_embeddings(\d)\.norm", r"segformer.stages.\1.patch_embeddings.layer_norm"),
+    (r"^norm(\d)", r"segformer.stages.\1.layer_norm"),
+    (r"^block(\d)\.", r"segformer.stages.\1.blocks."),
+    (r"(blocks\.\d+)\.norm1", r"\1.layernorm_before"),
+    (r"(blocks\.\d+)\.norm2", r"\1.layernorm_after"),
+    (r"(blocks\.\d+)\.attn\.q\.", r"\1.attention.q_proj."),
+    (r"(blocks\.\d+)\.attn\.kv\.", r"\1.attention.kv_proj."),  # split in two by `split_key_values`
+    (r"(blocks\.\d+)\.attn\.proj\.", r"\1.attention.o_proj."),
+    (r"(blocks\.\d+)\.attn\.sr\.", r"\1.attention.sequence_reduction.sequence_reduction."),
+    (r"(blocks\.\d+)\.attn\.norm\.", r"\1.attention.sequence_reduction.layer_norm."),
+]
+
+Config = TypeVar("Config", bound=PreTrainedConfig)
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What happened to an official checkpoint's entries.
+
+    Attributes:
+        dropped (`list[str]`): Official names of parameters that serve no purpose here.
+        unknown (`list[str]`): Official names this converter does not know.
+        missing (`list[str]`): Parameters of the model the checkpoint does not fill.
+    """
+
+    dropped: list[str]
+    unknown: list[str]
+    missing: list[str]
+
+
+def load_official_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Read the parameters of an official checkpoint file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not an mmcv checkpoint.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`path` must be a checkpoint file. Got {path}, which does not exist.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"`path` must be a PyTorch checkpoint of plain tensors. Got {path}.") from error
+    state_dict = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state_dict, dict) or not any(str(key).startswith("decode_head.") for key in state_dict):
+        raise ValueError(f"`path` must hold an official state dict. Got {path} without `decode_head.` entries.")
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state_dict.items()):
+        raise ValueError(f"`path` must hold a state dict of names and tensors. Got {path} with other entries.")
+    return state_dict
+
+
+def mit_key(key: str) -> str:
+    """Rename one official parameter of the MiT, `"backbone…"`, to its name in a [`MiTBackbone`].
+
+    A fused key-value projection keeps one name, ending in `kv_proj`, which [`split_key_values`] splits.
+    """
+    # Stages count from 1 in the official names.
+    name = re.sub(
+        r"^(patch_embed|norm|block)(\d)",
+        lambda match: f"{match[1].replace('embed', 'embeddings')}{int(match[2]) - 1}",
+        key.removeprefix("backbone."),
+    )
+    for pattern, replacement in MIT_RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def split_key_values(key: str, tensor: Tensor) -> dict[str, Tensor]:
+    """A renamed parameter of the MiT; a fused key-value projection becomes two."""
+    if ".kv_proj." not in key:
+        return {key: tensor}
+    return {key.replace("kv_proj", f"{name}_proj"): x for name, x in zip("kv", tensor.chunk(2), strict=True)}
+
+
+def mit_config_from(state_dict: dict[str, Tensor]) -> MiTConfig:
+    """Read the MiT off an official state dict's shapes. Of the head counts, (1, 2, 5, 8), there is no trace."""
+    return MiTConfig(
+        hidden_sizes=[shape_in(state_dict, f"backbone.norm{stage}.weight")[0] for stage in range(1, 5)],
+        depths=[count_in(state_dict, rf"backbone\.block{stage}\.(\d+)\.") for stage in range(1, 5)],
+    )
+
+
+def count_in(state_dict: dict[str, Tensor], pattern: str) -> int:
+    """How many entries of a numbered list there are: one more than the largest number that a pattern finds."""
+    return 1 + max((int(match[1]) for key in state_dict if (match := re.match(pattern, key))), default=-1)
+
+
+def shape_in(state_dict: dict[str, Tensor], key: str) -> torch.Size:
+    """The shape of an entry.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if key not in state_dict:
+        raise ValueError(f"An official state dict must hold `{key}`. Got {len(state_dict)} entries without it.")
+    return state_dict[key].shape
+
+
+def build_official_config(config_class: type[Config], fields: dict[str, Any], overrides: dict[str, Any]) -> Config:
+    """Build a configuration from what was read off a checkpoint, and what is known better.
+
+    Raises:
+        ValueError: If an override is impossible.
+    """
+    try:
+        return build_config(config_class, fields, overrides)
+    except ValueError as error:
+        raise ValueError(f"{error} {OVERRIDES_REMEDY}") from error
+
+
+def fill_model(model: PreTrainedModel, converted: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Load renamed parameters into a model.
+
+    Returns:
+        Names that the model does not know, and those that were not filled.
+
+    Raises:
+        ValueError: If a parameter has another shape than the model's.
+    """
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    for key in converted.keys() & shapes.keys():
+        if converted[key].shape != shapes[key]:
+            raise ValueError(
+                f"`config` must be that of the checkpoint. Got shape {tuple(shapes[key])} for `{key}`, which has "
+                f"{tuple(converted[key].shape)} in the checkpoint. {OVERRIDES_REMEDY}"
+            )
+    known = {key: tensor for key, tensor in converted.items() if key in shapes}
+    missing, _ = model.load_state_dict(known, strict=False)
+    return sorted(converted.keys() - shapes.keys()), sorted(missing)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backbones of the video models: four feature maps per frame, at strides 4, 8, 16 and 32."""
+
+import math
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from .mit import MiTBackbone, MiTConfig
+
+STRIDES = (4, 8, 16, 32)
+
+
+def backbone_config_of(size: str | None, config: Any) -> PreTrainedConfig:
+    """The configuration that a model's fields `backbone` and `backbone_config` describe.
+
+    Args:
+        size (`str`, *optional*): A published MiT size, `"mit-b0"` … `"mit-b5"`.
+        config (`PreTrainedConfig` or `dict`, *optional*): A configuration instead. Without either it is MiT-B1.
+
+    Raises:
+        ValueError: If both are given, or the backbone is unknown or has not four stages.
+    """
+    if size is not None and config is not None:
+        raise ValueError(
+            f"`backbone` must not be given together with `backbone_config`. Got {size!r} and a "
+            f"{type(config).__name__}. Keep one of the two."
+        )
+    if config is None:
+        config = MiTConfig.from_size("mit-b1" if size is None else size)
+    elif isinstance(config, dict):
+        config = backbone_config_from_dict(config)
+    request_four_stages(config)
+    return config
+
+
+def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build a backbone from its configuration."""
+    # By name, not by class: in remote code `AutoBackbone` does not know the MiT.
+    return MiTBackbone(config) if config.model_type == "mit" else AutoBackbone.from_config(config)
+
+
+def four_feature_maps(backbone: PreTrainedModel, pixel_values: Tensor) -> list[Tensor]:
+    """Encode frames.
+
+    Args:
+        backbone (`PreTrainedModel`): The backbone.
+        pixel_values (`torch.Tensor` of shape `(frames, 3, height, width)`): Normalised frames.
+
+    Returns:
+        Four maps `(frames, channels, height / stride, width / stride)`, rounded up, the finest first.
+
+    Raises:
+        ValueError: If the backbone has other strides.
+    """
+    features = backbone(pixel_values).feature_maps
+    height, width = pixel_values.shape[-2:]
+    expected = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES]
+    sizes = [tuple(feature.shape[-2:]) for feature in features]
+    if sizes != expected:
+        raise ValueError(
+            f"`backbone_config` must describe a backbone with strides {STRIDES}. Got feature maps {sizes} "
+            f"for frames of {height}x{width}. Use 'mit', 'swin', 'resnet', 'convnext', 'pvt_v2' or "
+            "'dinov3_convnext'."
+        )
+    return list(features)
+
+
+def backbone_config_from_dict(fields: dict[str, Any]) -> PreTrainedConfig:
+    """Build the backbone's configuration from its saved fields.
+
+    Raises:
+        ValueError: If `model_type` is missing or unknown.
+    """
+    fields = dict(fields)
+    model_type = fields.pop("model_type", None)
+    if model_type == "mit":  # built here, because `AutoConfig` does not know it in a process without the package
+        return MiTConfig(**fields)
+    try:
+        return AutoConfig.for_model(model_type, **fields)
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"`backbone_config` must name a known `model_type`. Got {model_type!r}. "
+            "Use 'mit' or any Transformers backbone such as 'swin', 'resnet' or 'convnext'."
+        ) from error
+
+
+def request_four_stages(backbone_config: PreTrainedConfig) -> None:
+    """Ask a backbone left at its default (its last stage only) for its last four stages.
+
+    Raises:
+        ValueError: If the model is no backbone or does not return exactly four stages.
+    """
+    stage_names = getattr(backbone_config, "stage_names", None)
+    if stage_names is None:
+        raise ValueError(
+            f"`backbone_config` must describe a backbone with feature maps. Got {type(backbone_config).__name__}. "
+            "Use 'mit' or any model of `AutoBackbone` with strides 4, 8, 16 and 32."
+        )
+    if list(backbone_config.out_features) == [stage_names[-1]] and len(stage_names) >= 4:
+        backbone_config.set_output_features_output_indices(out_features=stage_names[-4:], out_indices=None)
+    if len(backbone_config.out_features) != 4:
+        raise ValueError(
+            "`backbone_config.out_features` must name four stages, at strides 4, 8, 16 and 32. "
+            f"Got {list(backbone_config.out_features)}."
+        )

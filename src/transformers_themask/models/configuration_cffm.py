@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of CFFM."""
+
+from math import ceil
+from typing import Any, Literal, NamedTuple
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+from .backbones import backbone_config_of
+
+# Number of mining layers of the published models (Table 1).
+PUBLISHED_LAYERS = {"mit-b0": 1, "mit-b1": 2, "mit-b2": 2, "mit-b5": 4}
+# The offsets of the published models: the official test script has lists of its own for them.
+OFFICIAL_OFFSETS = (-9, -6, -3)
+
+
+class ContextSource(NamedTuple):
+    """How the surroundings of a window are seen in one frame.
+
+    `kernel` tokens per side; each is pooled from `cell` x `cell` places of a map that is resized so that a window
+    spans `cells` of them per side.
+    """
+
+    kernel: int
+    cell: int
+    cells: int
+
+
+@strict
+class CFFMConfig(PreTrainedConfig):
+    r"""Configuration of a [`CFFMForVideoSemanticSegmentation`] (Sun et al., CVPR 2022).
+
+    The defaults are what the released code computes. Where the paper says something else (section 3.2), its values can
+    be given: `reference_receptive_fields=(49, 20, 6)`, `reference_pooling_kernels=(7, 4, 2)`,
+    `target_pooling_kernel=5`, `neighborhood=0`.
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of the backbone: a [`MiTConfig`], or that of any `AutoBackbone` with strides 4, 8, 16, 32.
+            Defaults to MiT-B1.
+        backbone (`str`, *optional*):
+            A published MiT size, `"mit-b0"` … `"mit-b5"`, in place of `backbone_config`.
+        reference_offsets (`tuple[int, ...]`, *optional*, defaults to `(-9, -6, -3)`):
+            Where the reference frames lie, relative to the target frame, the earliest first.
+        mining_layers (`int`, *optional*):
+            Number N of cross-frame mining layers. Defaults to that of the published model with the `backbone` (1 for
+            MiT-B0, 4 for MiT-B5), else 2.
+        window_size (`int`, *optional*, defaults to 7):
+            Side of the windows of the target frame, in places at stride 8.
+        neighborhood (`int`, *optional*, defaults to 3):
+            A window also sees the places of the target frame that lie so far around it, those on the other side of the
+            frame at its border (as released); 0 leaves them out (as printed).
+        target_receptive_field (`int`, *optional*, defaults to 35):
+            Side, in places, of what a window sees of the target frame at low resolution.
+        target_pooling_kernel (`int`, *optional*, defaults to 7):
+            Side of what is pooled into one token there.
+        reference_receptive_fields (`tuple[int, ...]`, *optional*, defaults to `(49, 15, 6)`):
+            The same for each reference frame.
+        reference_pooling_kernels (`tuple[int, ...]`, *optional*, defaults to `(7, 3, 2)`):
+            The same for each reference frame. A window spans `window_size / kernel` tokens, rounded to the nearest
+            whole number: for 3 and 2 the frame is first made smaller by 6/7, as in the released code.
+        hidden_dim (`int`, *optional*, defaults to 256):
+            Channels of the head.
+        num_attention_heads (`int`, *optional*, defaults to 8):
+            Heads of the mining layers.
+        mlp_ratio (`int`, *optional*, defaults to 4):
+            Hidden channels of their feed-forward layers, in units of `hidden_dim`.
+        classifier_dropout (`float`, *optional*, defaults to 0.1):
+            Share of the channels that both classifiers miss in training.
+        auxiliary_loss_weight (`float`, *optional*, defaults to 0.5):
+            Weight of the loss of the per-frame classifier, on all frames of a clip.
+        ignored_pixels (`str`, *optional*, defaults to `"counted"`):
+            Pixels labelled `ignore_value` have no loss. The mean is over all pixels, with these `"counted"` (as
+            released), or over the labelled ones, with these `"excluded"`.
+        first_frames (`str`, *optional*, defaults to `"official"`):
+            What a stream does before there are frames at all offsets. `"official"`: the released lists of references
+            for frames 3 to 8, where the offsets are the default, and the per-frame classifier for all others.
+            `"repeated"`: the first frame stands for those before it.
+        ignore_value (`int`, *optional*, defaults to 255):
+            Label of pixels without a class.
+
+    Raises:
+        ValueError: For contradicting fields, values out of range or an unknown backbone.
+        StrictDataclassError: For a field of the wrong type.
+
+    Example:
+    ```python
+    >>> from transformers_themask import CFFMConfig
+    >>> config = CFFMConfig(backbone="mit-b0", num_labels=124)
+    >>> config.num_frames, config.mining_layers
+    (4, 1)
+
+    ```
+    """
+
+    model_type = "cffm"
+    sub_configs = {"backbone_config": AutoConfig}
+    attribute_map = {"hidden_size": "hidden_dim", "num_hidden_layers": "mining_layers"}
+
+    backbone_config: Any = None
+    backbone: str | None = None
+    reference_offsets: list[int] | tuple[int, ...] = OFFICIAL_OFFSETS
+    mining_layers: int | None = None
+    window_size: int = 7
+    neighborhood: int = 3
+    target_receptive_field: int = 35
+    target_pooling_kernel: int = 7
+    reference_receptive_fields: list[int] | tuple[int, ...] = (49, 15, 6)
+    reference_pooling_kernels: list[int] | tuple[int, ...] = (7, 3, 2)
+    hidden_dim: int = 256
+    num_attention_heads: int = 8
+    mlp_ratio: int = 4
+    classifier_dropout: float | int = 0.1
+    auxiliary_loss_weight: float | int = 0.5
+    ignored_pixels: Literal["counted", "excluded"] = "counted"
+    first_frames: Literal["official", "repeated"] = "official"
+    ignore_value: int = 255
+
+    def __post_init__(self, **kwargs: Any):
+        self.backbone_config = backbone_config_of(self.backbone, self.backbone_config)
+        if self.mining_layers is None:
+            self.mining_layers = PUBLISHED_LAYERS.get(self.backbone or "", 2)
+        self.backbone = None  # saved with the model as `backbone_config`
+        super().__post_init__(**kwargs)
+        self.check_fields()
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a clip: the reference frames and the target frame."""
+        return len(self.reference_offsets) + 1
+
+    @property
+    def reach(self) -> int:
+        """How many frames the earliest reference lies before the target."""
+        return -self.reference_offsets[0]
+
+    @property
+    def context_sources(self) -> list[ContextSource]:
+        """How a window's surroundings are seen: in the target frame, then in each reference frame."""
+        return [
+            ContextSource(field // cell, cell, cells_per_window(self.window_size, cell))
+            for field, cell in (
+                (self.target_receptive_field, self.target_pooling_kernel),
+                *zip(self.reference_receptive_fields, self.reference_pooling_kernels, strict=True),
+            )
+        ]
+
+    def check_fields(self) -> None:
+        """Reject values no model can be built or trained with.
+
+        Called at construction, and again by the model, since a loaded configuration's fields may have been overridden.
+
+        Raises:
+            ValueError: See the messages.
+        """
+        offsets = list(self.reference_offsets)
+        if not offsets or offsets != sorted(set(offsets)) or offsets[-1] >= 0:
+            raise ValueError(
+                f"`reference_offsets` must be negative, the earliest frame first. Got {tuple(offsets)}. "
+                "The paper has (-9, -6, -3)."
+            )
+        for name in ("reference_receptive_fields", "reference_pooling_kernels"):
+            if len(getattr(self, name)) != len(offsets):
+                raise ValueError(
+                    f"`{name}` must have one entry per reference frame, {len(offsets)}. Got {getattr(self, name)}."
+                )
+        fields = (self.target_receptive_field, *self.reference_receptive_fields)
+        cells = (self.target_pooling_kernel, *self.reference_pooling_kernels)
+        for field, cell in zip(fields, cells, strict=True):
+            if not 1 <= cell <= self.window_size or field < cell or field % cell or field // cell % 2 == 0:
+                raise ValueError(
+                    "A receptive field must be an odd number of pooling kernels, each at most as large as the window "
+                    f"({self.window_size}). Got {field} with kernels of {cell}."
+                )
+        minima = {"mining_layers": 1, "window_size": 1, "hidden_dim": 1, "num_attention_heads": 1, "mlp_ratio": 1}
+        for name, minimum in {**minima, "num_labels": 1, "auxiliary_loss_weight": 0}.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"`{name}` must be at least {minimum}. Got {getattr(self, name)}.")
+        if not 0 <= self.neighborhood <= self.window_size:
+            raise ValueError(
+                f"`neighborhood` must lie between 0 and `window_size` ({self.window_size}). Got {self.neighborhood}."
+            )
+        if not 0 <= self.classifier_dropout < 1:
+            raise ValueError(f"`classifier_dropout` must lie in [0, 1). Got {self.classifier_dropout}.")
+        if self.hidden_dim % self.num_attention_heads:
+            raise ValueError(
+                f"`hidden_dim` must be a multiple of `num_attention_heads` ({self.num_attention_heads}). "
+                f"Got {self.hidden_dim}."
+            )
+
+
+def cells_per_window(window_size: int, cell: int) -> int:
+    """Pooled tokens per side of a window: the nearest whole number, and of two the smaller one (7 / 2 gives 3)."""
+    return max(1, ceil(window_size / cell - 0.5))
+
+
+__all__ = ["CFFMConfig"]

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The head of CFFM: fusion of a frame's feature maps, coarse-to-fine feature assembling, cross-frame feature mining.
+
+Source: Sun et al., CVPR 2022, section 3. Where paper and released code differ, this is the code, as its checkpoints
+need it: a layer is a Transformer layer with a feed-forward part; only the reference frames stay as they are from layer
+to layer; the tokens of a source begin at the same place relative to the window whatever their size, so that those of
+small kernels lie up and to the left of it; windows at the border see the neighbours on the other side of the frame.
+
+Axes: b clips, r reference frames, h w places at stride 8 padded to whole windows, c channels, n windows, q places of a
+window, k tokens that a window sees. Maps of the mining layers are channels-last.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_cffm import CFFMConfig, ContextSource
+
+# Added to the attention to tokens outside the frame. Not infinite: as released.
+OUTSIDE = -100.0
+
+
+class FeatureFusion(nn.Module):
+    """One map at stride 4 from the four of the backbone, as in SegFormer (Xie et al., NeurIPS 2021, section 3.2).
+
+    Enlarging and projecting pixels commute, as bilinear weights add up to one. Each map is therefore projected, and
+    takes its part in the fusion, at its own size, before it is enlarged: exact, and a third of the operations.
+
+    Args:
+        channels (`Sequence[int]`): Of the feature maps, the finest first.
+        hidden_dim (`int`): Of the result.
+    """
+
+    def __init__(self, channels: Sequence[int], hidden_dim: int):
+        super().__init__()
+        self.projections = nn.ModuleList([nn.Linear(width, hidden_dim) for width in channels])
+        self.convolution = nn.Conv2d(hidden_dim * len(channels), hidden_dim, kernel_size=1, bias=False)
+        self.batch_norm = nn.BatchNorm2d(hidden_dim)
+
+    def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Fuse maps `(frames, channels, height, width)` into `(frames, hidden_dim, height / 4, width / 4)`."""
+        # The coarsest comes first in the fused channels.
+        shares = self.convolution.weight[:, :, 0, 0].chunk(len(self.projections), dim=1)[::-1]
+        size = feature_maps[0].shape[-2:]
+        fused = None
+        for projection, share, feature_map in zip(self.projections, shares, feature_maps, strict=True):
+            projected = nn.functional.linear(projection(feature_map.movedim(1, -1)), share).movedim(-1, 1)
+            projected = resized(projected, size)
+            fused = projected if fused is None else fused + projected
+        return self.batch_norm(fused).relu()
+
+
+class ContextPooling(nn.Module):
+    """The low-resolution map of a frame in which windows see their surroundings (section 3.2).
+
+    Args:
+        source ([`ContextSource`]): Its resolution.
+        window_size (`int`): Side of a window.
+    """
+
+    def __init__(self, source: ContextSource, window_size: int):
+        super().__init__()
+        self.source = source
+        self.window_size = window_size
+        self.projection = nn.Linear(source.cell**2, 1)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """Pool a frame `(b, h, w, c)` to `(b, h / window_size * cells, w / window_size * cells, c)`."""
+        cell, cells = self.source.cell, self.source.cells
+        rows, columns = (length // self.window_size * cells for length in frame.shape[1:3])
+        if cell * cells != self.window_size:
+            frame = resized(frame.movedim(-1, 1), (rows * cell, columns * cell)).movedim(1, -1)
+        places = frame.unflatten(2, (columns, cell)).unflatten(1, (rows, cell))
+        return self.projection(places.permute(0, 1, 3, 5, 2, 4).flatten(-2)).squeeze(-1)
+
+
+class CrossFrameAttention(nn.Module):
+    """Attention of the places of each window to the window, its neighbourhood and its surroundings in all frames.
+
+    Args:
+        config ([`CFFMConfig`]): Sizes.
+    """
+
+    def __init__(self, config: CFFMConfig):
+        super().__init__()
+        self.window_size = config.window_size
+        self.neighborhood = config.neighborhood
+        self.sources = config.context_sources
+        self.num_heads = config.num_attention_heads
+        # The window itself comes first.
+        self.kernels = [config.window_size, *(source.kernel for source in self.sources)]
+        self.qkv = nn.Linear(config.hidden_dim, 3 * config.hidden_dim)
+        self.proj = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.position_biases = nn.ParameterList(
+            [torch.empty(self.num_heads, (self.window_size + kernel - 1) ** 2) for kernel in self.kernels]
+        )
+        num_neighbours = len(neighbour_offsets(self.window_size, self.neighborhood))
+        self.neighbour_bias = (
+            nn.Parameter(torch.empty(self.num_heads, self.window_size**2, num_neighbours)) if num_neighbours else None
+        )
+
+    def forward(self, target: Tensor, contexts: Sequence[Tensor]) -> Tensor:
+        """Mine the features of a target frame.
+
+        Args:
+            target (`torch.Tensor` of shape `(b, h, w, c)`): Normed frame of whole windows.
+            contexts (`Sequence[torch.Tensor]`): What [`ContextPooling`] made of each source, in the order of
+                `config.context_sources`.
+
+        Returns:
+            `torch.Tensor` of shape `(b, h, w, c)`.
+        """
+        batch_size, height, width, channels = target.shape
+        rows, columns = height // self.window_size, width // self.window_size
+        tokens, is_outside = self.window_tokens(rows, columns, target.device)
+        weight, bias = self.qkv.weight, self.qkv.bias
+        queries = nn.functional.linear(target.flatten(1, 2), weight[:channels], bias[:channels])
+        seen = torch.cat([target.flatten(1, 2), *(context.flatten(1, 2) for context in contexts)], dim=1)
+        keys_values = nn.functional.linear(seen, weight[channels:], bias[channels:])
+        # Keys and values outside a frame are zero, without the bias of the projection.
+        keys_values = nn.functional.pad(keys_values, (0, 0, 0, 1))
+        keys, values = self._heads(keys_values[:, tokens]).chunk(2, dim=-1)
+        (queries,) = self._heads(queries[:, tokens[:, : self.window_size**2]]).chunk(1, dim=-1)
+        mined = nn.functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=self._attention_bias(is_outside, batch_size).to(queries.dtype)
+        )
+        mined = self.proj(mined.transpose(1, 2).flatten(-2))  # (b n, q, c)
+        mined = mined.view(batch_size, rows, columns, self.window_size, self.window_size, channels)
+        return mined.transpose(2, 3).reshape(batch_size, height, width, channels)
+
+    def window_tokens(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Which tokens every window sees.
+
+        Args:
+            rows (`int`): Windows per column of the frame.
+            columns (`int`): Windows per row.
+            device (`torch.device`): Where to put the result.
+
+        Returns:
+            Two tensors `(rows * columns, k)`: places in the list of all tokens, those of the target and of each pooled
+            map and one for all that is outside; and whether a token lies outside. Windows come row by row; of a window
+            first its own places, then its neighbourhood, then each pooled map's.
+        """
+        window = self.window_size
+        down = torch.arange(rows, device=device)[:, None, None]
+        across = torch.arange(columns, device=device)[None, :, None]
+        near = [*grid_offsets(window), *neighbour_offsets(window, self.neighborhood)]
+        y, x = torch.tensor(near, device=device).unbind(-1)
+        height, width = window * rows, window * columns
+        # The frame goes on at its other side.
+        parts = [(window * down + y) % height * width + (window * across + x) % width]
+        outside = [torch.zeros_like(parts[0], dtype=torch.bool)]
+        first = height * width
+        for source in self.sources:
+            height, width = source.cells * rows, source.cells * columns
+            y, x = torch.tensor(grid_offsets(source.kernel), device=device).unbind(-1)
+            y = source.cells * down + y - source.kernel // 2
+            x = source.cells * across + x - source.kernel // 2
+            parts.append(first + y * width + x)
+            outside.append((y < 0) | (y >= height) | (x < 0) | (x >= width))
+            first = first + height * width
+        tokens, is_outside = torch.cat(parts, dim=-1).flatten(0, 1), torch.cat(outside, dim=-1).flatten(0, 1)
+        return tokens.where(~is_outside, first), is_outside
+
+    def _attention_bias(self, is_outside: Tensor, batch_size: int) -> Tensor:
+        """What is added to the attention of every window: `(b n, heads, q, k)`."""
+        own, *pooled = (
+            bias[:, relative_positions(self.window_size, kernel, bias.device)]
+            for bias, kernel in zip(self.position_biases, self.kernels, strict=True)
+        )
+        near = [] if self.neighbour_bias is None else [self.neighbour_bias]
+        bias = torch.cat([own, *near, *pooled], dim=-1)
+        mask = torch.where(is_outside, OUTSIDE, 0.0).to(bias.dtype)[:, None, None]
+        return (bias + mask).repeat(batch_size, 1, 1, 1)
+
+    def _heads(self, tokens: Tensor) -> Tensor:
+        """Split channels: `(b, n, k, parts c)` to `(b n, heads, k, parts c / heads)`, the parts of a head together."""
+        channels = self.proj.in_features
+        parts = tokens.flatten(0, 1).unflatten(-1, (-1, self.num_heads, channels // self.num_heads))
+        return parts.movedim(2, -2).flatten(-2).transpose(1, 2)
+
+
+class CrossFrameMiningLayer(GradientCheckpointingLayer):
+    """Coarse-to-fine feature assembling and one step of cross-frame feature mining (section 3.2 and 3.3).
+
+    Args:
+        config ([`CFFMConfig`]): Sizes.
+    """
+
+    def __init__(self, config: CFFMConfig):
+        super().__init__()
+        self.window_size = config.window_size
+        self.layernorm_before = nn.LayerNorm(config.hidden_dim)
+        self.poolings = nn.ModuleList(
+            [ContextPooling(source, config.window_size) for source in config.context_sources]
+        )
+        self.attention = CrossFrameAttention(config)
+        self.layernorm_after = nn.LayerNorm(config.hidden_dim)
+        self.fc1 = nn.Linear(config.hidden_dim, config.mlp_ratio * config.hidden_dim)
+        self.fc2 = nn.Linear(config.mlp_ratio * config.hidden_dim, config.hidden_dim)
+
+    def forward(self, target: Tensor, references: Tensor) -> Tensor:
+        """Mine the features of a target frame.
+
+        Args:
+            target (`torch.Tensor` of shape `(b, height, width, c)`): The target frame.
+            references (`torch.Tensor` of shape `(b, r, height, width, c)`): The reference frames.
+
+        Returns:
+            `torch.Tensor` like `target`.
+        """
+        height, width = target.shape[1:3]
+        # Padded after the norm: what is outside is zero.
+        padding = (0, 0, 0, -width % self.window_size, 0, -height % self.window_size)
+        frames = [target, *references.unbind(1)]
+        padded = [nn.functional.pad(self.layernorm_before(frame), padding) for frame in frames]
+        contexts = [pooling(frame) for pooling, frame in zip(self.poolings, padded, strict=True)]
+        target = target + self.attention(padded[0], contexts)[:, :height, :width]
+        return target + self.fc2(nn.functional.gelu(self.fc1(self.layernorm_after(target))))
+
+
+class CFFMHead(nn.Module):
+    """Everything that CFFM adds to a backbone.
+
+    Args:
+        config ([`CFFMConfig`]): Sizes.
+        channels (`Sequence[int]`): Of the backbone's feature maps, the finest first.
+    """
+
+    def __init__(self, config: CFFMConfig, channels: Sequence[int]):
+        super().__init__()
+        self.fusion = FeatureFusion(channels, config.hidden_dim)
+        self.layers = nn.ModuleList([CrossFrameMiningLayer(config) for _ in range(config.mining_layers or 0)])
+        self.dropout = nn.Dropout2d(config.classifier_dropout)
+        self.auxiliary_classifier = nn.Conv2d(config.hidden_dim, config.num_labels, kernel_size=1)
+        self.classifier = nn.Conv2d(2 * config.hidden_dim, config.num_labels, kernel_size=1)
+
+    def at_stride_8(self, fused: Tensor) -> Tensor:
+        """What frames remember of themselves: `(frames, c, height, width)` to `(frames, height / 2, width / 2, c)`."""
+        height, width = fused.shape[-2:]
+        return resized(fused, (height // 2, width // 2)).movedim(1, -1).contiguous()
+
+    def classify_frames(self, fused: Tensor) -> Tensor:
+        """Class scores of frames by themselves: `(frames, c, height, width)` to `(frames, k, height, width)`."""
+        return self.auxiliary_classifier(self.dropout(fused))
+
+    def classify_targets(self, target: Tensor, references: Tensor, size: Sequence[int]) -> Tensor:
+        """Class scores of target frames.
+
+        Args:
+            target (`torch.Tensor` of shape `(batch, height, width, c)`): From [`~CFFMHead.at_stride_8`].
+            references (`torch.Tensor` of shape `(batch, r, height, width, c)`): The reference frames, likewise.
+            size (`Sequence[int]`): Height and width of the scores.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, num_labels, *size)`.
+        """
+        mined = target
+        for layer in self.layers:
+            mined = layer(mined, references)
+        both = torch.cat([target, mined], dim=-1).movedim(-1, 1)
+        return resized(self.classifier(self.dropout(both)), size)
+
+
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resize of maps `(maps, channels, height, width)`."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return nn.functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def grid_offsets(side: int) -> list[tuple[int, int]]:
+    """Rows and columns of a square, row by row."""
+    return [(y, x) for y in range(side) for x in range(side)]
+
+
+def neighbour_offsets(window_size: int, neighborhood: int) -> list[tuple[int, int]]:
+    """Rows and columns, from the window's first place, of its neighbourhood.
+
+    It is what four windows see outside this one, displaced by `neighborhood` down or up and right or left: the places
+    above, below and beside it, some of them twice.
+    """
+    inside = range(window_size)
+    places = [
+        (y + down, x + across)
+        for down in (neighborhood, -neighborhood)
+        for across in (neighborhood, -neighborhood)
+        for y, x in grid_offsets(window_size)
+    ]
+    return [(y, x) for y, x in places if y not in inside or x not in inside]
+
+
+def relative_positions(window_size: int, kernel: int, device: torch.device) -> Tensor:
+    """Position of each place of a window relative to each token of a `kernel` x `kernel` grid, as one number.
+
+    The distance between tokens plays no part.
+
+    Returns:
+        `torch.Tensor` of shape `(window_size**2, kernel**2)`: from 0 to `(window_size + kernel - 1)**2 - 1`.
+    """
+    places = torch.tensor(grid_offsets(window_size), device=device)[:, None]
+    tokens = torch.tensor(grid_offsets(kernel), device=device)[None]
+    down, across = (places - tokens + kernel - 1).unbind(-1)
+    return down * (window_size + kernel - 1) + across

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CFFM: coarse-to-fine feature mining for video semantic segmentation (Sun et al., CVPR 2022)."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .backbones import build_backbone, four_feature_maps
+from .configuration_cffm import OFFICIAL_OFFSETS, CFFMConfig
+from .decoder_cffm import CFFMHead, ContextPooling, CrossFrameAttention, FeatureFusion
+from .inputs import check_inputs, check_single_frames
+from .loss_themask import averaged_over_processes
+from .pretrained_model import VideoPreTrainedModel
+from .streaming import StreamingMixin
+
+# The released test script's reference frames of a video's first frames. Those before have none.
+OFFICIAL_REFERENCES = {3: (0, 1, 2), 4: (0, 2, 3), 5: (0, 2, 4), 6: (0, 2, 4), 7: (0, 3, 5), 8: (0, 3, 6)}
+
+
+@dataclass
+class CFFMForVideoSemanticSegmentationOutput(ModelOutput):
+    r"""Outputs of [`CFFMForVideoSemanticSegmentation`].
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*, returned with `labels`):
+            Total loss, the sum of `loss_terms`.
+        loss_terms (`dict[str, torch.Tensor]`, *optional*, returned with `labels`):
+            `loss_main` of the target frame and `loss_auxiliary`, weighted, of the per-frame classifier.
+        logits (`torch.Tensor` of shape `(batch, num_frames, num_labels, height / 4, width / 4)`):
+            Class scores: of the last frame of a clip with `config.num_frames` frames from all of them, of every other
+            frame by itself.
+        auxiliary_logits (`torch.Tensor`, *optional*, returned with `labels`):
+            Class scores of every frame by itself, of the same shape.
+    """
+
+    loss: Tensor | None = None
+    loss_terms: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    auxiliary_logits: Tensor | None = None
+
+
+class RecentFrames(NamedTuple):
+    """What a stream remembers.
+
+    `features` of the newest frames at stride 8, `(batch, frames_kept, height / 8, width / 8, hidden_dim)`: as many as
+    the references reach back, the first frame in place of those before it. `num_seen` `(batch, 1)`: how many frames
+    there have been, counted up to as many. Both are `None` before the first frame.
+    """
+
+    features: Tensor | None = None
+    num_seen: Tensor | None = None
+
+
+class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
+    r"""CFFM: the features of a target frame are mined from three earlier frames, the further away the coarser.
+
+    A clip holds the reference frames and then the target frame, at `config.reference_offsets` from it. A stream takes
+    every frame of a video once and finds the references among the frames before; nothing is encoded twice.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from transformers_themask import CFFMConfig, CFFMForVideoSemanticSegmentation
+    >>> model = CFFMForVideoSemanticSegmentation(CFFMConfig(backbone="mit-b0", num_labels=124)).eval()
+    >>> model(pixel_values_videos=torch.randn(1, 4, 3, 64, 96)).logits.shape
+    torch.Size([1, 4, 124, 16, 24])
+
+    ```
+    """
+
+    config: CFFMConfig
+    config_class = CFFMConfig
+    base_model_prefix = "backbone"
+    _no_split_modules = ["CrossFrameMiningLayer"]
+    stream_modes = ("recurrent",)
+
+    def __init__(self, config: CFFMConfig):
+        super().__init__(config)
+        config.check_fields()
+        self.backbone = build_backbone(config.backbone_config)
+        self.head = CFFMHead(config, list(self.backbone.channels))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the backbone's input embedding."""
+        return self.backbone.get_input_embeddings()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Initialise as the official code does (a pretrained backbone is initialised by its own class)."""
+        super()._init_weights(module)
+        if isinstance(module, FeatureFusion):
+            init.kaiming_normal_(module.convolution.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, ContextPooling):
+            init.constant_(module.projection.weight, 1 / module.projection.in_features)  # a mean
+            init.zeros_(module.projection.bias)
+        elif isinstance(module, CrossFrameAttention):
+            own, *pooled = module.position_biases
+            init.zeros_(own)
+            for bias in (*pooled, *([] if module.neighbour_bias is None else [module.neighbour_bias])):
+                init.trunc_normal_(bias, std=0.02)
+
+    def loss_counts(self, labels: Tensor, matching_rounds: int | None = None) -> Tensor:
+        """What the loss of a batch is divided by; the sum over the batches of a step makes their losses shares of one.
+
+        Args:
+            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
+            matching_rounds (`int`, *optional*): Without effect: nothing is matched.
+
+        Returns:
+            `torch.Tensor` of shape `(2,)`: number of pixels of all frames, and of the target frames.
+        """
+        counted = torch.ones_like(labels, dtype=torch.bool)
+        if self.config.ignored_pixels == "excluded":
+            counted = labels != self.config.ignore_value
+        return torch.stack([counted.sum(), counted[:, -1].sum()]).to(torch.float64)
+
+    def forward(
+        self,
+        pixel_values_videos: Tensor,
+        labels: Tensor | None = None,
+        loss_counts: Tensor | None = None,
+        point_generator: Any = None,
+        **kwargs: Any,
+    ) -> CFFMForVideoSemanticSegmentationOutput:
+        r"""Segment clips and, given labels, compute the loss.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
+                Normalised frames of any size: the reference frames and, last, the target frame. In a clip of another
+                length than `config.num_frames` every frame stands for itself.
+            labels (`torch.Tensor` of shape `(batch, num_frames, label_height, label_width)`, *optional*):
+                Class indices, `config.ignore_value` where there is none.
+            loss_counts (`torch.Tensor` of shape `(2,)`, *optional*):
+                Sum of `loss_counts(labels)` over all batches of an optimiser step and all processes. The loss is then
+                this batch's share: the losses of the step add up to what one large batch would give, except through
+                batch norms. Defaults to the counts of this batch, averaged over the processes.
+            point_generator (*optional*):
+                Without effect: the loss has no random points.
+
+        Raises:
+            ValueError: If a shape or value is not as described.
+        """
+        check_inputs(pixel_values_videos, labels, kwargs, size_divisor=1)
+        batch_size, num_frames = pixel_values_videos.shape[:2]
+        is_whole = num_frames == self.config.num_frames
+        if labels is not None and not is_whole:
+            raise ValueError(
+                f"`pixel_values_videos` must hold the {self.config.num_frames} frames of a clip to compute the loss. "
+                f"Got {num_frames}. They lie at `config.reference_offsets` and 0."
+            )
+        fused = self._fused(pixel_values_videos.flatten(0, 1))
+        if not is_whole:
+            logits = self.head.classify_frames(fused).unflatten(0, (batch_size, num_frames))
+            return CFFMForVideoSemanticSegmentationOutput(logits=logits)
+        features = self.head.at_stride_8(fused).unflatten(0, (batch_size, num_frames))
+        targets = self.head.classify_targets(features[:, -1], features[:, :-1], fused.shape[-2:])
+        fused = fused.unflatten(0, (batch_size, num_frames))
+        by_themselves = fused if labels is not None else fused[:, :-1]
+        auxiliary = self.head.classify_frames(by_themselves.flatten(0, 1)).unflatten(0, by_themselves.shape[:2])
+        outputs = CFFMForVideoSemanticSegmentationOutput(
+            logits=torch.cat([auxiliary[:, : num_frames - 1], targets[:, None]], dim=1)
+        )
+        if labels is not None:
+            outputs.auxiliary_logits = auxiliary
+            terms = self._loss_terms(auxiliary, targets, labels, loss_counts)
+            outputs.loss = torch.stack(list(terms.values())).sum()
+            outputs.loss_terms = {name: term.detach() for name, term in terms.items()}
+        return outputs
+
+    def initial_state(self, num_frames: int = 1, frame_stride: int = 1) -> RecentFrames:
+        """The state before the first frame of videos.
+
+        Args:
+            num_frames (`int`, *optional*): Without effect: `config.reference_offsets` say what a frame is based on.
+            frame_stride (`int`, *optional*): Without effect.
+        """
+        return RecentFrames()
+
+    def streaming_step(
+        self, pixel_values_videos: Tensor, state: RecentFrames
+    ) -> tuple[CFFMForVideoSemanticSegmentationOutput, RecentFrames]:
+        """Segment the newest frame of every video of a batch.
+
+        Equals the last frame of `forward` on the clip of its references, found as `config.first_frames` says where
+        the video is still short.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch, 1, 3, height, width)`): The frames.
+            state ([`RecentFrames`]): What `initial_state` or the step before returned; it is left as it is.
+
+        Returns:
+            The outputs for these frames, and the state for the next ones.
+
+        Raises:
+            ValueError: If there is not exactly one frame per video, or as in `forward`.
+        """
+        check_inputs(pixel_values_videos, None, {}, size_divisor=1)
+        check_single_frames(pixel_values_videos)
+        fused = self._fused(pixel_values_videos.squeeze(1))
+        newest = self.head.at_stride_8(fused)[:, None]
+        if state.features is None or state.num_seen is None:
+            state = RecentFrames(
+                newest.expand(-1, self.config.reach, -1, -1, -1),
+                torch.zeros(len(newest), 1, dtype=torch.long, device=newest.device),
+            )
+        assert state.features is not None and state.num_seen is not None
+        frames = torch.cat([state.features, newest], dim=1)
+        logits = self._answer(fused, frames, state.num_seen)
+        num_seen = (state.num_seen + 1).clamp(max=self.config.reach)
+        return CFFMForVideoSemanticSegmentationOutput(logits=logits[:, None]), RecentFrames(frames[:, 1:], num_seen)
+
+    def _answer(self, fused: Tensor, frames: Tensor, num_seen: Tensor) -> Tensor:
+        """Class scores of the last of `frames`, those of a state and the newest."""
+        places, is_alone = (torch.tensor(table, device=frames.device) for table in reference_tables(self.config))
+        places, is_alone = places[num_seen[:, 0]], is_alone[num_seen[:, 0]]
+        # An exported step serves all frames of a video.
+        is_exporting = torch.compiler.is_exporting()
+        if not is_exporting and is_alone.all():
+            return self.head.classify_frames(fused)
+        references = frames[torch.arange(len(frames), device=frames.device)[:, None], places]
+        targets = self.head.classify_targets(frames[:, -1], references, fused.shape[-2:])
+        if not is_exporting and not is_alone.any():
+            return targets
+        return torch.where(is_alone[:, None, None, None], self.head.classify_frames(fused), targets)
+
+    def _fused(self, frames: Tensor) -> Tensor:
+        return self.head.fusion(four_feature_maps(self.backbone, frames))
+
+    def _loss_terms(
+        self, auxiliary: Tensor, targets: Tensor, labels: Tensor, loss_counts: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of every frame by itself and of the targets; divided by numbers of pixels, not of labels."""
+        if loss_counts is None:
+            loss_counts = averaged_over_processes(self.loss_counts(labels).to(labels.device))
+        num_auxiliary, num_main = loss_counts.to(labels.device).clamp(min=1).float()
+        weight = self.config.auxiliary_loss_weight
+        with torch.autocast(labels.device.type, enabled=False):
+            return {
+                "loss_main": self._cross_entropy(targets, labels[:, -1]) / num_main,
+                "loss_auxiliary": weight
+                * self._cross_entropy(auxiliary.flatten(0, 1), labels.flatten(0, 1))
+                / num_auxiliary,
+            }
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum over the labelled pixels of frames."""
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+        return nn.functional.cross_entropy(
+            logits, labels.long(), ignore_index=self.config.ignore_value, reduction="sum"
+        )
+
+
+def reference_tables(config: CFFMConfig) -> tuple[list[list[int]], list[bool]]:
+    """Where a frame's references lie, for every number of frames seen before it up to `config.reach`.
+
+    Returns:
+        Places among the `config.reach` newest frames; and whether the frame has too few before it and stands alone.
+    """
+    reach, offsets = config.reach, list(config.reference_offsets)
+    places = [[reach + offset for offset in offsets] for _ in range(reach + 1)]
+    is_alone = [False] * (reach + 1)
+    if config.first_frames == "official":
+        lists = OFFICIAL_REFERENCES if tuple(offsets) == OFFICIAL_OFFSETS else {}
+        for num_seen in range(reach):
+            is_alone[num_seen] = num_seen not in lists
+            if num_seen in lists:
+                places[num_seen] = [reach - num_seen + index for index in lists[num_seen]]
+    return places, is_alone
+
+
+__all__ = ["CFFMForVideoSemanticSegmentation", "CFFMForVideoSemanticSegmentationOutput"]
