@@ -115,14 +115,10 @@ class CrossFrameAttention(nn.Module):
         batch_size, height, width, channels = target.shape
         rows, columns = height // self.window_size, width // self.window_size
         tokens, is_outside = self.window_tokens(rows, columns, target.device)
-        weight, bias = self.qkv.weight, self.qkv.bias
-        queries = nn.functional.linear(target.flatten(1, 2), weight[:channels], bias[:channels])
         seen = torch.cat([target.flatten(1, 2), *(context.flatten(1, 2) for context in contexts)], dim=1)
-        keys_values = nn.functional.linear(seen, weight[channels:], bias[channels:])
-        # Keys and values outside a frame are zero, without the bias of the projection.
-        keys_values = nn.functional.pad(keys_values, (0, 0, 0, 1))
-        keys, values = self._heads(keys_values[:, tokens]).chunk(2, dim=-1)
-        (queries,) = self._heads(queries[:, tokens[:, : self.window_size**2]]).chunk(1, dim=-1)
+        sources = (target.flatten(1, 2), seen, seen)
+        wanted = (tokens[:, : self.window_size**2], tokens, tokens)
+        queries, keys, values = map(self._heads, sources, self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), wanted)
         mined = nn.functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=self._attention_bias(is_outside, batch_size).to(queries.dtype)
         )
@@ -175,11 +171,11 @@ class CrossFrameAttention(nn.Module):
         mask = torch.where(is_outside, OUTSIDE, 0.0).to(bias.dtype)[:, None, None]
         return (bias + mask).repeat(batch_size, 1, 1, 1)
 
-    def _heads(self, tokens: Tensor) -> Tensor:
-        """Split channels: `(b, n, k, parts c)` to `(b n, heads, k, parts c / heads)`, the parts of a head together."""
-        channels = self.proj.in_features
-        parts = tokens.flatten(0, 1).unflatten(-1, (-1, self.num_heads, channels // self.num_heads))
-        return parts.movedim(2, -2).flatten(-2).transpose(1, 2)
+    def _heads(self, sources: Tensor, weight: Tensor, bias: Tensor, wanted: Tensor) -> Tensor:
+        """Project tokens `(b, tokens, c)` and gather those of every window: `(b n, heads, wanted, c / heads)`."""
+        # What is outside a frame is zero, without the bias of the projection.
+        projected = nn.functional.pad(nn.functional.linear(sources, weight, bias), (0, 0, 0, 1))
+        return projected[:, wanted].flatten(0, 1).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class CrossFrameMiningLayer(GradientCheckpointingLayer):

@@ -47,8 +47,8 @@ class RecentFrames(NamedTuple):
     """What a stream remembers.
 
     `features` of the newest frames at stride 8, `(batch, frames_kept, height / 8, width / 8, hidden_dim)`: as many as
-    the references reach back, the first frame in place of those before it. `num_seen` `(batch, 1)`: how many frames
-    there have been, counted up to as many. Both are `None` before the first frame.
+    the references reach back, the first frame in place of those before it. `num_seen` `(batch, 1)`, on the
+    CPU: how many frames there have been, counted up to as many. Both are `None` before the first frame.
     """
 
     features: Tensor | None = None
@@ -206,26 +206,30 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         if state.features is None or state.num_seen is None:
             state = RecentFrames(
                 newest.expand(-1, self.config.reach, -1, -1, -1),
-                torch.zeros(len(newest), 1, dtype=torch.long, device=newest.device),
+                torch.zeros(len(newest), 1, dtype=torch.long),
             )
         assert state.features is not None and state.num_seen is not None
-        frames = torch.cat([state.features, newest], dim=1)
-        logits = self._answer(fused, frames, state.num_seen)
-        num_seen = (state.num_seen + 1).clamp(max=self.config.reach)
-        return CFFMForVideoSemanticSegmentationOutput(logits=logits[:, None]), RecentFrames(frames[:, 1:], num_seen)
+        logits = self._answer(fused, newest[:, 0], state.features, state.num_seen)
+        next_state = RecentFrames(
+            torch.cat([state.features[:, 1:], newest], dim=1), (state.num_seen + 1).clamp(max=self.config.reach)
+        )
+        return CFFMForVideoSemanticSegmentationOutput(logits=logits[:, None]), next_state
 
-    def _answer(self, fused: Tensor, frames: Tensor, num_seen: Tensor) -> Tensor:
-        """Class scores of the last of `frames`, those of a state and the newest."""
-        places, is_alone = (torch.tensor(table, device=frames.device) for table in reference_tables(self.config))
-        places, is_alone = places[num_seen[:, 0]], is_alone[num_seen[:, 0]]
+    def _answer(self, fused: Tensor, newest: Tensor, earlier: Tensor, num_seen: Tensor) -> Tensor:
+        """Class scores of the newest frames, given as maps at stride 4 and 8, from these and the earlier ones."""
+        # On the CPU, where `num_seen` is: an accelerator is not waited for.
+        tables = (torch.tensor(table, device=num_seen.device) for table in reference_tables(self.config))
+        places, is_alone = (table[num_seen[:, 0]] for table in tables)
         # An exported step serves all frames of a video.
         is_exporting = torch.compiler.is_exporting()
         if not is_exporting and is_alone.all():
             return self.head.classify_frames(fused)
-        references = frames[torch.arange(len(frames), device=frames.device)[:, None], places]
-        targets = self.head.classify_targets(frames[:, -1], references, fused.shape[-2:])
+        videos = torch.arange(earlier.shape[0], device=earlier.device)[:, None]
+        references = earlier[videos, places.to(earlier.device)]
+        targets = self.head.classify_targets(newest, references, fused.shape[-2:])
         if not is_exporting and not is_alone.any():
             return targets
+        is_alone = is_alone.to(targets.device)
         return torch.where(is_alone[:, None, None, None], self.head.classify_frames(fused), targets)
 
     def _fused(self, frames: Tensor) -> Tensor:
