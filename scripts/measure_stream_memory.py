@@ -145,7 +145,7 @@ def run_command(folder: Path, mode: str) -> Callable[[Path, Callable[[int], None
             flags = [part for flag, name in files.items() for part in (flag, str(Path(output, name)))]
 
             def count_labels() -> None:
-                for labels in Path(output).glob("labels*/"):
+                for labels in Path(output).glob("*labels*/"):
                     note(sum(1 for _ in os.scandir(labels)))
 
             with Repeated(count_labels):

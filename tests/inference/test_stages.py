@@ -123,6 +123,36 @@ def test_an_interruption_while_waiting_for_the_threads_stops_them():
     assert endless.is_closed
 
 
+def test_the_error_of_a_stage_comes_before_what_comes_of_it():
+    """The block's next item finds nobody to take it before the stage that failed has said why."""
+    items_wanted = threading.Event()
+
+    def fail(numbers):
+        try:
+            for _ in numbers:
+                raise OSError("why")
+        finally:
+            numbers.close()
+            items_wanted.wait(TIMEOUT)
+
+    with pytest.raises(OSError, match="why"), Stages() as stages:
+        queue = StageQueue(stages, 1)
+        stages.start(lambda: fail(iter(queue)))
+        try:
+            for number in itertools.count():
+                queue.put(number)
+        finally:
+            items_wanted.set()
+
+
+def test_a_block_whose_items_nobody_takes_any_more_ends():
+    with Stages() as stages:
+        queue = StageQueue(stages, 1)
+        stages.start(lambda: next(iter(queue)) and None)
+        for number in itertools.count():
+            queue.put(number)
+
+
 def test_leaving_an_iteration_early_ends_the_stages_before_it():
     endless = Endless()
     with Stages() as stages:

@@ -186,6 +186,10 @@ INCOMPLETE = {
         lambda path: punch(with_tone(path, 40, movflags=IN_FRAGMENTS), 0.6, 4000),
         "a piece of the file is missing",
     ),
+    "fragment_cut.mp4": (
+        lambda path: cut_off(with_tone(path, 40, movflags=IN_FRAGMENTS), 0.5),
+        "a piece of the file is missing",
+    ),
     "cut_mpeg4.avi": (
         lambda path: write_video(path, pictures(40), "mpeg4", g="5", b="4M", cut=0.8),
         "the file declares 1.60 s but ends|is missing",

@@ -62,3 +62,14 @@ def test_a_name_that_is_taken_is_left_alone(tmp_path):
     made = make_hidden(tmp_path / "labels", make)
     assert made == tried[1] and made.is_dir()
     assert tried[0].read_text() == "the user's"
+
+
+def test_a_second_interruption_leaves_nothing_behind(tmp_path):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    file = UnfinishedFile(tmp_path / "out.txt")
+    file.make().write_text("half")
+    with pytest.raises(KeyboardInterrupt):
+        file.remove(interrupted)
+    assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
 from .legend import PANEL_COLOR, TEXT_COLOR, fitted_text, font_for, legend_strip, line_height_of
@@ -144,9 +143,11 @@ class RecentClasses:
     def update(self, label_map: np.ndarray) -> list[int]:
         """Take in the next frame's label map and return the classes to show with it."""
         self._age = {index: age + 1 for index, age in self._age.items() if age < self.hold_frames}
-        # NumPy's `bincount` takes four times as long, and holds up all other threads.
-        is_shown = torch.from_numpy(label_map).flatten().bincount() > 0
-        self._age.update(dict.fromkeys(is_shown.nonzero().flatten().tolist(), 0))
+        if label_map.dtype == np.uint8:  # `bincount` takes four times as long, and holds up all other threads
+            counts = Image.fromarray(np.ascontiguousarray(label_map)).histogram()
+        else:
+            counts = np.bincount(label_map.ravel()).tolist()
+        self._age.update({index: 0 for index, count in enumerate(counts) if count})
         return list(self._age)
 
 

@@ -78,9 +78,9 @@ class Stages:
         return condition
 
     def stop(self, error: BaseException) -> None:
-        """Stop all threads because of an error; the first one is kept."""
+        """Stop all threads because of an error; the first one is kept, as what comes of it is no reason."""
         with self._lock:
-            if not self.is_stopped:
+            if not self.is_stopped or isinstance(self._error, StoppedError):
                 self.is_stopped, self._error = True, error
             for condition in self._conditions:
                 condition.notify_all()
@@ -102,7 +102,7 @@ class Stages:
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool:
         if error is not None:
             self.stop(error)
         try:
@@ -110,6 +110,8 @@ class Stages:
         except BaseException as interruption:  # Ctrl-C while waiting
             self.stop(interruption)
             self._join()
+        if isinstance(self._error, StoppedError):
+            return True  # whoever took the block's items has left without an error
         if self._error is not None and self._error is not error:
             context = self._error.__context__
             try:
@@ -117,6 +119,7 @@ class Stages:
             finally:
                 # Not "during handling of a StoppedError": the error came first.
                 self._error.__context__ = context
+        return False
 
 
 class StageQueue(Generic[Item]):

@@ -8,20 +8,26 @@ from pathlib import Path
 SHORT_HEADER, LONG_HEADER = struct.Struct(">I4s"), struct.Struct(">I4sQ")
 
 
-def has_unreachable_fragments(path: str | Path) -> bool:
-    """Whether pieces of video stand behind a damaged box, where FFmpeg takes the file to end.
+def lacks_fragments(path: str | Path) -> bool:
+    """Whether the file ends within a box, or pieces of video stand behind a damaged one; FFmpeg takes both for an end.
 
     Args:
         path (`str` or `Path`):
             An mp4 file in fragments, as live recorders write them.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        start = 0
-        while start <= len(content) - LONG_HEADER.size:
+        start, end = 0, len(content)
+        while start < end:
+            if end - start < SHORT_HEADER.size:
+                return True
             size, kind = SHORT_HEADER.unpack_from(content, start)
             if not kind.isalnum():
                 return content.find(b"moof", start) >= 0
             if size == 0:  # the last box, up to the end
                 return False
-            start += max(LONG_HEADER.unpack_from(content, start)[2] if size == 1 else size, SHORT_HEADER.size)
-    return False
+            if size == 1:  # a long one
+                if end - start < LONG_HEADER.size:
+                    return True
+                size = LONG_HEADER.unpack_from(content, start)[2]
+            start += max(size, SHORT_HEADER.size)
+        return start > end

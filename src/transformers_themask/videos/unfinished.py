@@ -67,11 +67,13 @@ class UnfinishedFile:
         """
         if self._hidden is None:
             return
-        if close is not None:
-            with suppress(Exception):
-                close()
-        self._hidden.unlink(missing_ok=True)
-        self._hidden = None
+        try:
+            if close is not None:
+                with suppress(Exception):
+                    close()
+        finally:  # not even a second interruption leaves it behind
+            self._hidden.unlink(missing_ok=True)
+            self._hidden = None
 
     def __enter__(self) -> Path:
         return self.make()

@@ -17,7 +17,7 @@ from transformers_themask.data.orientation import Orientation
 
 from .decoding import DamageError, decoded_frames, stream_time_base
 from .ffmpeg_files import is_url, open_input, reason
-from .mp4_boxes import has_unreachable_fragments
+from .mp4_boxes import lacks_fragments
 from .source import FrameSource, IncompleteVideoError, num_frames_in_words
 
 # What FFmpeg and others write for every track of a Matroska file.
@@ -128,7 +128,7 @@ class VideoReader(FrameSource):
                     raise DamageError(f"the picture size changes {change}")
                 yield self._frame_time(frame, index), frame
                 index += 1
-            if self._is_fragmented and has_unreachable_fragments(self.path):
+            if self._is_fragmented and lacks_fragments(self.path):
                 raise DamageError("a piece of the file is missing")
         except DamageError as damage:
             raise self._decoding_error(index, str(damage)) from damage
