@@ -43,6 +43,7 @@ from transformers_themask.training.checkpoints import checkpoint_to_resume
 from transformers_themask.training.evaluation import EvaluationVideos
 from transformers_themask.training.recipes import RECIPE_SUFFIXES, parse_recipe
 from transformers_themask.training.starting_point import (
+    check_frame_offsets,
     load_config,
     load_for_evaluation,
     load_model,
@@ -102,13 +103,9 @@ def prepare(
     class_names = eval_videos.class_names
     if training_args.do_train:
         config = load_config(model_args, class_names)
+        check_frame_offsets(config, data_args.frame_offsets)
     else:
         model, processor = load_for_evaluation(model_args, data_args, class_names)
-    if training_args.do_train and len(data_args.frame_offsets) != config.num_frames:
-        raise ValueError(
-            "`frame_offsets` must have one entry per frame of the model. "
-            f"Got {data_args.frame_offsets} for `num_frames` = {config.num_frames}."
-        )
     recipe = recipe_of(model_args, data_args, training_args)
     if train_videos is not None:
         recipe["train_videos"] = train_videos.fingerprint()
@@ -185,7 +182,7 @@ def announce(trainer: VSSTrainer, checkpoint: Path | None) -> None:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
         f"{type(model).__name__}: {num_parameters / 1e6:.2f} M parameters, {model.config.num_labels} classes, "
-        f"clips of {frames_per_clip(model)}"
+        f"clips of {frames_per_clip(model) if trainer.train_dataset is None else model.config.num_frames}"
     )
     if trainer.train_dataset is not None:
         clips = trainer.train_dataset

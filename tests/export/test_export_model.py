@@ -15,11 +15,13 @@ import pytest
 import torch
 from transformers import ResNetConfig
 
+from families import SMALL_WINDOWS, cffm_model
 from tiny import tiny_model
 from tiny_segmenters import opinionated, per_frame_model, videomt
 from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
 from transformers_themask.cli import main
 from transformers_themask.export.export_model import check_difference, export_model
+from transformers_themask.export.graphs import clip_scores
 from transformers_themask.models.video_processing_themask import segmentation_scores
 
 # Exporting takes long: one process does it once.
@@ -146,6 +148,14 @@ def recurrent(tmp_path_factory):
     return exported(model, tmp_path_factory.mktemp("recurrent") / "out")
 
 
+@pytest.fixture(scope="session")
+def cffm(tmp_path_factory):
+    """CFFM, whose state has a place for every frame that it will hold, and counts them."""
+    pytest.importorskip("onnxscript")
+    model = opinionated(cffm_model(mining_layers=1, backbone_config=tiny_resnet()))
+    return exported(model, tmp_path_factory.mktemp("cffm") / "out")
+
+
 def graph_for(export, mode, size=None):
     (graph,) = [
         graph
@@ -195,13 +205,40 @@ def test_a_recurrent_stream_gets_the_scores_of_the_whole_video(recurrent, suffix
         np.testing.assert_allclose(scores, scores_of(recurrent.model, frames), atol=1e-3, rtol=0)
 
 
-def test_the_manifest_names_what_the_onnx_graph_takes_and_returns(two_frames):
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@torch.no_grad()
+def test_a_stream_of_cffm_gets_the_scores_of_the_models_own_steps(cffm, suffix):
+    """At two sizes of which the windows leave different rests; up to a frame whose references have all moved on."""
+    graph = graph_for(cffm, "recurrent")
+    (file,) = [name for name in graph["files"] if name.endswith(suffix)]
+    for batch_size, size in zip((2, 1), [*SIZES[:1], (128, 224)], strict=True):
+        frames = random_frames(batch_size, cffm.model.config.reach + 3, size)
+        scores = streamed_scores(opened(cffm.folder / file), graph, frames)
+        state = cffm.model.initial_state()
+        for index, frame in enumerate(frames.split(1, dim=1)):
+            outputs, state = cffm.model.streaming_step(frame, state)
+            np.testing.assert_allclose(scores[:, [index]], clip_scores(outputs), atol=1e-3, rtol=0)
+
+
+def test_a_stream_of_cffm_that_repeats_its_first_frame_is_exported_for_one_size(tmp_path):
+    """Its first frames are answered from references too; every file is compared with the model from there on."""
+    fields = {**SMALL_WINDOWS, "first_frames": "repeated", "backbone_config": tiny_resnet(), "mining_layers": 1}
+    model = opinionated(cffm_model(**fields))
+    differences = export_model(model, THEMaskVideoProcessor(), tmp_path / "out", ["torch"], [(64, 96)])
+    assert [path.name for path in differences] == ["recurrent_64x96.pt2"]
+    assert max(differences.values()) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["two_frames", "cffm"])
+def test_the_manifest_names_what_the_onnx_graph_takes_and_returns(family, request):
     onnxruntime = pytest.importorskip("onnxruntime")
-    for graph in two_frames.manifest["graphs"]:
+    export = request.getfixturevalue(family)
+    dtypes = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+    for graph in export.manifest["graphs"]:
         (file,) = [name for name in graph["files"] if name.endswith(".onnx")]
-        session = onnxruntime.InferenceSession(two_frames.folder / file)
+        session = onnxruntime.InferenceSession(export.folder / file)
         for values, described in ((session.get_inputs(), "inputs"), (session.get_outputs(), "outputs")):
-            assert [{"name": x.name, "dtype": "float32", "shape": x.shape} for x in values] == graph[described]
+            assert [{"name": x.name, "dtype": dtypes[x.type], "shape": x.shape} for x in values] == graph[described]
 
 
 def test_a_graph_does_not_tell_where_it_was_made(two_frames):

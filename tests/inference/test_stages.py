@@ -146,7 +146,7 @@ def test_the_error_of_a_stage_comes_before_what_comes_of_it():
 
 
 def test_a_block_whose_items_nobody_takes_any_more_ends():
-    with Stages() as stages:
+    with pytest.raises(RuntimeError, match=r"^A stage must take all items of its queue or fail\."), Stages() as stages:
         queue = StageQueue(stages, 1)
         stages.start(lambda: next(iter(queue)) and None)
         for number in itertools.count():

@@ -153,9 +153,7 @@ def official_model(golden_dir):
         num_attention_heads=fields["num_heads"],
         drop_path_rate=0.0,
     )
-    config = CFFMConfig(
-        backbone_config=backbone, hidden_dim=16, mining_layers=1, num_labels=5, classifier_dropout=0.0
-    )
+    config = CFFMConfig(backbone_config=backbone, hidden_dim=16, mining_layers=1, num_labels=5, classifier_dropout=0.0)
     model, report = convert_official_checkpoint(state_dict, config)
     assert not report.unknown
     assert not report.missing
@@ -204,9 +202,7 @@ def test_a_training_step_of_the_whole_model(golden_dir):
 def test_parameter_counts(size):
     for num_labels in (19, 124):
         with torch.device("meta"):
-            model = CFFMForVideoSemanticSegmentation(
-                CFFMConfig(backbone=f"mit-{size.lower()}", num_labels=num_labels)
-            )
+            model = CFFMForVideoSemanticSegmentation(CFFMConfig(backbone=f"mit-{size.lower()}", num_labels=num_labels))
         official = json_file("paramcounts", FOLDER)[f"{size}_{num_labels}"]
         count = sum(parameter.numel() for parameter in model.parameters())
         assert count == official["total"] - official["unused_conv_seg"]

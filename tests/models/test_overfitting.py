@@ -1,35 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""It learns: one synthetic clip by heart, through processor, model, both losses and post-processing."""
+"""Every family learns: one synthetic clip by heart, through processor, model, all losses and post-processing."""
 
 import pytest
 import torch
+from transformers import SegformerConfig
 
+from families import cffm_model
 from tiny import tiny_model
-from transformers_themask import MiTConfig, THEMaskVideoProcessor
+from transformers_themask import (
+    MiTConfig,
+    PerFrameConfig,
+    PerFrameForVideoSemanticSegmentation,
+    THEMaskVideoProcessor,
+)
 from transformers_themask.data.synthetic import render_synthetic_video
 
 SIZE = (96, 128)
 NUM_LABELS = 5
-STEPS = 70
+STEPS = 100
+WIDTH = 64
+# Wider than the models of other tests, or they would not learn in a minute.
+BACKBONE = {
+    "hidden_sizes": (16, 32, 48, 64),
+    "depths": (1, 1, 1, 1),
+    "num_attention_heads": (1, 2, 3, 4),
+    "drop_path_rate": 0.0,
+}
 
 
-def small_model(num_frames, temporal_mode):
-    width = 64
+def themask(num_frames, temporal_mode="video_frame"):
     return tiny_model(
         num_frames=num_frames,
         temporal_mode=temporal_mode,
         num_labels=NUM_LABELS,
         num_queries=12,
         train_num_points=512,
-        hidden_dim=width,
-        feature_size=width,
-        mask_feature_size=width,
-        dim_feedforward=2 * width,
-        encoder_feedforward_dim=2 * width,
-        backbone_config=MiTConfig(
-            hidden_sizes=(16, 32, 48, 64), depths=(1, 1, 1, 1), num_attention_heads=(1, 2, 3, 4), drop_path_rate=0.0
-        ),
+        hidden_dim=WIDTH,
+        feature_size=WIDTH,
+        mask_feature_size=WIDTH,
+        dim_feedforward=2 * WIDTH,
+        encoder_feedforward_dim=2 * WIDTH,
+        backbone_config=MiTConfig(**BACKBONE),
     )
+
+
+def cffm():
+    return cffm_model(backbone_config=MiTConfig(**BACKBONE), num_labels=NUM_LABELS, hidden_dim=WIDTH, mining_layers=1)
+
+
+def segformer():
+    segmenter = SegformerConfig(**BACKBONE, decoder_hidden_size=WIDTH)
+    return PerFrameForVideoSemanticSegmentation(PerFrameConfig(segmenter_config=segmenter, num_labels=NUM_LABELS))
+
+
+# How to build a model, and the frames of its clip.
+LEARNERS = {
+    "themask_one_frame": (lambda: themask(1), 1),
+    "themask_video_frame": (lambda: themask(4), 4),
+    "themask_one_to_frame": (lambda: themask(4, "one_to_frame"), 4),
+    "themask_one_to_video": (lambda: themask(4, "one_to_video"), 4),
+    "cffm": (cffm, 4),
+    "segformer": (segformer, 4),
+}
 
 
 def mean_iou(prediction, labels):
@@ -42,23 +74,21 @@ def mean_iou(prediction, labels):
     return torch.stack(scores).mean()
 
 
-@pytest.mark.parametrize(
-    ("num_frames", "temporal_mode"), [(1, "video_frame"), (4, "video_frame"), (4, "one_to_frame"), (4, "one_to_video")]
-)
-def test_one_clip_is_learnt_by_heart(num_frames, temporal_mode):
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_one_clip_is_learnt_by_heart(learner):
+    build, num_frames = LEARNERS[learner]
     frames, raw_labels = render_synthetic_video(3, num_frames, SIZE, NUM_LABELS)
     processor = THEMaskVideoProcessor(size={"height": SIZE[0], "width": SIZE[1]})
     batch = processor(frames, raw_labels, return_tensors="pt")
     assert len(batch["labels"].unique()) == NUM_LABELS + 1  # every class, and pixels without one
 
-    model = small_model(num_frames, temporal_mode).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, STEPS, power=0.9)
     torch.manual_seed(0)
-    for step in range(STEPS):
-        warm_up = step < STEPS // 4
+    model = build().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, STEPS, power=0.9)
+    for _ in range(STEPS):
         optimizer.zero_grad()
-        model(**batch, matching_rounds=1 if warm_up else 2).loss.backward()
+        model(**batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -66,4 +96,6 @@ def test_one_clip_is_learnt_by_heart(num_frames, temporal_mode):
     with torch.no_grad():
         outputs = model.eval()(pixel_values_videos=batch["pixel_values_videos"])
     [prediction] = processor.post_process_semantic_segmentation(outputs, [SIZE])
-    assert mean_iou(prediction, batch["labels"][0]) > 0.95
+    # Of every frame: in a clip the last one is answered in another way than the others.
+    scores = [mean_iou(*maps) for maps in zip(prediction, batch["labels"][0], strict=True)]
+    assert min(scores) > 0.95, scores

@@ -2,9 +2,6 @@
 """Saving, loading and sharing: every way back gives the same numbers, also where the package is not installed."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
 
 import transformers_themask
+from hidden_package import load_without_the_package, run_python
 from tiny import random_clips, tiny_model
 from transformers_themask import (
     AutoModelForVideoSemanticSegmentation,
@@ -176,66 +174,13 @@ def test_a_stage_choice_of_the_backbone_is_saved(tmp_path):
 
 # ---- where the package is not installed ----
 
-HIDE_THE_PACKAGE = """
-import sys
-
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "transformers_themask":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Hidden())
-try:
-    import transformers_themask
-except ModuleNotFoundError:
-    pass
-else:
-    raise SystemExit("the package must be hidden")
-"""
-LOAD_REMOTE_CODE = """
-import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoVideoProcessor
-
-torch.set_num_threads(1)
-source, target = sys.argv[1:]
-model = AutoModel.from_pretrained(source, trust_remote_code=True)
-processor = AutoVideoProcessor.from_pretrained(source, trust_remote_code=True)
-assert "transformers_modules" in type(model).__module__ and "transformers_modules" in type(processor).__module__
-inputs = load_file(f"{target}/inputs.safetensors")
-with torch.no_grad():
-    outputs = model(pixel_values_videos=inputs["frames"])
-maps = processor.post_process_semantic_segmentation(outputs, [(75, 100), (75, 100)])
-batch = processor(inputs["video"].numpy(), inputs["maps"].numpy(), return_tensors="pt")
-loss = model(pixel_values_videos=inputs["frames"], labels=inputs["labels"]).loss
-results = {name: value for name, value in outputs.items() if torch.is_tensor(value)}
-results |= {"label_maps": torch.stack(maps), "loss": loss.detach(), **batch}
-save_file({name: value.contiguous() for name, value in results.items()}, f"{target}/results.safetensors")
-model.save_pretrained(f"{target}/again")
-processor.save_pretrained(f"{target}/again")
-"""
-
-
-def run_python(code, *arguments, **environment):
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
-
 
 @pytest.fixture(scope="module")
 def loaded_without_the_package(saved, tmp_path_factory):
     folder, expected = saved
     target = tmp_path_factory.mktemp("remote")
-    frames, labels = random_clips()
-    generator = torch.Generator().manual_seed(0)
-    video = torch.randint(0, 256, (2, 75, 100, 3), generator=generator, dtype=torch.uint8)
-    maps = torch.randint(0, 7, (2, 75, 100), generator=generator, dtype=torch.uint8)
-    inputs = {"frames": frames, "labels": labels, "video": video, "maps": maps}
-    save_file(inputs, target / "inputs.safetensors")
-    process = run_python(HIDE_THE_PACKAGE + LOAD_REMOTE_CODE, folder, target, HF_MODULES_CACHE=str(target / "modules"))
-    assert process.returncode == 0, process.stderr
-    return expected, load_file(target / "results.safetensors"), target / "again", inputs
+    inputs, results = load_without_the_package(folder, target, *random_clips())
+    return expected, results, target / "again", inputs
 
 
 def test_remote_code_gives_the_same_logits_without_the_package(loaded_without_the_package):

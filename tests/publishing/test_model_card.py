@@ -15,6 +15,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 import transformers_themask
 from tiny import tiny_model
+from trained_models import TRAINED_MODELS
 from transformers_themask.cli import main
 from transformers_themask.publishing.licenses import LICENSE_IDS
 from transformers_themask.publishing.model_card import build_model_card, write_model_card
@@ -102,6 +103,7 @@ def test_the_text_says_what_the_results_say(result_file):
     assert "| car | 0.2500 |" in text and "| sky \\| clouds | not in the labels |" in text
     assert "lowest mIoU: hard (0.200), easy (0.800)." in text
     assert "Recipe: `camvid_small_stage2.yaml`" in text and "started from `nvidia/mit-b1`" in text
+    assert "- The terms of the training data, and those of `nvidia/mit-b1`, may limit the use of the weights" in text
     assert "400 optimiser steps of 24 clips" in text and "seed 7" in text
     assert "## Limitations" in text and "{{" not in text and "{%" not in text
 
@@ -127,7 +129,12 @@ def test_the_template_is_found_where_the_package_is_installed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model_type", "sentence"), [("themask", "THE-Mask is"), ("per_frame", "looks at each frame on its own")]
+    ("model_type", "sentence"),
+    [
+        ("themask", "(An et al., BMVC 2023)"),
+        ("cffm", "(Sun et al., CVPR 2022)"),
+        ("per_frame", "looks at each frame on its own"),
+    ],
 )
 def test_each_family_is_introduced(result_file, model_type, sentence):
     results = read_results(result_file)
@@ -136,10 +143,13 @@ def test_each_family_is_introduced(result_file, model_type, sentence):
     assert sentence in card.text and model_type in card.data.tags
 
 
-def test_saved_models_state_the_same_facts(tmp_path):
-    model = tiny_model(num_frames=2)
+@pytest.mark.parametrize("name", TRAINED_MODELS)
+def test_saved_models_state_the_same_facts(tmp_path, name):
+    model = TRAINED_MODELS[name].build()
     model.save_pretrained(tmp_path / "tiny", max_shard_size="50KB")
-    assert saved_model_facts(tmp_path / "tiny") == model_facts(model, "tiny")
+    facts = saved_model_facts(tmp_path / "tiny")
+    assert facts == model_facts(model, "tiny")
+    assert facts["num_frames"] == len(TRAINED_MODELS[name].frame_offsets)
 
 
 def test_the_command_writes_the_card_of_a_model(result_file, tmp_path, capsys):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of the evaluations that `test_evaluation.py` compares: `... MODEL DATA_ROOT OUTPUT`.
+"""One process of the evaluations that `test_evaluation.py` compares: `... MODEL DATA_ROOT OUTPUT [MODE]`.
 
-The main process writes the scores to OUTPUT, and every process how often it called the model.
+The main process writes the scores to OUTPUT, and every process how often it called the model. With a MODE the model is
+sharded.
 """
 
 import json
@@ -11,24 +12,29 @@ from pathlib import Path
 
 import torch
 from accelerate.state import PartialState
+from torch.distributed.fsdp import fully_shard
 
 from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
 from transformers_themask.data.sources import load_videos
 from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos
+from transformers_themask.training.parameter_groups import backbones
 
 
-def main(model_folder: str, data_root: str, output: str) -> None:
+def main(model_folder: str, data_root: str, output: str, mode: str | None = None) -> None:
     torch.set_num_threads(1)
     state = PartialState(cpu=True)
     model = AutoModelForVideoSemanticSegmentation.from_pretrained(model_folder)
     processor = THEMaskVideoProcessor.from_pretrained(model_folder)
+    if mode is not None:
+        fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (state.num_processes,)))
     calls: list[int] = []
-    model.register_forward_hook(lambda *_: calls.append(1))
+    (backbone,) = backbones(model)  # a stream does not go through the model's `forward`
+    backbone.register_forward_hook(lambda *_: calls.append(1))
     videos = load_videos(data_root, "val")
     results = []
     for num_videos in (3, 1):
         calls.clear()
-        selected = EvaluationVideos(replace(videos, rows=list(videos.rows)[-num_videos:]), num_frames=2)
+        selected = EvaluationVideos(replace(videos, rows=list(videos.rows)[-num_videos:]), 2, mode=mode)
         scores = evaluate_videos(model, processor, selected, in_step=True)
         calls_of_all = [0] * state.num_processes
         torch.distributed.all_gather_object(calls_of_all, len(calls))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process of the runs that `test_invariant_steps.py` compares: `... DATA_ROOT OUTPUT WORLD LAYOUT [LAYOUT ...]`.
 
-A layout is `batch x accumulation`. For every layout and clip length the main process writes losses, gradients and
-weights to OUTPUT.
+A layout is `batch x accumulation`. For every layout and model the main process writes losses, gradients and weights to
+OUTPUT.
 """
 
 import sys
@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tiny import tiny_model
+from trained_models import TRAINED_MODELS
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.data.clip_dataset import ClipDataset
 from transformers_themask.data.collator import ClipCollator
@@ -43,24 +43,32 @@ class DoubleCollator(ClipCollator):
         return batch
 
 
-def train(data_root: str, num_frames: int, batch_size: int, accumulation: int, dtype: torch.dtype) -> dict:
+def keep_statistics(batch_norm: torch.nn.Module, _inputs: tuple) -> None:
+    """A hook for norms that would see one batch at a time, the only way in which batches matter."""
+    batch_norm.eval()
+
+
+def train(data_root: str, name: str, batch_size: int, accumulation: int, dtype: torch.dtype) -> dict:
+    trained = TRAINED_MODELS[name]
     processor = THEMaskVideoProcessor(size={"height": 64, "width": 96})
     clips = ClipDataset(
         videos=load_videos(data_root, "train"),
-        frame_offsets=tuple(range(1 - num_frames, 1)),
+        frame_offsets=trained.frame_offsets,
         processor=processor,
         augmentation=ClipAugmentation(base_size=(80, 64), crop_size=(64, 64)),
         crop_size=None,
         seed=0,
         clips_per_video=16,
     )
-    model = tiny_model(num_frames=num_frames, num_labels=8, dropout=0.0, aggregator_dropout=0.0).to(dtype)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # of zero, they make a constant of flat patches, which LayerNorm blows up
+    model = trained.build(has_dropout=False).to(dtype)
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("bias"):  # of zero, they make a constant of flat patches, which LayerNorm blows up
             torch.nn.init.normal_(parameter, std=0.1)
     for module in model.modules():  # the backbone's
         if isinstance(getattr(module, "drop_prob", None), float):
             module.drop_prob = 0.0
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.register_forward_pre_hook(keep_statistics)
     with tempfile.TemporaryDirectory() as folder:
         args = VSSTrainingArguments(
             output_dir=folder,
@@ -71,7 +79,7 @@ def train(data_root: str, num_frames: int, batch_size: int, accumulation: int, d
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=accumulation,
             max_steps=STEPS,
-            one_round_steps=2,
+            one_round_steps=trained.one_round_steps,
             learning_rate=1e-3,
             max_grad_norm=0.0,
         )
@@ -86,7 +94,7 @@ def train(data_root: str, num_frames: int, batch_size: int, accumulation: int, d
         "world_size": args.world_size,
         "logs": logs,
         "gradients": recorder.gradients,
-        "weights": {name: value.clone() for name, value in model.state_dict().items()},
+        "weights": {parameter: value.clone() for parameter, value in model.state_dict().items()},
     }
 
 
@@ -95,11 +103,11 @@ def main() -> None:
     results = {}
     for layout in layouts:
         batch_size, accumulation = map(int, layout.split("x"))
-        for num_frames in (1, 2):
+        for name in TRAINED_MODELS:
             for dtype in (torch.float64, torch.float32):
-                result = train(data_root, num_frames, batch_size, accumulation, dtype)
+                result = train(data_root, name, batch_size, accumulation, dtype)
                 assert result["world_size"] == int(world), f"{result['world_size']} processes instead of {world}"
-                results[layout, num_frames, str(dtype)] = result
+                results[layout, name, str(dtype)] = result
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         torch.save(results, output)
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tiny import tiny_model
+from trained_models import TRAINED_MODELS
 from transformers_themask.metrics.prediction_folder import score_prediction_folder
 from transformers_themask.metrics.video_scores import named_scores
 from transformers_themask.models.streaming import evaluation_clips
@@ -82,6 +83,24 @@ def test_scores_equal_those_of_all_label_maps_together(processor, videos, tmp_pa
         files = [tmp_path / row["video_id"] / f"{Path(path).stem}.png" for path in row["masks"]]
         written = np.stack([np.array(Image.open(file)) for file in files])
         assert np.array_equal(written, collected[row["video_id"]][0])
+
+
+@torch.no_grad()
+def test_a_model_without_clips_is_scored_frame_by_frame(processor, videos):
+    """Whatever clips are asked for; that it has none decides."""
+    model, selected = TRAINED_MODELS["cffm"].build(), videos(num_frames=3)
+    collected = {}
+    for row in selected.videos.rows:
+        state, label_maps = model.initial_state(), []
+        for index in range(row["num_frames"]):
+            inputs = processor([selected.videos.read_frame(row, index)], return_tensors="pt")
+            outputs, state = model.streaming_step(inputs["pixel_values_videos"], state)
+            label_maps.append(processor.post_process_semantic_segmentation(outputs, target_sizes=[(64, 80)])[0][0])
+        masks = [selected.videos.read_mask(row, index) for index in range(row["num_frames"])]
+        collected[row["video_id"]] = (np.stack(label_maps), np.stack(masks))
+    scores = evaluate_videos(model, processor, selected)
+    assert scores["mean_iou"] == pytest.approx(naive_mean_iou(collected, 8), abs=1e-12)
+    assert scores["vc8"] == pytest.approx(naive_consistency(collected, 8), abs=1e-12)
 
 
 def test_the_written_label_maps_score_alike(processor, videos, tmp_path):
@@ -167,24 +186,35 @@ def test_processes_share_the_frames_evenly(lengths, num_processes, shares):
     assert share_videos(lengths, num_processes) == shares
 
 
-def test_two_processes_score_like_one(data_root, processor, videos, tmp_path):
-    model = tiny_model(num_frames=2, num_labels=8)
+# Every process calls the model as often as the one with the video of 18 frames: by clips of two frames, or by frames.
+# With a mode the model is sharded.
+@pytest.mark.parametrize(
+    ("name", "mode", "num_calls"),
+    [
+        ("themask_t2", [], 9),
+        ("themask_t2", ["interleaved"], 9),
+        ("themask_t2", ["sliding"], 18),
+        ("cffm", [], 18),
+        ("cffm", ["recurrent"], 18),
+    ],
+)
+def test_two_processes_score_like_one(name, mode, num_calls, data_root, processor, videos, tmp_path):
+    model = TRAINED_MODELS[name].build()
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [HERE / "evaluation_worker.py", tmp_path / "model", data_root, tmp_path / "results.json"]
+    command += [HERE / "evaluation_worker.py", tmp_path / "model", data_root, tmp_path / "results.json", *mode]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, env=environment)
     assert run.returncode == 0, run.stderr
-    selected = videos(num_frames=2)
+    selected = replace(videos(num_frames=2), mode=mode[0] if mode else None)
     # An odd number of videos, and fewer videos than processes.
     for num_videos, shared in zip((3, 1), json.loads((tmp_path / "results.json").read_text()), strict=True):
         rows = list(selected.videos.rows)[-num_videos:]
         alone = evaluate_videos(model, processor, replace(selected, videos=replace(selected.videos, rows=rows)))
         assert len(alone["per_video"]) == num_videos and alone["vc16"] is not None
         assert shared["scores"] == alone and list(shared["scores"]["per_video"]) == list(alone["per_video"])
-        # Every process calls the model as often as the one with the video of 18 frames, which is nine clips.
-        assert shared["calls"] == [9, 9]
+        assert shared["calls"] == [num_calls, num_calls]
 
 
 def test_scoring_takes_little_memory():

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from trained_models import TRAINED_MODELS
+
 WORKER = Path(__file__).with_name("invariance_worker.py")
 # (processes, batch size x accumulation), eight clips each; the first is the one the others are compared with.
 LAYOUTS = [(1, "8x1"), (2, "4x1"), (1, "4x2"), (2, "2x2")]
@@ -34,17 +36,17 @@ def runs(data_root, tmp_path_factory):
     return results
 
 
-@pytest.mark.parametrize("num_frames", [1, 2])
+@pytest.mark.parametrize("model", TRAINED_MODELS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
 @pytest.mark.parametrize(("world", "layout"), LAYOUTS[1:])
-def test_a_step_is_the_same_however_it_is_spread(runs, world, layout, num_frames, dtype, tolerance):
-    whole, spread = runs[1, "8x1", num_frames, str(dtype)], runs[world, layout, num_frames, str(dtype)]
+def test_a_step_is_the_same_however_it_is_spread(runs, world, layout, model, dtype, tolerance):
+    whole, spread = runs[1, "8x1", model, str(dtype)], runs[world, layout, model, str(dtype)]
     assert spread["world_size"] == world
     assert whole["gradients"].keys() == spread["gradients"].keys()
     for name in whole["logs"][0]:
         if name.removeprefix("frame_").startswith("loss") or name.endswith("query_share"):
             assert spread["logs"][0][name] == pytest.approx(whole["logs"][0][name], rel=max(tolerance, 1e-6)), name
-    exact = runs[1, "8x1", num_frames, "torch.float64"]["gradients"]
+    exact = runs[1, "8x1", model, "torch.float64"]["gradients"]
     for name, gradient in whole["gradients"].items():
         difference = (spread["gradients"][name] - gradient).abs().max()
         # Some gradients are zero and all that is seen of them is rounding: biases of keys and before norms.
@@ -52,15 +54,15 @@ def test_a_step_is_the_same_however_it_is_spread(runs, world, layout, num_frames
         assert difference <= tolerance * scale, name
 
 
-@pytest.mark.parametrize("num_frames", [1, 2])
+@pytest.mark.parametrize("model", TRAINED_MODELS)
 @pytest.mark.parametrize(("world", "layout"), LAYOUTS[1:])
-def test_five_steps_end_in_the_same_weights(runs, world, layout, num_frames):
-    whole, spread = runs[1, "8x1", num_frames, "torch.float64"], runs[world, layout, num_frames, "torch.float64"]
+def test_five_steps_end_in_the_same_weights(runs, world, layout, model):
+    whole, spread = runs[1, "8x1", model, "torch.float64"], runs[world, layout, model, "torch.float64"]
     assert [entry["loss"] for entry in spread["logs"]] == pytest.approx([entry["loss"] for entry in whole["logs"]])
     for name, weight in whole["weights"].items():
         torch.testing.assert_close(spread["weights"][name], weight, rtol=1e-6, atol=1e-8, msg=name)
 
 
 def test_the_clips_of_a_step_differ_in_their_number_of_targets(runs):
-    shares = {entry["primary_query_share"] for entry in runs[1, "8x1", 1, "torch.float64"]["logs"]}
+    shares = {entry["primary_query_share"] for entry in runs[1, "8x1", "themask_t1", "torch.float64"]["logs"]}
     assert len(shares) > 1

@@ -2,8 +2,11 @@
 import pytest
 import torch
 
+from goldens import FIXTURES, json_file
 from tiny import tiny_model
 from tiny_segmenters import per_frame_model
+from transformers_themask import CFFMConfig, CFFMForVideoSemanticSegmentation
+from transformers_themask.conversion import cffm
 from transformers_themask.conversion.themask import convert_state_dict
 from transformers_themask.training.parameter_groups import backbones, parameter_groups
 
@@ -38,6 +41,34 @@ def test_groups_are_those_of_the_official_optimizer(official_facts, recorded, nu
     assert {name: ours[name] for name in expected} == expected
     layers_only_here = {name for name in ours if name not in expected}
     assert all(".decoder.layers." in name for name in layers_only_here)
+
+
+# The rules that CFFM's release gives its optimiser: learning rate and weight decay by what a name holds.
+CFFM_RULES = {"head": (6e-4, 0.01), "norm": (6e-5, 0.0), "": (6e-5, 0.01)}
+
+
+def test_groups_are_those_that_cffm_was_released_with():
+    # Every official parameter is filled with the number of its rule and goes through the converter.
+    patterns = list(CFFM_RULES)
+    official = {
+        name: torch.full(shape, next(index for index, part in enumerate(patterns) if part in name))
+        for name, shape, _ in json_file("checkpoint_keys_B1", FIXTURES.parent / "cffm")
+    }
+    converted, _ = cffm.convert_state_dict(official)
+    with torch.device("meta"):
+        model = CFFMForVideoSemanticSegmentation(CFFMConfig(backbone="mit-b1", num_labels=124))
+    ours = settings_by_name(model, learning_rate=6e-4, weight_decay=0.01, undecayed_norms="backbone")
+    rules = {name: value.unique() for name, value in converted.items() if name in ours}
+    assert ours == {name: CFFM_RULES[patterns[int(rule)]] for name, rule in rules.items()}
+    assert {int(rule) for rule in rules.values()} == set(range(len(patterns)))
+
+
+def test_the_norms_of_segformers_encoder_are_not_decayed_when_asked():
+    settings = settings_by_name(per_frame_model("segformer"), undecayed_norms="backbone")
+    undecayed = {name for name, (_, weight_decay) in settings.items() if weight_decay == 0}
+    encoder = {name for name in settings if name.startswith("segmenter.segformer.")}
+    assert undecayed == {name for name in encoder if "norm" in name}
+    assert any("norm" in name for name in settings.keys() - encoder)
 
 
 def test_every_trainable_parameter_is_in_exactly_one_group():

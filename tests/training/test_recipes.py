@@ -7,6 +7,8 @@ import torch
 from transformers import AutoModel
 
 from transformers_themask.data.sources import load_videos
+from transformers_themask.training.arguments import RECIPE_FIELDS
+from transformers_themask.training.parameter_groups import backbones
 from transformers_themask.training.recipe_files import merged, read_with_bases
 from transformers_themask.training.recipes import parse_recipe
 from transformers_themask.training.starting_point import load_config
@@ -140,6 +142,11 @@ def test_a_recipe_builds_on_others(recipes, tmp_path):
             [],
             r"recipe\.yaml: `frame_offsets` must have one entry per frame .* Got \[-3, 0\] for `num_frames` = 4",
         ),
+        (
+            "{do_train: true, model_type: cffm, frame_offsets: [-6, -3, -1, 0]}",
+            [],
+            r"recipe\.yaml: `frame_offsets` must be .* \[-9, -6, -3, 0\]\. Got \[-6, -3, -1, 0\]\.",
+        ),
         ("max_steps: 1", ["--crop_size", "8", "8"], r"recipe\.yaml with the flags given: `crop_size` must be"),
         ("max_steps: 1", ["--max_stepz", "2"], "The command line must only set known arguments. Got `max_stepz`"),
         ("max_steps: 1", ["--max_steps", "few"], "The command line must give values .* Got max_steps: .*'few'"),
@@ -266,6 +273,80 @@ def test_vspw_recipes_are_the_papers(name):
     assert data_args.ratio_range == [0.5, 2.0] and data_args.flip_probability == 0.5 and data_args.photometric
     assert (data_args.eval_shortest_edge, data_args.eval_longest_edge) == (480, 853)
     assert (data_args.train_split, data_args.eval_split) == ("train", "val")
+
+
+# What CFFM's paper reports on VSPW in percent (Tables 1, 3 and 4); the offsets; the number of mining layers, if any.
+CFFM_PAPER = {
+    "vspw_cffm_b0": ("35.4 mIoU, 58.5 wIoU, 87.7 VC8, 82.9 VC16", [-9, -6, -3, 0], 1),
+    "vspw_cffm_b1": ("38.5 mIoU, 60.0 wIoU, 88.6 VC8, 84.1 VC16", [-9, -6, -3, 0], 2),
+    "vspw_cffm_b2": ("44.9 mIoU, 64.9 wIoU, 89.8 VC8, 85.8 VC16", [-9, -6, -3, 0], 2),
+    "vspw_cffm_b5": ("49.3 mIoU, 65.8 wIoU, 90.8 VC8, 87.1 VC16", [-9, -6, -3, 0], 4),
+    "vspw_cffm_b0_2_layers": ("35.7 mIoU, 87.7 VC8, 83.0 VC16", [-9, -6, -3, 0], 2),
+    "vspw_cffm_b1_1_layer": ("37.8 mIoU, 88.3 VC8, 83.6 VC16", [-9, -6, -3, 0], 1),
+    "vspw_cffm_b1_3_layers": ("38.7 mIoU, 88.6 VC8, 84.1 VC16", [-9, -6, -3, 0], 3),
+    "vspw_cffm_b1_4_layers": ("38.8 mIoU, 88.5 VC8, 83.9 VC16", [-9, -6, -3, 0], 4),
+    "vspw_cffm_b1_frame_3": ("37.4 mIoU, 87.4 VC8, 82.4 VC16", [-3, 0], 2),
+    "vspw_cffm_b1_frame_6": ("37.7 mIoU, 88.0 VC8, 83.3 VC16", [-6, 0], 2),
+    "vspw_cffm_b1_frame_9": ("37.9 mIoU, 88.4 VC8, 83.9 VC16", [-9, 0], 2),
+    "vspw_cffm_b1_frames_3_2_1": ("37.7 mIoU, 88.3 VC8, 83.6 VC16", [-3, -2, -1, 0], 2),
+    "vspw_segformer_b0": ("32.9 mIoU, 56.8 wIoU, 82.7 VC8, 77.3 VC16", [0], None),
+    "vspw_segformer_b1": ("36.5 mIoU, 58.8 wIoU, 84.7 VC8, 79.9 VC16", [0], None),
+    "vspw_segformer_b2": ("43.9 mIoU, 63.7 wIoU, 86.0 VC8, 81.2 VC16", [0], None),
+    "vspw_segformer_b5": ("48.2 mIoU, 65.1 wIoU, 87.8 VC8, 83.7 VC16", [0], None),
+}
+# Millions of parameters in the paper's Tables 1 and 3. CFFM's include a 128-to-124 convolution that it never uses.
+CFFM_MILLIONS = {
+    "vspw_cffm_b0": 4.7,
+    "vspw_cffm_b1": 15.5,
+    "vspw_cffm_b2": 26.5,
+    "vspw_cffm_b5": 85.5,
+    "vspw_cffm_b0_2_layers": 5.5,
+    "vspw_cffm_b1_1_layer": 14.6,
+    "vspw_cffm_b1_3_layers": 16.3,
+    "vspw_cffm_b1_4_layers": 17.2,
+    "vspw_segformer_b0": 3.8,
+    "vspw_segformer_b1": 13.8,
+    "vspw_segformer_b2": 24.8,
+    "vspw_segformer_b5": 82.1,
+}
+
+
+def test_every_number_of_cffms_paper_has_a_recipe():
+    named = {path.stem for pattern in ("vspw_cffm_*", "vspw_segformer_*") for path in RECIPES.glob(f"{pattern}.yaml")}
+    assert named == CFFM_PAPER.keys()
+    table = (RECIPES / "README.md").read_text()
+    for name, (numbers, _, _) in CFFM_PAPER.items():
+        assert f"# paper: {numbers}; not measured here." in (RECIPES / f"{name}.yaml").read_text().splitlines()
+        scores = [part.split()[0] for part in numbers.split(", ")]
+        (row,) = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert [cell for cell in cells[3:] if cell != "–"] == scores
+
+
+@pytest.mark.parametrize("name", CFFM_PAPER)
+def test_vspw_recipes_of_cffm_and_its_baseline_are_the_papers(name):
+    _, frame_offsets, num_layers = CFFM_PAPER[name]
+    model_args, data_args, training_args = parse_recipe([str(RECIPES / f"{name}.yaml")])
+    config = load_config(model_args, [f"class {index}" for index in range(124)])
+    assert data_args.frame_offsets == frame_offsets and config.num_frames == len(frame_offsets)
+    assert getattr(config, "mining_layers", None) == num_layers
+    assert model_args.backbone_name_or_path == f"nvidia/mit-{name.split('_')[2]}"
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    (backbone,) = backbones(model)
+    assert backbone.config.drop_path_rate == 0.1
+    if name in CFFM_MILLIONS:
+        unused = 0 if num_layers is None else 128 * 124 + 124
+        millions = (sum(parameter.numel() for parameter in model.parameters()) + unused) / 1e6
+        assert millions == pytest.approx(CFFM_MILLIONS[name], abs=0.1)
+    baseline = parse_recipe([str(RECIPES / "vspw_segformer_b1.yaml")])[2]
+    for field in {*RECIPE_FIELDS, "max_steps", "clips_per_step"}:
+        assert getattr(training_args, field) == getattr(baseline, field), field
+    assert (training_args.learning_rate, training_args.backbone_learning_rate_factor) == (6e-4, 0.1)
+    assert (training_args.weight_decay, training_args.undecayed_norms) == (0.01, "backbone")
+    assert (training_args.max_steps, training_args.warmup_steps, training_args.clips_per_step) == (160_000, 1500, 8)
+    assert training_args.lr_scheduler_kwargs == {"power": 1.0, "lr_end": 0.0} and training_args.max_grad_norm == 0
+    assert data_args.base_size == [853, 480] and data_args.crop_size == [480, 480] and data_args.photometric
 
 
 @pytest.mark.parametrize("variant", ["", "_one_to_frame", "_one_to_video"])

@@ -18,6 +18,7 @@ from tiny import tiny_config
 from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
 from transformers_themask.data.sources import load_videos
 from transformers_themask.metrics.prediction_folder import score_prediction_folder
+from transformers_themask.publishing.model_card import write_model_card
 from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos
 from transformers_themask.training.recipes import parse_recipe
 
@@ -72,6 +73,41 @@ def test_the_checkpoint_of_another_recipe_is_refused_in_one_sentence(call, tmp_p
     assert error.count("\n") == 1 and "= 0.001 there and 0.5 here" in error
 
 
+TINY_ENCODER = "hidden_sizes: [8, 16, 24, 32], depths: [1, 1, 1, 1], num_attention_heads: [1, 2, 3, 4]"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "network", "introduction"),
+    [
+        (
+            "camvid_small_cffm",
+            f"{{backbone_config: {{{TINY_ENCODER}}}, hidden_dim: 16}}",
+            "4 frames at a time. CFFM mines",
+        ),
+        (
+            "camvid_small_segformer",
+            f"{{segmenter_config: {{{TINY_ENCODER}}}}}",
+            "1 frame at a time. It is an image model",
+        ),
+    ],
+)
+def test_models_of_pixels_train_resume_and_get_their_card(call, tmp_path, recipe, network, introduction):
+    run = tmp_path / "run"
+    flags = [RECIPES / f"{recipe}.yaml", "--config_overrides", network, "--output_dir", run, "--save_steps", 3]
+    flags += ["--eval_strategy", "no", "--per_device_train_batch_size", 2, "--logging_steps", 1]
+    flags += ["--dataloader_num_workers", 0, "--dataloader_persistent_workers", "false"]
+    assert call(*flags, "--max_steps", 3, "--do_eval", "false") == 0
+    assert call(*flags, "--max_steps", 5) == 0
+    with (run / "learning_curve.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["loss"]] == ["1", "2", "3", "4", "5"]
+    facts = json.loads((run / "results.json").read_text())
+    assert facts["training"]["steps"] == 5 and facts["recipe"] == f"{recipe}.yaml"
+    assert introduction in write_model_card(run).read_text()
+    again = tmp_path / "again"
+    assert call("--do_eval", "--model_name_or_path", run, "--output_dir", again) == 0
+    assert json.loads((again / "results_val.json").read_text())["mean_iou"] == facts["mean_iou"]
+
+
 @pytest.mark.parametrize("experiment", ["demo", "camvid_small"])
 def test_recipes_of_both_stages_train(call, tmp_path, experiment):
     two_steps = ["--max_steps", 2, "--per_device_train_batch_size", 2, "--dataloader_num_workers", 0]
@@ -119,6 +155,7 @@ def test_recipes_of_both_stages_train(call, tmp_path, experiment):
         (["--do_train", "--lr_scheduler_kwargs", "{foo: 1}"], "`lr_scheduler_kwargs` must suit `lr_scheduler_type`"),
         (["--do_train", "--eval_shortest_edge", "0", "--eval_longest_edge", "0"], "must be positive. Got 0 and 0"),
         (["--do_train", "--license", "mine"], "`license` must be a licence id of the Hub"),
+        (["--do_train", "--undecayed_norms", "neck"], "`undecayed_norms` must be one of head, backbone. Got 'neck'."),
         (["--do_train", "--photometric_on", "gpu"], "`photometric_on` must be 'cpu' or 'device'. Got 'gpu'."),
         (
             ["--do_train", "--resume_from_checkpoint", "no/such/folder"],

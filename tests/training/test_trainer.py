@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tiny import tiny_model
+from trained_models import TRAINED_MODELS
 from transformers_themask.training.trainer import VSSTrainer
 
 
@@ -74,14 +75,23 @@ def test_logged_loss_terms_are_means_over_the_steps_since_the_last_log(
         assert entry["loss"] == pytest.approx(entry["loss_class"] + entry["loss_size"])
 
 
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(clips, training_arguments, processor, tmp_path):
+@pytest.mark.parametrize("name", TRAINED_MODELS)
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    name, clips, training_arguments, processor, tmp_path
+):
+    build, frame_offsets, one_round_steps = TRAINED_MODELS[name]
+
     def train(folder, resume=None):
         args = training_arguments(
-            output_dir=str(tmp_path / folder), max_steps=6, save_strategy="steps", save_steps=2, one_round_steps=3
+            output_dir=str(tmp_path / folder),
+            max_steps=6,
+            save_strategy="steps",
+            save_steps=2,
+            one_round_steps=one_round_steps + one_round_steps // 2,  # one more than the checkpoint has
         )
-        model = tiny_model(num_frames=2, num_labels=8)
-        VSSTrainer(model, args, processor, train_dataset=clips((-1, 0))).train(resume_from_checkpoint=resume)
-        return final_weights(model)
+        model = build()
+        VSSTrainer(model, args, processor, train_dataset=clips(frame_offsets)).train(resume_from_checkpoint=resume)
+        return {key: value.clone() for key, value in model.state_dict().items()}
 
     uninterrupted = train("whole")
     resumed = train("resumed", resume=str(tmp_path / "whole" / "checkpoint-2"))
@@ -164,3 +174,10 @@ def test_an_undefined_score_is_the_worst(clips, videos, training_arguments, proc
     trainer = VSSTrainer(tiny_model(num_labels=8), args, processor, clips(), short)
     trainer.train()
     assert trainer.state.global_step == 2
+
+
+def test_clips_that_the_model_does_not_take_are_refused(clips, training_arguments, processor):
+    with pytest.raises(ValueError, match=r"one entry per frame of the model\. Got \[-3, 0\] for `num_frames` = 1"):
+        VSSTrainer(TRAINED_MODELS["themask_t1"].build(), training_arguments(), processor, train_dataset=clips((-3, 0)))
+    with pytest.raises(ValueError, match=r"`reference_offsets` .* and 0, \[-2, -1, 0\]\. Got \[-4, -2, 0\]\."):
+        VSSTrainer(TRAINED_MODELS["cffm"].build(), training_arguments(), processor, train_dataset=clips((-4, -2, 0)))

@@ -17,7 +17,6 @@ from .graphs import (
     Tensors,
     call_module,
     clip_scores,
-    named_tensors,
     random_frames,
 )
 
@@ -56,10 +55,10 @@ def stream_differences(graph: Graph, run: Runner, batch_size: int, size: Size) -
     """Differences for the frames of a stream; each side goes on with its own state."""
     model = graph.module.model
     state, tensors = model.initial_state(graph.num_frames, 1), None
-    for frame in random_frames(batch_size, graph.num_frames + 1, size).split(1, dim=1):
+    for frame in random_frames(batch_size, graph.stream_length, size).split(1, dim=1):
         outputs, state = model.streaming_step(frame, state)
-        if tensors is None:  # the state before the first frame is as always, but of no frame
-            tensors = {name: value[:, :0] for name, value in named_tensors(state, STATE_IN).items()}
+        if tensors is None:
+            tensors = graph.before_the_first_frame(state)
         results = run({FRAMES: frame, **tensors})
         tensors = {name.replace(STATE_OUT, STATE_IN): value for name, value in results.items() if name != SCORES}
         yield difference({SCORES: clip_scores(outputs)}, results)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of a model is exported: modules from frames to scores whose inputs and outputs are named tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ Shape = list[int | str]
 FRAMES = "pixel_values_videos"
 SCORES = "segmentation_scores"
 STATE_IN, STATE_OUT = "state_in", "state_out"
+# The free axis of a state that holds more frames from step to step.
+FRAMES_KEPT = "frames_kept"
 
 # A graph for frames of any size takes multiples of this.
 SIZE_DIVISOR = 32
@@ -75,6 +77,7 @@ class Graph:
         size (`tuple[int, int]`, *optional*): Height and width of the frames; `None` if they are free.
         num_frames (`int`): Frames that the answer to a frame is based on.
         inputs (`dict[str, Tensor]`): An example of every input, in order.
+        outputs (`dict[str, Tensor]`): What becomes of it.
         input_shapes, output_shapes (`dict[str, list]`): Lengths of the axes, names for those that are free.
     """
 
@@ -84,6 +87,7 @@ class Graph:
     size: Size | None
     num_frames: int
     inputs: Tensors
+    outputs: Tensors
     input_shapes: dict[str, Shape]
     output_shapes: dict[str, Shape]
 
@@ -91,6 +95,22 @@ class Graph:
     def has_state(self) -> bool:
         """Whether a step's state goes in and out."""
         return len(self.inputs) > 1
+
+    @property
+    def stream_length(self) -> int:
+        """Frames of a stream after which no frame is left that its state began with."""
+        return 1 + max(self.num_frames, *(tensor.shape[1] for tensor in self.inputs.values()))
+
+    def before_the_first_frame(self, state: Any) -> Tensors:
+        """The tensors of the state that a stream begins with: zeros, and of no frame where they hold more and more.
+
+        Args:
+            state: A state of the model, after any number of frames of the size in question.
+        """
+        return {
+            name: torch.zeros_like(tensor[:, :0] if self.input_shapes[name][1] == FRAMES_KEPT else tensor)
+            for name, tensor in named_tensors(state, STATE_IN).items()
+        }
 
 
 def graphs_of(model: PreTrainedModel, modes: list[str], num_frames: int, size: Size | None) -> list[Graph]:
@@ -114,14 +134,28 @@ def graphs_of(model: PreTrainedModel, modes: list[str], num_frames: int, size: S
     # A full state, so that the trace drops a frame; an axis of length 1 would be taken for a constant.
     num_kept = max(2, num_frames - 1)
     for mode in with_state:
+        growing = growing_tensors(model, num_frames, sizes[0])
         inputs = [
             {FRAMES: random_frames(2, 1, at)}
-            | {name: value.repeat_interleave(num_kept, 1) for name, value in kept.items()}
+            | {name: value.repeat_interleave(num_kept if name in growing else 1, 1) for name, value in kept.items()}
             for at, kept in zip(sizes, (named_tensors(state, STATE_IN) for state in states[mode]), strict=True)
         ]
         module = StepModule(model, states[mode][0])
-        graphs.append(described(mode, [mode], module, sizes, num_frames, inputs))
+        graphs.append(described(mode, [mode], module, sizes, num_frames, inputs, growing))
     return graphs
+
+
+@torch.no_grad()
+def growing_tensors(model: PreTrainedModel, num_frames: int, size: Size) -> set[str]:
+    """Names of those tensors of a model's states that hold more frames, on axis 1, after some frame than before it."""
+    state = model.initial_state(max(3, num_frames), 1)  # with a window that is not full after one frame
+    lengths: dict[str, set[int]] = {}
+    for frame in [None, *random_frames(1, 2, size).split(1, dim=1)]:
+        if frame is not None:
+            state = model.streaming_step(frame, state)[1]
+        for name, tensor in named_tensors(state, STATE_IN).items():
+            lengths.setdefault(name, set()).add(tensor.shape[1])
+    return {name for name, seen in lengths.items() if len(seen) > 1}
 
 
 @torch.no_grad()
@@ -138,11 +172,33 @@ def random_frames(batch_size: int, num_frames: int, size: Size) -> Tensor:
 
 @torch.no_grad()
 def described(
-    name: str, modes: list[str], module: nn.Module, sizes: list[Size], num_frames: int, inputs: list[Tensors]
+    name: str,
+    modes: list[str],
+    module: nn.Module,
+    sizes: list[Size],
+    num_frames: int,
+    inputs: list[Tensors],
+    growing: Collection[str] = (),
 ) -> Graph:
-    """A graph, whose free axes follow from its inputs and outputs at each of some sizes."""
+    """A graph, whose free axes follow from its inputs and outputs at each of some sizes.
+
+    Args:
+        name, modes, module, num_frames: See [`Graph`].
+        sizes (`list[tuple[int, int]]`): Heights and widths of the frames.
+        inputs (`list[dict[str, Tensor]]`): An example of every input for each of them.
+        growing (`Collection[str]`, *optional*): Names of inputs that hold ever more frames.
+    """
     module.eval()
     outputs = [call_module(module, tensors) for tensors in inputs]
+
+    def shapes(examples: list[Tensors]) -> dict[str, Shape]:
+        return {
+            key: shape_of(
+                key, [tensors[key] for tensors in examples], sizes, key.replace(STATE_OUT, STATE_IN) in growing
+            )
+            for key in examples[0]
+        }
+
     return Graph(
         name=name if len(sizes) > 1 else f"{name}_{sizes[0][0]}x{sizes[0][1]}",
         modes=modes,
@@ -150,8 +206,9 @@ def described(
         size=None if len(sizes) > 1 else sizes[0],
         num_frames=num_frames,
         inputs=inputs[0],
-        input_shapes={key: shape_of(key, [tensors[key] for tensors in inputs], sizes) for key in inputs[0]},
-        output_shapes={key: shape_of(key, [tensors[key] for tensors in outputs], sizes) for key in outputs[0]},
+        outputs=outputs[0],
+        input_shapes=shapes(inputs),
+        output_shapes=shapes(outputs),
     )
 
 
@@ -166,12 +223,14 @@ def nested(named: dict[str, Any]) -> dict[str, Any]:
     return {FRAMES: named[FRAMES], **({"state": state} if state else {})}
 
 
-def shape_of(name: str, tensors: list[Tensor], sizes: list[Size]) -> Shape:
+def shape_of(name: str, tensors: list[Tensor], sizes: list[Size], is_growing: bool) -> Shape:
     """Axes of a tensor that is known at each of some sizes: a length, or a name or formula where it is free."""
-    if name.startswith((STATE_IN, STATE_OUT)):
-        frames: int | str = "frames_kept"
-    else:
-        frames = "num_frames" if tensors[0].shape[1] > 1 else 1
+    num_frames = tensors[0].shape[1]
+    frames: int | str = num_frames
+    if is_growing:
+        frames = FRAMES_KEPT
+    elif name in (FRAMES, SCORES) and num_frames > 1:
+        frames = "num_frames"
     lengths = zip(*(tensor.shape[2:] for tensor in tensors), strict=True)
     return ["batch", frames, *(axis_of(name, list(axis), sizes) for axis in lengths)]
 

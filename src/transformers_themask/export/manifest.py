@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from .graphs import Graph, Shape
+from .graphs import Graph, Shape, Tensors
 
 MANIFEST = "manifest.json"
 PREPROCESSING_FIELDS = (
@@ -39,15 +39,18 @@ def graph_entry(graph: Graph, differences: dict[str, float]) -> dict[str, Any]:
         "modes": graph.modes,
         "height": graph.size[0] if graph.size else None,
         "width": graph.size[1] if graph.size else None,
-        "inputs": values(graph.input_shapes),
-        "outputs": values(graph.output_shapes),
+        "inputs": values(graph.input_shapes, graph.inputs),
+        "outputs": values(graph.output_shapes, graph.outputs),
         "largest_difference": differences,
     }
 
 
-def values(shapes: dict[str, Shape]) -> list[dict[str, Any]]:
+def values(shapes: dict[str, Shape], examples: Tensors) -> list[dict[str, Any]]:
     """Describe inputs or outputs; in a shape, numbers are fixed and names free."""
-    return [{"name": name, "dtype": "float32", "shape": shape} for name, shape in shapes.items()]
+    return [
+        {"name": name, "dtype": str(examples[name].dtype).removeprefix("torch."), "shape": shape}
+        for name, shape in shapes.items()
+    ]
 
 
 def write_manifest(

@@ -102,7 +102,7 @@ class Stages:
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> None:
         if error is not None:
             self.stop(error)
         try:
@@ -111,7 +111,7 @@ class Stages:
             self.stop(interruption)
             self._join()
         if isinstance(self._error, StoppedError):
-            return True  # whoever took the block's items has left without an error
+            raise RuntimeError("A stage must take all items of its queue or fail. One has left without an error.")
         if self._error is not None and self._error is not error:
             context = self._error.__context__
             try:
@@ -119,7 +119,6 @@ class Stages:
             finally:
                 # Not "during handling of a StoppedError": the error came first.
                 self._error.__context__ = context
-        return False
 
 
 class StageQueue(Generic[Item]):

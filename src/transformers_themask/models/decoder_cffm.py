@@ -146,7 +146,7 @@ class CrossFrameAttention(nn.Module):
         y, x = torch.tensor(near, device=device).unbind(-1)
         height, width = window * rows, window * columns
         # The frame goes on at its other side.
-        parts = [(window * down + y) % height * width + (window * across + x) % width]
+        parts = [wrapped(window * down + y, height) * width + wrapped(window * across + x, width)]
         outside = [torch.zeros_like(parts[0], dtype=torch.bool)]
         first = height * width
         for source in self.sources:
@@ -213,7 +213,7 @@ class CrossFrameMiningLayer(GradientCheckpointingLayer):
         frames = [target, *references.unbind(1)]
         padded = [nn.functional.pad(self.layernorm_before(frame), padding) for frame in frames]
         contexts = [pooling(frame) for pooling, frame in zip(self.poolings, padded, strict=True)]
-        target = target + self.attention(padded[0], contexts)[:, :height, :width]
+        target = target + cropped(self.attention(padded[0], contexts), (height, width))
         return target + self.fc2(nn.functional.gelu(self.fc1(self.layernorm_after(target))))
 
 
@@ -267,6 +267,13 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     return nn.functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def cropped(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """The upper left part of channels-last maps. An exported graph of a slice would not hold for every size."""
+    for axis, length in enumerate(size, start=1):
+        maps = maps.index_select(axis, torch.arange(length, device=maps.device))
+    return maps
+
+
 def grid_offsets(side: int) -> list[tuple[int, int]]:
     """Rows and columns of a square, row by row."""
     return [(y, x) for y in range(side) for x in range(side)]
@@ -286,6 +293,11 @@ def neighbour_offsets(window_size: int, neighborhood: int) -> list[tuple[int, in
         for y, x in grid_offsets(window_size)
     ]
     return [(y, x) for y, x in places if y not in inside or x not in inside]
+
+
+def wrapped(places: Tensor, length: int) -> Tensor:
+    """Places that lie beyond an end of a frame by less than its length, counted from the other one."""
+    return torch.where(places < 0, places + length, torch.where(places < length, places, places - length))
 
 
 def relative_positions(window_size: int, kernel: int, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from .backbones import build_backbone, four_feature_maps
 from .configuration_cffm import OFFICIAL_OFFSETS, CFFMConfig
 from .decoder_cffm import CFFMHead, ContextPooling, CrossFrameAttention, FeatureFusion
 from .inputs import check_inputs, check_single_frames
-from .loss_themask import averaged_over_processes
+from .loss_themask import averaged_over_processes, count_classes
 from .pretrained_model import VideoPreTrainedModel
 from .streaming import StreamingMixin
 
@@ -46,9 +46,9 @@ class CFFMForVideoSemanticSegmentationOutput(ModelOutput):
 class RecentFrames(NamedTuple):
     """What a stream remembers.
 
-    `features` of the newest frames at stride 8, `(batch, frames_kept, height / 8, width / 8, hidden_dim)`: as many as
-    the references reach back, the first frame in place of those before it. `num_seen` `(batch, 1)`, on the
-    CPU: how many frames there have been, counted up to as many. Both are `None` before the first frame.
+    `features` of the newest frames at stride 8, `(batch, reach, height / 8, width / 8, hidden_dim)`, zeros where there
+    was none. `num_seen` `(batch, 1)`, on the CPU: how many frames there have been, counted up to `reach`. Both may be
+    `None` before the first frame.
     """
 
     features: Tensor | None = None
@@ -75,7 +75,8 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
     config: CFFMConfig
     config_class = CFFMConfig
     base_model_prefix = "backbone"
-    _no_split_modules = ["CrossFrameMiningLayer"]
+    # Sharded as one unit: a frame without references skips the layers, and processes must gather the same ones.
+    _no_split_modules: list[str] = []
     stream_modes = ("recurrent",)
 
     def __init__(self, config: CFFMConfig):
@@ -113,11 +114,15 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
 
         Returns:
             `torch.Tensor` of shape `(2,)`: number of pixels of all frames, and of the target frames.
+
+        Raises:
+            ValueError: If a label is neither a class index nor `config.ignore_value`.
         """
-        counted = torch.ones_like(labels, dtype=torch.bool)
-        if self.config.ignored_pixels == "excluded":
-            counted = labels != self.config.ignore_value
-        return torch.stack([counted.sum(), counted[:, -1].sum()]).to(torch.float64)
+        counts = count_classes(labels.flatten(0, 1)[:, None], self.config.num_labels, self.config.ignore_value).sum(1)
+        if self.config.ignored_pixels == "counted":
+            counts = torch.full_like(counts, labels.shape[-2] * labels.shape[-1])
+        counts = counts.view(labels.shape[:2])
+        return torch.stack([counts.sum(), counts[:, -1].sum()]).to(torch.float64)
 
     def forward(
         self,
@@ -205,7 +210,7 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         newest = self.head.at_stride_8(fused)[:, None]
         if state.features is None or state.num_seen is None:
             state = RecentFrames(
-                newest.expand(-1, self.config.reach, -1, -1, -1),
+                torch.zeros_like(newest).expand(-1, self.config.reach, -1, -1, -1),
                 torch.zeros(len(newest), 1, dtype=torch.long),
             )
         assert state.features is not None and state.num_seen is not None
@@ -226,6 +231,11 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
             return self.head.classify_frames(fused)
         videos = torch.arange(earlier.shape[0], device=earlier.device)[:, None]
         references = earlier[videos, places.to(earlier.device)]
+        is_first = num_seen[:, 0] == 0
+        if is_exporting or is_first.any():
+            references = torch.where(
+                is_first.to(newest.device)[:, None, None, None, None], newest[:, None], references
+            )
         targets = self.head.classify_targets(newest, references, fused.shape[-2:])
         if not is_exporting and not is_alone.any():
             return targets
@@ -239,8 +249,9 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         self, auxiliary: Tensor, targets: Tensor, labels: Tensor, loss_counts: Tensor | None
     ) -> dict[str, Tensor]:
         """Cross-entropy of every frame by itself and of the targets; divided by numbers of pixels, not of labels."""
+        own_counts = self.loss_counts(labels).to(labels.device)  # checks the labels as well
         if loss_counts is None:
-            loss_counts = averaged_over_processes(self.loss_counts(labels).to(labels.device))
+            loss_counts = averaged_over_processes(own_counts)
         num_auxiliary, num_main = loss_counts.to(labels.device).clamp(min=1).float()
         weight = self.config.auxiliary_loss_weight
         with torch.autocast(labels.device.type, enabled=False):
@@ -264,18 +275,18 @@ def reference_tables(config: CFFMConfig) -> tuple[list[list[int]], list[bool]]:
     """Where a frame's references lie, for every number of frames seen before it up to `config.reach`.
 
     Returns:
-        Places among the `config.reach` newest frames; and whether the frame has too few before it and stands alone.
+        Places among the `config.reach` newest frames, of no meaning for the first frame of a video; and whether the
+        frame has too few before it and stands alone.
     """
-    reach, offsets = config.reach, list(config.reference_offsets)
-    places = [[reach + offset for offset in offsets] for _ in range(reach + 1)]
-    is_alone = [False] * (reach + 1)
-    if config.first_frames == "official":
-        lists = OFFICIAL_REFERENCES if tuple(offsets) == OFFICIAL_OFFSETS else {}
-        for num_seen in range(reach):
-            is_alone[num_seen] = num_seen not in lists
-            if num_seen in lists:
-                places[num_seen] = [reach - num_seen + index for index in lists[num_seen]]
-    return places, is_alone
+    reach, offsets = config.reach, config.reference_offsets
+    # The first frame stands for those before it.
+    places = [[reach - min(max(num_seen, 1), -offset) for offset in offsets] for num_seen in range(reach + 1)]
+    if config.first_frames == "repeated":
+        return places, [False] * (reach + 1)
+    lists = OFFICIAL_REFERENCES if tuple(offsets) == OFFICIAL_OFFSETS else {}
+    for num_seen, indices in lists.items():
+        places[num_seen] = [reach - num_seen + index for index in indices]
+    return places, [num_seen < reach and num_seen not in lists for num_seen in range(reach + 1)]
 
 
 __all__ = ["CFFMForVideoSemanticSegmentation", "CFFMForVideoSemanticSegmentationOutput"]

@@ -18,6 +18,14 @@ logger = logging.get_logger(__name__)
 PIPELINE_TAG = "image-segmentation"
 METRICS = {"mean_iou": "mIoU", "weighted_iou": "Weighted IoU", "vc8": "VC8", "vc16": "VC16"}
 TEMPLATE = "video_semantic_segmentation.md"
+# What a model of each family is. Others get no introduction.
+INTRODUCTIONS = {
+    "themask": "THE-Mask is a Mask2Former for video whose matching gives each object a second query and whose decoder "
+    "aggregates queries over time (An et al., BMVC 2023).",
+    "cffm": "CFFM mines the features of a frame from a few earlier ones, seen the coarser the further away they are "
+    "(Sun et al., CVPR 2022).",
+    "per_frame": "It is an image model that looks at each frame on its own.",
+}
 
 
 def write_model_card(
@@ -88,6 +96,7 @@ def build_model_card(
         template_path=str(template_path()),
         model_id=repo_id or model["name"],
         results=results,
+        introduction=INTRODUCTIONS.get(model["model_type"]),
         scores={title: results[name] for name, title in METRICS.items()},
         hardest_videos=_hardest_videos(results),
     )

@@ -10,10 +10,12 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 RESULT_FILE = "results.json"
 SCORES = ("mean_iou", "weighted_iou", "vc8", "vc16")
+# What batch norms save beside parameters.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 REQUIRED_FIELDS = ("data_set", "split", "num_videos", "num_frames", *SCORES, "per_class_iou", "versions")
 
 
@@ -95,7 +97,7 @@ def model_facts(model: PreTrainedModel, name: str, initial_weights: str | None =
         initial_weights (`str`, *optional*): Folder or Hub repository that its training started from.
     """
     architecture, num_parameters = type(model).__name__, sum(p.numel() for p in model.parameters())
-    return _facts(name, architecture, model.config.to_dict(), num_parameters, initial_weights)
+    return _facts(name, architecture, model.config, num_parameters, initial_weights)
 
 
 def saved_model_facts(folder: str | Path) -> dict[str, Any]:
@@ -112,10 +114,14 @@ def saved_model_facts(folder: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder} must be the folder of a saved model. Got no config.json or no *.safetensors there."
         )
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+    fields = json.loads(config_file.read_text(encoding="utf-8"))
     num_parameters = sum(map(_num_saved_values, weight_files))
-    (architecture,) = config["architectures"]
-    return _facts(Path(folder).resolve().name, architecture, config, num_parameters, None)
+    (architecture,) = fields["architectures"]
+    config_class = PreTrainedConfig
+    if fields["model_type"] in CONFIG_MAPPING:
+        config_class = CONFIG_MAPPING[fields["model_type"]]
+    name = Path(folder).resolve().name
+    return _facts(name, architecture, config_class.from_pretrained(folder), num_parameters, None)
 
 
 def training_record(folder: str | Path) -> dict[str, Any] | None:
@@ -150,15 +156,15 @@ def training_facts(args: TrainingArguments, num_steps: int, clips_per_step: int)
 
 
 def _facts(
-    name: str, architecture: str, config: Mapping[str, Any], num_parameters: int, initial_weights: str | None
+    name: str, architecture: str, config: PreTrainedConfig, num_parameters: int, initial_weights: str | None
 ) -> dict[str, Any]:
     is_local = initial_weights is not None and Path(initial_weights).exists()
     return {
         "name": name,
         "architecture": architecture,
-        "model_type": config["model_type"],
+        "model_type": config.model_type,
         "num_parameters": num_parameters,
-        "num_frames": config.get("num_frames", 1),
+        "num_frames": getattr(config, "num_frames", 1),
         # A folder of this machine says nothing to others but its name; only a repository can be linked to.
         "initial_weights": Path(initial_weights).resolve().name if is_local and initial_weights else initial_weights,
         "base_model": None if is_local or not _is_repository(initial_weights) else initial_weights,
@@ -177,6 +183,8 @@ def _num_saved_values(file: Path) -> int:
     num_values = 0
     with safe_open(file, framework="pt") as weights:
         for name in weights.keys():  # noqa: SIM118 (not a mapping)
+            if name.endswith(STATISTICS):
+                continue
             size = 1
             for length in weights.get_slice(name).get_shape():
                 size *= length

@@ -16,6 +16,7 @@ from transformers import TrainingArguments, get_scheduler
 from transformers_themask.publishing.licenses import check_license
 
 from .config_overrides import mapping_from_text
+from .parameter_groups import UNDECAYED_NORMS
 
 BEST_MODEL_METRICS = ("mean_iou", "weighted_iou", "pixel_accuracy", "mean_accuracy", "vc8", "vc16")
 # The stride of the coarsest feature map.
@@ -162,6 +163,12 @@ class VSSTrainingArguments(TrainingArguments):
     backbone_learning_rate_factor: float = field(
         default=0.1, metadata={"help": "The backbone's learning rate relative to `learning_rate`."}
     )
+    undecayed_norms: str = field(
+        default="head",
+        metadata={
+            "help": "Where norm layers have no weight decay: in the `head` (THE-Mask) or the `backbone` (CFFM)."
+        },
+    )
     clips_per_step: int | None = field(
         default=None,
         metadata={
@@ -209,6 +216,10 @@ class VSSTrainingArguments(TrainingArguments):
             self.lr_scheduler_kwargs = mapping_from_text("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         if self.license is not None:
             check_license("license", self.license)
+        if self.undecayed_norms not in UNDECAYED_NORMS:
+            raise ValueError(
+                f"`undecayed_norms` must be one of {', '.join(UNDECAYED_NORMS)}. Got {self.undecayed_norms!r}."
+            )
         if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == "polynomial":
             self.lr_scheduler_kwargs = {"power": 0.9, "lr_end": 0.0}
         self._check_numbers()
@@ -264,6 +275,7 @@ RECIPE_FIELDS = (
     "learning_rate",
     "backbone_learning_rate_factor",
     "weight_decay",
+    "undecayed_norms",
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
     "warmup_steps",

@@ -21,6 +21,8 @@ from transformers_themask.models.streaming import STEPWISE_MODES, check_clip_opt
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 from transformers_themask.sinks.label_maps import write_label_map
 
+from .sharding import gather_in_steps
+
 
 @dataclass(frozen=True)
 class EvaluationVideos:
@@ -50,12 +52,16 @@ class EvaluationVideos:
         """Number of frames of all videos."""
         return self.videos.num_frames
 
-    def num_clips(self, row: Mapping[str, Any]) -> int:
-        """Number of times that the model is called for a video."""
-        if self.mode in STEPWISE_MODES:
+    def num_calls(self, model: Any, row: Mapping[str, Any]) -> int:
+        """Number of times that a model is called for a video."""
+        options = self.options_for(model)
+        if options["mode"] in STEPWISE_MODES:
             return row["num_frames"]
-        stride = 1 if self.mode == "contiguous" else self.frame_stride
-        return len(evaluation_clips(row["num_frames"], self.num_frames, stride))
+        return len(evaluation_clips(row["num_frames"], self.num_frames, options.get("frame_stride", 1)))
+
+    def num_frames_of_call(self, model: Any) -> int:
+        """Number of frames of a video that a model answers in one call."""
+        return 1 if self.options_for(model)["mode"] in STEPWISE_MODES else self.num_frames
 
     def options_for(self, model: Any) -> dict[str, Any]:
         """How a model's session forms the clips, as options of [`segment_frames`]."""
@@ -105,14 +111,16 @@ def evaluate_videos(
     shares = share_videos(lengths, state.num_processes)
     own_share = shares[state.process_index]
     num_own_frames = sum(lengths[index] for index in own_share)
+    if in_step:
+        gather_in_steps(model)
     hidden = not (progress and state.is_main_process)
     with tqdm(total=num_own_frames, desc="Evaluation", unit="frame", disable=hidden, dynamic_ncols=True) as bar:
         for index in own_share:
             _score_video(scores, model, processor, videos, labelled.rows[index], device, prediction_dir, bar)
     if in_step:
-        num_clips = [sum(videos.num_clips(labelled.rows[index]) for index in share) for share in shares]
-        for _ in range(max(num_clips) - num_clips[state.process_index]):
-            _segment_empty_clip(model, processor, videos.num_frames, device)
+        num_calls = [sum(videos.num_calls(model, labelled.rows[index]) for index in share) for share in shares]
+        for _ in range(max(num_calls) - num_calls[state.process_index]):
+            _segment_empty_clip(model, processor, videos, device)
     scores.end_video()
     if state.num_processes > 1:
         scores, *others = gather_object([scores])
@@ -181,10 +189,14 @@ def _segmented_frames(
 
 
 def _segment_empty_clip(
-    model: PreTrainedModel, processor: THEMaskVideoProcessor, num_frames: int, device: torch.device | str | None
+    model: PreTrainedModel,
+    processor: THEMaskVideoProcessor,
+    videos: EvaluationVideos,
+    device: torch.device | str | None,
 ) -> None:
-    frames = [np.zeros((1, 1, 3), np.uint8)] * num_frames
-    for _ in segment_frames(model, processor, frames, num_frames, device=device):
+    """Call the model once."""
+    frames = [np.zeros((1, 1, 3), np.uint8)] * videos.num_frames_of_call(model)
+    for _ in segment_frames(model, processor, frames, device=device, **videos.options_for(model)):
         pass
 
 

@@ -9,30 +9,41 @@ from transformers.backbone_utils import BackboneMixin
 
 NORM_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
-# The official optimiser finds norms by the letters "norm" in a parameter's name. The norm layers of the pixel
+# THE-Mask's official optimiser finds norms by the letters "norm" in a parameter's name. The norm layers of the pixel
 # decoder's input projections are unnamed members of a `Sequential`, so they are decayed, and so are ours.
 DECAYED_NORM_PARENT = "input_projections"
 
+# The part of the model whose norms are not decayed: as released with THE-Mask, and with SegFormer and CFFM.
+UNDECAYED_NORMS = ("head", "backbone")
+
 
 def parameter_groups(
-    model: nn.Module, learning_rate: float, weight_decay: float, backbone_learning_rate_factor: float
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    backbone_learning_rate_factor: float,
+    undecayed_norms: str = "head",
 ) -> list[dict]:
-    """Sort the trainable parameters into optimiser groups as the official training does.
+    """Sort the trainable parameters into optimiser groups as the official trainings do.
 
-    A backbone's parameters get a reduced learning rate and are all decayed, its norms included. Elsewhere norm layers
-    are not decayed, except those inside `input_projections`; everything else is, biases and embeddings included.
+    A backbone's parameters get a reduced learning rate. Everything is decayed, biases and embeddings included, except
+    the norm layers of one part of the model.
 
     Args:
         model (`torch.nn.Module`): The model; its backbone is found by [`backbones`].
         learning_rate (`float`): Learning rate outside the backbone.
         weight_decay (`float`): Weight decay of all decayed parameters.
         backbone_learning_rate_factor (`float`): Multiplies the learning rate of the backbone.
+        undecayed_norms (`str`, *optional*, defaults to `"head"`): The part whose norm layers are not decayed: the
+            `"head"`, which is everything but the backbone and here also without what is inside `input_projections`
+            (THE-Mask), or the `"backbone"` (SegFormer, CFFM).
 
     Returns:
         Groups for a torch optimiser, none of them empty, with the `name` `"backbone"` or `"head"`.
     """
     backbone = {id(parameter) for backbone in backbones(model) for parameter in backbone.parameters()}
-    undecayed = {id(parameter) for parameter in _undecayed_parameters(model)} - backbone
+    norms = {id(parameter) for parameter in _norm_parameters(model)}
+    undecayed = norms & backbone if undecayed_norms == "backbone" else norms - backbone
     groups: dict[tuple[float, float, str], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -59,7 +70,7 @@ def backbones(model: nn.Module) -> list[PreTrainedModel]:
     return found
 
 
-def _undecayed_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+def _norm_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     for name, module in model.named_modules():
         if isinstance(module, NORM_TYPES) and DECAYED_NORM_PARENT not in name.split("."):
             yield from module.parameters(recurse=False)

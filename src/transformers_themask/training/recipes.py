@@ -13,6 +13,7 @@ from transformers import HfArgumentParser
 
 from .arguments import DataArguments, ModelArguments, VSSTrainingArguments
 from .recipe_files import merged, read_with_bases
+from .starting_point import check_frame_offsets, load_config
 from .suggestions import did_you_mean
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
@@ -68,8 +69,8 @@ class RecipeParser(HfArgumentParser):
             model_args, data_args, training_args = parsed
             # One field on the command line must not replace the recipe's whole network by the default one.
             model_args.config_overrides = merged(recipe.get("config_overrides") or {}, model_args.overrides)
-            if training_args.do_train:
-                _check_frame_offsets(model_args, data_args)
+            if training_args.do_train and model_args.model_name_or_path is None:  # else the checkpoint has a say
+                check_frame_offsets(load_config(model_args, class_names=["any"]), data_args.frame_offsets)
         except ValueError as error:
             raise ValueError(f"{source}: {error}" if recipe else str(error)) from error
         return parsed
@@ -163,12 +164,3 @@ def kinds_of_type(hint: Any) -> set[type]:
     is_union = isinstance(hint, UnionType) or get_origin(hint) is Union
     types = [get_origin(kind) or kind for kind in (get_args(hint) if is_union else [hint]) if kind is not type(None)]
     return {kind if kind in (dict, list) else object for kind in types}
-
-
-def _check_frame_offsets(model_args: ModelArguments, data_args: DataArguments) -> None:
-    num_frames = model_args.overrides.get("num_frames")
-    if isinstance(num_frames, int) and len(data_args.frame_offsets) != num_frames:
-        raise ValueError(
-            "`frame_offsets` must have one entry per frame of the model. "
-            f"Got {data_args.frame_offsets} for `num_frames` = {num_frames}."
-        )

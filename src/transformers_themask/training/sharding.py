@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What fully sharded training (FSDP2) asks of saving."""
+"""What fully sharded training (FSDP2) asks of saving and streaming."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 
 @contextmanager
@@ -25,3 +25,13 @@ def own_class(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.__class__ = sharded_class
+
+
+def gather_in_steps(model: nn.Module) -> None:
+    """Let a sharded model gather its weights for `streaming_step` as it does for `forward`.
+
+    Args:
+        model (`torch.nn.Module`): A model, sharded or not.
+    """
+    if isinstance(model, FSDPModule) and "streaming_step" not in vars(model):
+        register_fsdp_forward_method(model, "streaming_step")

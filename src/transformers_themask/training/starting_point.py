@@ -54,6 +54,29 @@ def load_config(model_args: ModelArguments, class_names: Sequence[str]) -> PreTr
     return build_config(config_class, saved, {**overrides, "id2label": id2label, "label2id": label2id})
 
 
+def check_frame_offsets(config: PreTrainedConfig, frame_offsets: Sequence[int]) -> None:
+    """Check that training clips are what a model takes.
+
+    Args:
+        config (`PreTrainedConfig`): The model's configuration. One with `reference_offsets` decides where the frames
+            lie, one with `num_frames` only how many they are.
+        frame_offsets (`Sequence[int]`): Frames of a clip relative to its last frame.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    got, references = list(frame_offsets), getattr(config, "reference_offsets", None)
+    num_frames = getattr(config, "num_frames", len(got))
+    if references is not None and got != [*references, 0]:
+        raise ValueError(
+            f"`frame_offsets` must be the `reference_offsets` of the model and 0, {[*references, 0]}. Got {got}."
+        )
+    if len(got) != num_frames:
+        raise ValueError(
+            f"`frame_offsets` must have one entry per frame of the model. Got {got} for `num_frames` = {num_frames}."
+        )
+
+
 def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_training: bool = True) -> PreTrainedModel:
     """Build the model, with the checkpoint's weights if there is one.
 

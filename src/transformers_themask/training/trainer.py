@@ -30,6 +30,7 @@ from .loss_meter import LossMeter
 from .parameter_groups import parameter_groups
 from .run_monitor import RunMonitor
 from .sharding import own_class
+from .starting_point import check_frame_offsets
 from .stop_signal import StopOnSignal
 
 LOSS_METER_FILE = "loss_meter_{}.pt"
@@ -81,8 +82,9 @@ class VSSTrainer(Trainer):
                 f"Every process must have one GPU. Got {args.n_gpu} for one process. "
                 "Start one process per GPU with `accelerate launch --multi_gpu`."
             )
-        if train_dataset is not None:
-            clip_sampler(train_dataset, args)  # its complaints are due before anything is written
+        if train_dataset is not None:  # complaints are due before anything is written
+            clip_sampler(train_dataset, args)
+            check_frame_offsets(model.config, train_dataset.frame_offsets)
         super().__init__(
             model,
             args,
@@ -126,7 +128,11 @@ class VSSTrainer(Trainer):
             model = self.model if model is None else model
             optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
             groups = parameter_groups(
-                model, self.args.learning_rate, self.args.weight_decay, self.args.backbone_learning_rate_factor
+                model,
+                self.args.learning_rate,
+                self.args.weight_decay,
+                self.args.backbone_learning_rate_factor,
+                self.args.undecayed_norms,
             )
             self.optimizer = optimizer_class(groups, **optimizer_kwargs)
         return self.optimizer

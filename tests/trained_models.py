@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny models of every kind that is trained, for what must hold for all of them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from transformers import PreTrainedModel
+
+from families import SMALL_WINDOWS, cffm_model
+from tiny import tiny_model
+from tiny_segmenters import per_frame_model
+
+NUM_CLASSES = 8  # of the synthetic videos
+
+
+class TrainedModel(NamedTuple):
+    """How to build a model, and what its training needs to know."""
+
+    build: Callable[..., PreTrainedModel]
+    frame_offsets: tuple[int, ...]
+    one_round_steps: int = 0
+
+
+def themask(num_frames: int, has_dropout: bool = True) -> PreTrainedModel:
+    without = {} if has_dropout else {"dropout": 0.0, "aggregator_dropout": 0.0}
+    return tiny_model(num_frames=num_frames, num_labels=NUM_CLASSES, **without)
+
+
+def cffm(has_dropout: bool = True) -> PreTrainedModel:
+    return cffm_model(
+        **SMALL_WINDOWS,
+        classifier_dropout=0.1 if has_dropout else 0.0,
+        ignored_pixels="excluded",  # so that clips count differently
+        num_labels=NUM_CLASSES,
+    )
+
+
+def segformer(has_dropout: bool = True) -> PreTrainedModel:
+    return per_frame_model("segformer", num_labels=NUM_CLASSES)  # it has none
+
+
+TRAINED_MODELS = {
+    "themask_t1": TrainedModel(lambda **options: themask(1, **options), (0,), one_round_steps=2),
+    "themask_t2": TrainedModel(lambda **options: themask(2, **options), (-1, 0), one_round_steps=2),
+    "cffm": TrainedModel(cffm, (-2, -1, 0)),
+    "segformer": TrainedModel(segformer, (0,)),
+}
