@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from goldens import tensors, weights
-from transformers_themask import AutoModelForVideoSemanticSegmentation
+from goldens import FIXTURES, json_file, tensors, weights
+from transformers_themask import AutoModelForVideoSemanticSegmentation, CFFMConfig
 from transformers_themask.cli import main
 from transformers_themask.conversion.themask import config_from_state_dict, convert_official_key
 
@@ -58,6 +58,36 @@ def test_a_converted_checkpoint_reproduces_the_official_scores(checkpoint, datas
         outputs.masks_queries_logits.sigmoid(),
     )[0]
     torch.testing.assert_close(scores, recorded["test.scores_quarter"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_with_the_published_names_of_cffm_fills_the_model(tmp_path, capsys):
+    """By the official list of names and shapes, MiT-B1."""
+    generator = torch.Generator().manual_seed(0)
+    entries = json_file("checkpoint_keys_B1", FIXTURES.parent / "cffm")
+    state_dict = {
+        name: torch.zeros(shape, dtype=torch.int64)
+        if dtype == "int64"
+        else torch.randn(shape, generator=generator, dtype=getattr(torch, dtype))
+        for name, shape, dtype in entries
+    }
+    torch.save({"state_dict": state_dict}, tmp_path / "cffm_b1.pth")
+    assert convert(tmp_path / "cffm_b1.pth", tmp_path / "model") == 0
+    dropped = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("dropped: "))
+    derivable = [name for name, _, dtype in entries if dtype == "int64" and "num_batches_tracked" not in name]
+    assert set(dropped.removeprefix("dropped: ").split(", ")) == {
+        *derivable,
+        "decode_head.conv_seg.weight",
+        "decode_head.conv_seg.bias",
+    }
+    model = AutoModelForVideoSemanticSegmentation.from_pretrained(tmp_path / "model")
+    published = CFFMConfig(backbone="mit-b1", num_labels=124)
+    for field in ("mining_layers", "hidden_dim", "mlp_ratio", "num_labels", "context_sources"):
+        assert getattr(model.config, field) == getattr(published, field)
+    assert model.config.backbone_config.hidden_sizes == list(published.backbone_config.hidden_sizes)
+    ours = model.state_dict()
+    kept = {name: tensor for name, tensor in state_dict.items() if name not in dropped.replace(":", ",").split(", ")}
+    assert sum(tensor.numel() for tensor in ours.values()) == sum(tensor.numel() for tensor in kept.values())
+    assert torch.equal(ours["head.classifier.weight"], state_dict["decode_head.linear_pred2.weight"])
 
 
 def test_the_architecture_is_read_off_the_shapes():

@@ -8,14 +8,21 @@ from torch import Tensor
 
 from transformers_themask.models.configuration_cffm import CFFMConfig
 
-from .official import MIT_UNUSED, build_official_config, count_in, mit_config_from, mit_key, shape_in, split_key_values
+from .official import (
+    build_official_config,
+    converted_entries,
+    count_in,
+    mit_config_from,
+    renamed,
+    shape_in,
+    split_key_values,
+)
 
 # Parameters the official model carries but never uses, or that follow from the configuration.
 DROPPED = (
     r"^decode_head\.conv_seg\.",
     r"\.relative_position_index",
     r"\.valid_ind_rolled$",
-    MIT_UNUSED,
 )
 
 RENAMES = [
@@ -45,20 +52,17 @@ def convert_official_key(key: str) -> str | None:
         The name here, or `None` for a parameter that is dropped. A fused key-value projection of the backbone keeps
         one name, which `convert_state_dict` splits.
     """
-    if any(re.search(pattern, key) for pattern in DROPPED):
+    name = renamed(key, DROPPED, "backbone", RENAMES)
+    if name is None:
         return None
-    if key.startswith("backbone."):
-        return f"backbone.{mit_key(key)}"
-    if match := re.match(r"decode_head\.linear_c(\d)\.proj\.(\w+)$", key):
+    if match := re.match(r"decode_head\.linear_c(\d)\.proj\.(\w+)$", name):
         return f"head.fusion.projections.{int(match[1]) - 1}.{match[2]}"
-    for pattern, replacement in RENAMES:
-        key = re.sub(pattern, replacement, key)
     # The target frame comes first.
-    if match := re.match(r"(head\.layers\.\d+)\.pool_layers_clips\.(\d+)\.(\w+)$", key):
+    if match := re.match(r"(head\.layers\.\d+)\.pool_layers_clips\.(\d+)\.(\w+)$", name):
         return f"{match[1]}.poolings.{int(match[2]) + 1}.projection.{match[3]}"
-    if match := re.match(r"(.*)\.relative_position_bias_table_to_windows_clips\.(\d+)$", key):
+    if match := re.match(r"(.*)\.relative_position_bias_table_to_windows_clips\.(\d+)$", name):
         return f"{match[1]}.position_biases.{int(match[2]) + 2}"
-    return key
+    return name
 
 
 def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -67,19 +71,15 @@ def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor]
     Returns:
         The state dict under the names of [`CFFMForVideoSemanticSegmentation`], and the official names dropped.
     """
-    converted: dict[str, Tensor] = {}
-    dropped = []
-    for official_key, tensor in state_dict.items():
-        key = convert_official_key(official_key)
-        if key is None:
-            dropped.append(official_key)
-        elif key.endswith(".neighbour_bias"):
-            converted[key] = tensor.squeeze(0)
-        elif key.endswith(".position_biases.0"):
-            converted[key] = tensor.T.contiguous()  # heads last in the official table of the window itself
-        else:
-            converted |= split_key_values(key, tensor)
-    return converted, dropped
+    return converted_entries(state_dict, convert_official_key, _reshaped)
+
+
+def _reshaped(key: str, tensor: Tensor) -> dict[str, Tensor]:
+    if key.endswith(".neighbour_bias"):
+        return {key: tensor.squeeze(0)}
+    if key.endswith(".position_biases.0"):
+        return {key: tensor.T.contiguous()}  # heads last in the official table of the window itself
+    return split_key_values(key, tensor)
 
 
 def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -> CFFMConfig:

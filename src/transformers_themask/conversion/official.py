@@ -2,6 +2,7 @@
 """What the official checkpoints (mmcv files) of all families share: the file, the MiT and how a model is filled."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,6 +93,50 @@ def split_key_values(key: str, tensor: Tensor) -> dict[str, Tensor]:
     if ".kv_proj." not in key:
         return {key: tensor}
     return {key.replace("kv_proj", f"{name}_proj"): x for name, x in zip("kv", tensor.chunk(2), strict=True)}
+
+
+def renamed(key: str, dropped: Sequence[str], mit: str, renames: Sequence[tuple[str, str]]) -> str | None:
+    """Rename one official parameter, or give `None` for one that serves no purpose here.
+
+    Args:
+        key (`str`): Official name.
+        dropped (`Sequence[str]`): Patterns of names that are dropped, besides the MiT's.
+        mit (`str`): Name of the MiT here.
+        renames (`Sequence[tuple[str, str]]`): Patterns and their replacements, one after the other.
+    """
+    if any(re.search(pattern, key) for pattern in (*dropped, MIT_UNUSED)):
+        return None
+    if key.startswith("backbone."):
+        return f"{mit}.{mit_key(key)}"
+    for pattern, replacement in renames:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def converted_entries(
+    state_dict: dict[str, Tensor],
+    rename: Callable[[str], str | None],
+    reshape: Callable[[str, Tensor], dict[str, Tensor]],
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename and reshape official parameters.
+
+    Args:
+        state_dict (`dict[str, torch.Tensor]`): Official parameters.
+        rename (`Callable`): Gives the new name of a parameter, or `None` if it is dropped.
+        reshape (`Callable`): Makes of a new name and a parameter one entry or several.
+
+    Returns:
+        The state dict under the new names, and the official names dropped.
+    """
+    converted: dict[str, Tensor] = {}
+    dropped = []
+    for official_key, tensor in state_dict.items():
+        key = rename(official_key)
+        if key is None:
+            dropped.append(official_key)
+        else:
+            converted |= reshape(key, tensor)
+    return converted, dropped
 
 
 def mit_config_from(state_dict: dict[str, Tensor]) -> MiTConfig:

@@ -12,14 +12,21 @@ from torch import Tensor
 
 from transformers_themask.models.configuration_themask import THEMaskConfig
 
-from .official import MIT_UNUSED, build_official_config, count_in, mit_config_from, mit_key, shape_in, split_key_values
+from .official import (
+    build_official_config,
+    converted_entries,
+    count_in,
+    mit_config_from,
+    renamed,
+    shape_in,
+    split_key_values,
+)
 
 # Parameters the official model carries but never uses, or that follow from the configuration.
 DROPPED = (
     r"decode_head\.conv_seg\.",
     r"decode_head\.criterion\.empty_weight$",
     r"\.reference_points\.",
-    MIT_UNUSED,
 )
 
 PIXEL_DECODER = r"model.pixel_level_module.decoder"
@@ -84,13 +91,7 @@ def convert_official_key(key: str) -> str | None:
         The name here, or `None` for a parameter that is dropped. A fused key-value projection keeps one name, ending
         in `kv_proj`, and a fused self-attention projection its official ending; `convert_state_dict` splits both.
     """
-    if any(re.search(pattern, key) for pattern in DROPPED):
-        return None
-    if key.startswith("backbone."):
-        return f"model.pixel_level_module.encoder.{mit_key(key)}"
-    for pattern, replacement in RENAMES:
-        key = re.sub(pattern, replacement, key)
-    return key
+    return renamed(key, DROPPED, "model.pixel_level_module.encoder", RENAMES)
 
 
 def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -99,20 +100,14 @@ def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor]
     Returns:
         The state dict under the names of [`THEMaskForVideoSemanticSegmentation`], and the official names dropped.
     """
-    converted: dict[str, Tensor] = {}
-    dropped = []
-    for official_key, tensor in state_dict.items():
-        key = convert_official_key(official_key)
-        if key is None:
-            dropped.append(official_key)
-        elif key.startswith("model.pixel_level_module.encoder."):
-            converted |= split_key_values(key, tensor)
-        elif match := re.search(r"layers\.\d+\.self_attn\.in_proj_(weight|bias)$", key):
-            stem = key.removesuffix(f"in_proj_{match[1]}")
-            converted |= {f"{stem}{name}_proj.{match[1]}": x for name, x in zip("qkv", tensor.chunk(3), strict=True)}
-        else:
-            converted[key] = tensor
-    return converted, dropped
+    return converted_entries(state_dict, convert_official_key, _reshaped)
+
+
+def _reshaped(key: str, tensor: Tensor) -> dict[str, Tensor]:
+    if match := re.search(r"layers\.\d+\.self_attn\.in_proj_(weight|bias)$", key):
+        stem = key.removesuffix(f"in_proj_{match[1]}")
+        return {f"{stem}{name}_proj.{match[1]}": x for name, x in zip("qkv", tensor.chunk(3), strict=True)}
+    return split_key_values(key, tensor)
 
 
 def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -> THEMaskConfig:
