@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow of MPVSS: for every query of a key frame, where its mask's pixels in another frame come from.
+
+Source: Weng et al., NeurIPS 2023, section 3. Where paper and released code differ, this is the code: the flow network
+runs at half the frame's size, so that flows have stride 8; masks are warped at stride 4; the learned query embedding
+and the positions are added to the tokens in every layer.
+
+Flows point from the current frame back to the key frame, channel 0 to the right and 1 down, in places of their grid.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerMLPPredictionHead,
+    Mask2FormerSinePositionEmbedding,
+)
+
+# FlowNetS (Dosovitskiy et al., ICCV 2015): kernels of the first convolution of each level, and their number.
+KERNEL_SIZES = (7, 5, 5, 3, 3, 3)
+NUM_CONVOLUTIONS = (1, 1, 2, 2, 2, 2)
+NEGATIVE_SLOPE = 0.1
+# The coarsest levels exchange information with the queries, in this order.
+ATTENDED_LEVELS = (-1, -2, -3)
+
+
+class Flows(NamedTuple):
+    """Flows of a batch of frames, at stride 8.
+
+    `pixel` `(batch, 2, h, w)` is shared by the queries, `query` `(batch, num_queries, 2, h, w)` each one's own, and
+    `fused` `(batch, num_queries, 2, h, w)` what masks are warped with.
+    """
+
+    pixel: Tensor
+    query: Tensor
+    fused: Tensor
+
+
+class MotionEncoder(nn.Module):
+    """The encoder of FlowNetS: from two frames to maps at strides 4 to 64 of what it is given.
+
+    Args:
+        channels (`Sequence[int]`): Of the six levels.
+    """
+
+    def __init__(self, channels: Sequence[int]):
+        super().__init__()
+        self.levels = nn.ModuleList()
+        width = 6
+        for level_width, kernel_size, count in zip(channels, KERNEL_SIZES, NUM_CONVOLUTIONS, strict=True):
+            level = nn.ModuleList()
+            for index in range(count):
+                size, stride = (kernel_size, 2) if index == 0 else (3, 1)
+                level.append(nn.Conv2d(width, level_width, size, stride, padding=size // 2))
+                width = level_width
+            self.levels.append(level)
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        """Encode `(batch, 6, height, width)`, the current frame and then the key frame; the finest map comes first."""
+        maps = []
+        for level in self.levels:
+            for convolution in level:
+                frames = nn.functional.leaky_relu(convolution(frames), NEGATIVE_SLOPE)
+            maps.append(frames)
+        return maps[1:]
+
+
+class MotionLayer(GradientCheckpointingLayer):
+    """Attention among the queries and the places of one map, and a feed-forward part; norms come last.
+
+    Args:
+        hidden_dim (`int`): Channels.
+        num_heads (`int`): Attention heads.
+        feedforward_dim (`int`): Hidden channels of the feed-forward part.
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int, feedforward_dim: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_dim, 3 * hidden_dim)
+        self.proj = nn.Linear(hidden_dim, hidden_dim)
+        self.attention_norm = nn.LayerNorm(hidden_dim)
+        self.fc1 = nn.Linear(hidden_dim, feedforward_dim)
+        self.fc2 = nn.Linear(feedforward_dim, hidden_dim)
+        self.final_norm = nn.LayerNorm(hidden_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Mix tokens `(batch, tokens, hidden_dim)`."""
+        parts = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(tokens).chunk(3, -1))
+        attended = nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+        tokens = self.attention_norm(tokens + self.proj(attended))
+        return self.final_norm(tokens + self.fc2(self.fc1(tokens).relu()))
+
+
+class PixelFlowDecoder(nn.Module):
+    """The decoder of FlowNetS: a flow that all queries share, refined from coarse to fine.
+
+    Args:
+        channels (`Sequence[int]`): Of the five maps, the finest first.
+        widths (`Sequence[int]`): Of what is enlarged from each map to the next finer one, the coarsest first.
+    """
+
+    def __init__(self, channels: Sequence[int], widths: Sequence[int]):
+        super().__init__()
+        self.flow_predictors = nn.ModuleList()
+        self.flow_enlargers = nn.ModuleList()
+        self.map_enlargers = nn.ModuleList()
+        width = channels[-1]
+        for finer, enlarged in zip(reversed(channels[:-1]), widths, strict=True):
+            self.flow_predictors.append(nn.Conv2d(width, 2, 3, padding=1, bias=False))
+            self.flow_enlargers.append(nn.ConvTranspose2d(2, 2, 4, stride=2, padding=1, bias=False))
+            self.map_enlargers.append(nn.ConvTranspose2d(width, enlarged, 4, stride=2, padding=1, bias=False))
+            width = finer + enlarged + 2
+        self.flow_predictors.append(nn.Conv2d(width, 2, 3, padding=1, bias=False))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Map the five maps, the finest first, to a flow `(batch, 2, h, w)` of the finest one's size."""
+        current = maps[-1]
+        for finer, predictor, flow_enlarger, map_enlarger in zip(
+            reversed(maps[:-1]), self.flow_predictors, self.flow_enlargers, self.map_enlargers, strict=False
+        ):
+            height, width = finer.shape[-2:]
+            flow = flow_enlarger(predictor(current))[..., :height, :width]
+            enlarged = nn.functional.leaky_relu(map_enlarger(current), NEGATIVE_SLOPE)[..., :height, :width]
+            current = torch.cat([finer, enlarged, flow], dim=1)
+        return self.flow_predictors[-1](current)
+
+
+class FlowEstimator(nn.Module):
+    """From two frames and the key frame's queries to a flow for every query (section 3.3).
+
+    Args:
+        hidden_dim (`int`): Channels of the queries.
+        num_queries (`int`): Queries of the key frame.
+        encoder_channels (`Sequence[int]`): Of the six levels of the motion encoder.
+        decoder_channels (`Sequence[int]`): Of what the pixel flow's decoder enlarges, the coarsest first.
+        num_layers (`int`): Layers in which queries and maps meet.
+        num_heads (`int`): Their attention heads.
+        feedforward_dim (`int`): Hidden channels of their feed-forward parts.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_queries: int,
+        encoder_channels: Sequence[int] = (64, 128, 256, 512, 512, 1024),
+        decoder_channels: Sequence[int] = (128, 128, 128, 64),
+        num_layers: int = 9,
+        num_heads: int = 8,
+        feedforward_dim: int = 2048,
+    ):
+        super().__init__()
+        self.encoder = MotionEncoder(encoder_channels)
+        self.input_projections = nn.ModuleList(
+            [nn.Conv2d(encoder_channels[level], hidden_dim, kernel_size=1) for level in ATTENDED_LEVELS]
+        )
+        self.level_embed = nn.Embedding(len(ATTENDED_LEVELS), hidden_dim)
+        self.queries_embedder = nn.Embedding(num_queries, hidden_dim)
+        self.position_embedder = Mask2FormerSinePositionEmbedding(hidden_dim // 2, normalize=True)
+        self.layers = nn.ModuleList([MotionLayer(hidden_dim, num_heads, feedforward_dim) for _ in range(num_layers)])
+        self.layernorm = nn.LayerNorm(hidden_dim)
+        fine = encoder_channels[1:3]
+        self.pixel_decoder = PixelFlowDecoder([*fine, *[hidden_dim] * len(ATTENDED_LEVELS)], decoder_channels)
+        self.motion_map = Mask2FormerMLPPredictionHead(fine[0], 2 * hidden_dim, 2 * hidden_dim)
+        self.flow_embedder = Mask2FormerMLPPredictionHead(hidden_dim, 2 * hidden_dim, hidden_dim)
+        self.fusion = nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, frames: Tensor, queries: Tensor) -> Flows:
+        """Estimate flows.
+
+        Args:
+            frames (`torch.Tensor` of shape `(batch, 6, height / 2, width / 2)`): What [`flow_frames`] returns.
+            queries (`torch.Tensor` of shape `(batch, num_queries, hidden_dim)`): Of the key frame, normed.
+
+        Returns:
+            [`Flows`].
+        """
+        maps = self.encoder(frames)
+        queries, attended = self._exchange(queries, maps)
+        pixel = self.pixel_decoder([*maps[:2], *reversed(attended)])
+        query = self._query_flow(self.layernorm(queries), maps[0])
+        shared = pixel[:, None].expand(-1, query.shape[1], -1, -1, -1)
+        fused = self.fusion(torch.cat([shared, query], dim=2).flatten(0, 1)).unflatten(0, query.shape[:2])
+        return Flows(pixel, query, fused)
+
+    def _exchange(self, queries: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Let the queries meet the coarsest maps in turn; returns both, the coarsest map first."""
+        sources, positions, sizes = [], [], []
+        for index, level in enumerate(ATTENDED_LEVELS):
+            source = self.input_projections[index](maps[level]) + self.level_embed.weight[index][:, None, None]
+            position = self.position_embedder(source.shape, source.device, source.dtype)
+            sizes.append(source.shape[-2:])
+            sources.append(source.flatten(2).transpose(1, 2))
+            positions.append(position.flatten(2).transpose(1, 2))
+        for index, layer in enumerate(self.layers):
+            level = index % len(sources)
+            tokens = torch.cat([queries + self.queries_embedder.weight, sources[level] + positions[level]], dim=1)
+            queries, sources[level] = layer(tokens).split([queries.shape[1], sources[level].shape[1]], dim=1)
+        return queries, [
+            source.transpose(1, 2).unflatten(2, size) for source, size in zip(sources, sizes, strict=True)
+        ]
+
+    def _query_flow(self, queries: Tensor, finest: Tensor) -> Tensor:
+        """Each query's flow: its embedding times the two halves of the motion map, of which the second is for x."""
+        height, width = finest.shape[-2:]
+        motion = self.motion_map(finest.flatten(2).transpose(1, 2))  # (batch, places, 2 hidden)
+        down, across = motion.chunk(2, dim=-1)
+        embeddings = self.flow_embedder(queries)
+        flows = [embeddings @ part.transpose(1, 2) for part in (across, down)]
+        return torch.stack(flows, dim=2).unflatten(-1, (height, width))
+
+
+def warp(maps: Tensor, flow: Tensor, corrected: bool = False) -> Tensor:
+    """Fetch every pixel of maps from where its flow points, bilinearly; outside, the border goes on.
+
+    Args:
+        maps (`torch.Tensor` of shape `(maps, channels, height, width)`): Masks of key frames.
+        flow (`torch.Tensor` of shape `(maps, 2, flow_height, flow_width)`): A flow for each, at another size by the
+            same factor in height and width; it is resized, and so are its values.
+        corrected (`bool`, *optional*, defaults to `False`): Whether flows mean what they say. As released, positions
+            are divided by the size but the sampling counts from pixel centre to pixel centre, so that zero flow
+            fetches from up to a pixel further left and up.
+
+    Returns:
+        `torch.Tensor` like `maps`.
+    """
+    height, width = maps.shape[-2:]
+    scale = width / flow.shape[-1]
+    flow = nn.functional.interpolate(flow, (height, width), mode="bilinear", align_corners=False) * scale
+    x = torch.arange(width, device=maps.device, dtype=flow.dtype) + flow[:, 0]
+    y = torch.arange(height, device=maps.device, dtype=flow.dtype)[:, None] + flow[:, 1]
+    last_x, last_y = (width - 1, height - 1) if corrected else (width, height)
+    grid = torch.stack([2 * x / max(last_x, 1) - 1, 2 * y / max(last_y, 1) - 1], dim=-1)
+    return nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def flow_frames(current: Tensor, key: Tensor, mean: Tensor, is_picture: Tensor) -> Tensor:
+    """Put two frames together for the motion encoder, at half their size.
+
+    Args:
+        current (`torch.Tensor` of shape `(batch, 3, height, width)`): RGB from 0 to 1, of even size.
+        key (`torch.Tensor` of shape `(batch, 3, height, width)`): Likewise.
+        mean (`torch.Tensor` of shape `(3,)`): Subtracted from both.
+        is_picture (`torch.Tensor` of shape `(batch, height, width)`): False where frames are padded; there is zero.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, 6, height / 2, width / 2)`.
+    """
+    frames = torch.cat([frame - mean[:, None, None] for frame in (current, key)], dim=1) * is_picture[:, None]
+    return nn.functional.avg_pool2d(frames, 2)
