@@ -35,7 +35,8 @@ def convert_flow_key(key: str) -> str:
     for pattern, replacement in FLOW_RENAMES:
         key = re.sub(pattern, replacement, key)
     if match := re.match(r"encoder\.conv(\d)\.(\d)\.conv\.(\w+)$", key):
-        return f"encoder.levels.{int(match[1]) - 1}.{match[2]}.{match[3]}"
+        # An activation follows each convolution.
+        return f"encoder.levels.{int(match[1]) - 1}.{2 * int(match[2])}.{match[3]}"
     if match := re.match(r"pixel_decoder\.(map|flow)_enlargers\.(\d)\.(\w+)$", key):
         return f"pixel_decoder.{match[1]}_enlargers.{FIRST_ENLARGER - int(match[2])}.{match[3]}"
     if match := re.match(r"pixel_decoder\.flow_predictors\.(\d?)\.(\w+)$", key):

@@ -51,19 +51,18 @@ class MotionEncoder(nn.Module):
         self.levels = nn.ModuleList()
         width = 6
         for level_width, kernel_size, count in zip(channels, KERNEL_SIZES, NUM_CONVOLUTIONS, strict=True):
-            level = nn.ModuleList()
+            level: list[nn.Module] = []
             for index in range(count):
                 size, stride = (kernel_size, 2) if index == 0 else (3, 1)
-                level.append(nn.Conv2d(width, level_width, size, stride, padding=size // 2))
+                level += [nn.Conv2d(width, level_width, size, stride, padding=size // 2), nn.LeakyReLU(NEGATIVE_SLOPE)]
                 width = level_width
-            self.levels.append(level)
+            self.levels.append(nn.Sequential(*level))
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         """Encode `(batch, 6, height, width)`, the current frame and then the key frame; the finest map comes first."""
         maps = []
         for level in self.levels:
-            for convolution in level:
-                frames = nn.functional.leaky_relu(convolution(frames), NEGATIVE_SLOPE)
+            frames = level(frames)
             maps.append(frames)
         return maps[1:]
 
