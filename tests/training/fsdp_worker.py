@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process of `test_fsdp.py`: shards a model with FSDP2, trains a step, saves it whole: `fsdp_worker.py FOLDER`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -41,6 +42,10 @@ def main() -> None:
         assert "FSDP" in type(model).__name__
     distributed.barrier()
     distributed.destroy_process_group()
+    # Without the interpreter's shutdown: rarely, a thread of torch still asks for the interpreter then and aborts.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
