@@ -7,9 +7,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tiny import TINY_MIT, random_clips, tiny_model
+from tiny import TINY_MIT, random_clips, tiny_config, tiny_model
 from tiny_segmenters import per_frame_model
-from transformers_themask import CFFMConfig, CFFMForVideoSemanticSegmentation, MiTConfig
+from transformers_themask import (
+    CFFMConfig,
+    CFFMForVideoSemanticSegmentation,
+    MiTConfig,
+    MPVSSConfig,
+    MPVSSForVideoSemanticSegmentation,
+)
 
 # Windows of 3 places and two references; the defaults are the published ones, with windows of 7 and three.
 SMALL_WINDOWS = {
@@ -31,11 +37,25 @@ def cffm_model(seed: int = 0, **overrides) -> CFFMForVideoSemanticSegmentation:
     return CFFMForVideoSemanticSegmentation(CFFMConfig(**{**fields, **overrides})).eval()
 
 
+def mpvss_model(seed: int = 0, segmenter: dict | None = None, **overrides) -> MPVSSForVideoSemanticSegmentation:
+    fields = {
+        "segmenter_config": tiny_config(**(segmenter or {})),
+        "motion_channels": (8, 8, 8, 16, 16, 16),
+        "motion_decoder_channels": (8, 8, 8, 8),
+        "motion_layers": 3,
+        "motion_attention_heads": 2,
+        "motion_feedforward_dim": 16,
+    }
+    torch.manual_seed(seed)
+    return MPVSSForVideoSemanticSegmentation(MPVSSConfig(**{**fields, **overrides})).eval()
+
+
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "themask_one_frame": lambda: tiny_model(num_frames=1),
     "themask_video_frame": lambda: tiny_model(num_frames=2),
     "cffm": cffm_model,
     "cffm_small_windows": lambda: cffm_model(**SMALL_WINDOWS, first_frames="repeated"),
+    "mpvss": mpvss_model,
     "segformer": lambda: per_frame_model("segformer"),
 }
 

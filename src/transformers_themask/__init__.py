@@ -3,10 +3,12 @@
 
 from transformers_themask.auto import AutoModelForVideoSemanticSegmentation, register
 from transformers_themask.models.configuration_cffm import CFFMConfig
+from transformers_themask.models.configuration_mpvss import MPVSSConfig
 from transformers_themask.models.configuration_per_frame import PerFrameConfig
 from transformers_themask.models.configuration_themask import THEMaskConfig
 from transformers_themask.models.mit import MiTBackbone, MiTConfig
 from transformers_themask.models.modeling_cffm import CFFMForVideoSemanticSegmentation
+from transformers_themask.models.modeling_mpvss import MPVSSForVideoSemanticSegmentation
 from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentation
 from transformers_themask.models.modeling_query_propagation import VideomtForVideoSemanticSegmentation
 from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
@@ -19,6 +21,8 @@ __all__ = [
     "AutoModelForVideoSemanticSegmentation",
     "CFFMConfig",
     "CFFMForVideoSemanticSegmentation",
+    "MPVSSConfig",
+    "MPVSSForVideoSemanticSegmentation",
     "MiTBackbone",
     "MiTConfig",
     "PerFrameConfig",

@@ -7,10 +7,12 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers_themask.inference.pipeline import VideoSemanticSegmentationPipeline
 from transformers_themask.models.auto_model import AutoModelForVideoSemanticSegmentation
 from transformers_themask.models.configuration_cffm import CFFMConfig
+from transformers_themask.models.configuration_mpvss import MPVSSConfig
 from transformers_themask.models.configuration_per_frame import PerFrameConfig
 from transformers_themask.models.configuration_themask import THEMaskConfig
 from transformers_themask.models.mit import MiTBackbone, MiTConfig
 from transformers_themask.models.modeling_cffm import CFFMForVideoSemanticSegmentation
+from transformers_themask.models.modeling_mpvss import MPVSSForVideoSemanticSegmentation
 from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentation
 from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
@@ -19,6 +21,7 @@ from transformers_themask.models.video_processing_themask import THEMaskVideoPro
 FAMILIES: list[tuple[type[PreTrainedConfig], type[PreTrainedModel], type[THEMaskVideoProcessor]]] = [
     (THEMaskConfig, THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor),
     (CFFMConfig, CFFMForVideoSemanticSegmentation, THEMaskVideoProcessor),
+    (MPVSSConfig, MPVSSForVideoSemanticSegmentation, THEMaskVideoProcessor),
     (PerFrameConfig, PerFrameForVideoSemanticSegmentation, PerFrameVideoProcessor),
 ]
 

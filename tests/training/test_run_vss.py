@@ -155,7 +155,10 @@ def test_recipes_of_both_stages_train(call, tmp_path, experiment):
         (["--do_train", "--lr_scheduler_kwargs", "{foo: 1}"], "`lr_scheduler_kwargs` must suit `lr_scheduler_type`"),
         (["--do_train", "--eval_shortest_edge", "0", "--eval_longest_edge", "0"], "must be positive. Got 0 and 0"),
         (["--do_train", "--license", "mine"], "`license` must be a licence id of the Hub"),
-        (["--do_train", "--undecayed_norms", "neck"], "`undecayed_norms` must be one of head, backbone. Got 'neck'."),
+        (
+            ["--do_train", "--undecayed_norms", "neck"],
+            "`undecayed_norms` must be one of head, backbone, all. Got 'neck'.",
+        ),
         (["--do_train", "--photometric_on", "gpu"], "`photometric_on` must be 'cpu' or 'device'. Got 'gpu'."),
         (
             ["--do_train", "--resume_from_checkpoint", "no/such/folder"],

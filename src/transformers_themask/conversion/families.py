@@ -8,10 +8,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from transformers_themask.models.modeling_cffm import CFFMForVideoSemanticSegmentation
+from transformers_themask.models.modeling_mpvss import MPVSSForVideoSemanticSegmentation
 from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
 
-from . import cffm, themask
-from .official import ConversionReport, fill_model
+from . import cffm, mpvss, themask
+from .official import ConversionReport, fill_model, official_names
 
 
 class Converter(NamedTuple):
@@ -35,6 +36,12 @@ CONVERTERS = [
         CFFMForVideoSemanticSegmentation,
         cffm.config_from_state_dict,
         cffm.convert_state_dict,
+    ),
+    Converter(
+        "sem_seg_head.predictor.",
+        MPVSSForVideoSemanticSegmentation,
+        mpvss.config_from_state_dict,
+        mpvss.convert_state_dict,
     ),
 ]
 
@@ -84,5 +91,6 @@ def convert_official_checkpoint(
     converter = converter_for(state_dict)
     model: Any = converter.model_class(converter.config_from_state_dict(state_dict) if config is None else config)
     converted, dropped = converter.convert_state_dict(state_dict)
-    unknown, missing = fill_model(model, converted)
+    placeless, missing = fill_model(model, converted)
+    unknown = official_names(placeless, state_dict, converter.convert_state_dict)
     return model.eval(), ConversionReport(dropped=sorted(dropped), unknown=unknown, missing=missing)

@@ -100,10 +100,11 @@ def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor]
     Returns:
         The state dict under the names of [`THEMaskForVideoSemanticSegmentation`], and the official names dropped.
     """
-    return converted_entries(state_dict, convert_official_key, _reshaped)
+    return converted_entries(state_dict, convert_official_key, split_projections)
 
 
-def _reshaped(key: str, tensor: Tensor) -> dict[str, Tensor]:
+def split_projections(key: str, tensor: Tensor) -> dict[str, Tensor]:
+    """A renamed parameter; a fused projection of self-attention or of the MiT becomes several."""
     if match := re.search(r"layers\.\d+\.self_attn\.in_proj_(weight|bias)$", key):
         stem = key.removesuffix(f"in_proj_{match[1]}")
         return {f"{stem}{name}_proj.{match[1]}": x for name, x in zip("qkv", tensor.chunk(3), strict=True)}
@@ -122,13 +123,22 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
     Raises:
         ValueError: If an entry that tells the architecture is missing, or an override is impossible.
     """
+    fields = {"backbone_config": mit_config_from(state_dict), **head_fields(state_dict)}
+    return build_official_config(THEMaskConfig, fields, overrides)
+
+
+def head_fields(state_dict: dict[str, Tensor]) -> dict[str, object]:
+    """Read the fields of [`THEMaskConfig`] that describe everything but the backbone off a state dict's shapes.
+
+    Raises:
+        ValueError: If an entry that tells them is missing.
+    """
     shape = partial(shape_in, state_dict)
     count = partial(count_in, state_dict)
     head = "decode_head."
     num_queries, hidden_dim = shape(f"{head}predictor.query_feat.weight")
     has_frame_queries = f"{head}predictor.class_embed_aux.weight" in state_dict
-    fields: dict[str, object] = {
-        "backbone_config": mit_config_from(state_dict),
+    return {
         "num_frames": 2 if has_frame_queries else 1,
         "num_labels": shape(f"{head}predictor.class_embed.weight")[0] - 1,
         "num_queries": num_queries,
@@ -140,4 +150,3 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
         "decoder_layers": 1 + count(rf"{head}predictor\.transformer_ffn_layers\.(\d+)\."),
         "dim_feedforward": shape(f"{head}predictor.transformer_ffn_layers.0.linear1.weight")[0],
     }
-    return build_official_config(THEMaskConfig, fields, overrides)

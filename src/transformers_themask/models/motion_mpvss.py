@@ -26,16 +26,21 @@ NEGATIVE_SLOPE = 0.1
 # The coarsest levels exchange information with the queries, in this order.
 ATTENDED_LEVELS = (-1, -2, -3)
 
+# What the flow consists of in each of Table 3's designs, besides `"copy"`, which has none.
+WITH_QUERIES = ("full", "query_learned", "query_random", "query_for_pixel_flow")
+WITH_QUERY_FLOW = ("full", "query_learned", "query_random")
+WITH_PIXEL_FLOW = ("full", "query_for_pixel_flow", "optical_flow")
+
 
 class Flows(NamedTuple):
     """Flows of a batch of frames, at stride 8.
 
-    `pixel` `(batch, 2, h, w)` is shared by the queries, `query` `(batch, num_queries, 2, h, w)` each one's own, and
-    `fused` `(batch, num_queries, 2, h, w)` what masks are warped with.
+    `pixel` `(batch, 1, 2, h, w)` is shared by the queries, `query` `(batch, num_queries, 2, h, w)` each one's own;
+    designs without one have `None`. `fused`, shaped like one of them, is what masks are warped with.
     """
 
-    pixel: Tensor
-    query: Tensor
+    pixel: Tensor | None
+    query: Tensor | None
     fused: Tensor
 
 
@@ -128,23 +133,99 @@ class PixelFlowDecoder(nn.Module):
         return self.flow_predictors[-1](current)
 
 
-class FlowEstimator(nn.Module):
-    """From two frames and the key frame's queries to a flow for every query (section 3.3).
+class QueryMotion(nn.Module):
+    """Layers in which the key frame's queries and the coarsest maps of the motion encoder meet in turn.
 
     Args:
+        channels (`Sequence[int]`): Of the encoder's maps, the finest first.
         hidden_dim (`int`): Channels of the queries.
         num_queries (`int`): Queries of the key frame.
-        encoder_channels (`Sequence[int]`): Of the six levels of the motion encoder.
-        decoder_channels (`Sequence[int]`): Of what the pixel flow's decoder enlarges, the coarsest first.
-        num_layers (`int`): Layers in which queries and maps meet.
+        num_layers (`int`): Layers; each reads one map.
         num_heads (`int`): Their attention heads.
         feedforward_dim (`int`): Hidden channels of their feed-forward parts.
     """
 
     def __init__(
         self,
+        channels: Sequence[int],
         hidden_dim: int,
         num_queries: int,
+        num_layers: int,
+        num_heads: int,
+        feedforward_dim: int,
+    ):
+        super().__init__()
+        self.input_projections = nn.ModuleList(
+            [nn.Conv2d(channels[level], hidden_dim, kernel_size=1) for level in ATTENDED_LEVELS]
+        )
+        self.level_embed = nn.Embedding(len(ATTENDED_LEVELS), hidden_dim)
+        self.queries_embedder = nn.Embedding(num_queries, hidden_dim)
+        self.position_embedder = Mask2FormerSinePositionEmbedding(hidden_dim // 2, normalize=True)
+        self.layers = nn.ModuleList([MotionLayer(hidden_dim, num_heads, feedforward_dim) for _ in range(num_layers)])
+
+    def forward(self, queries: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Mix queries `(batch, num_queries, hidden_dim)` and the encoder's maps, of which the finest comes first.
+
+        Returns:
+            The queries, and the maps that took part, with `hidden_dim` channels and again the finest first.
+        """
+        sources, positions, sizes = [], [], []
+        for index, level in enumerate(ATTENDED_LEVELS):
+            source = self.input_projections[index](maps[level]) + self.level_embed.weight[index][:, None, None]
+            position = self.position_embedder(source.shape, source.device, source.dtype)
+            sizes.append(source.shape[-2:])
+            sources.append(source.flatten(2).transpose(1, 2))
+            positions.append(position.flatten(2).transpose(1, 2))
+        for index, layer in enumerate(self.layers):
+            level = index % len(sources)
+            tokens = torch.cat([queries + self.queries_embedder.weight, sources[level] + positions[level]], dim=1)
+            queries, sources[level] = layer(tokens).split([queries.shape[1], sources[level].shape[1]], dim=1)
+        mixed = [source.transpose(1, 2).unflatten(2, size) for source, size in zip(sources, sizes, strict=True)]
+        return queries, mixed[::-1]
+
+
+class QueryFlowHead(nn.Module):
+    """Each query's flow: its embedding times the two halves of a motion map, of which the second is for x.
+
+    Args:
+        hidden_dim (`int`): Channels of the queries.
+        map_channels (`int`): Channels of the encoder's finest map.
+    """
+
+    def __init__(self, hidden_dim: int, map_channels: int):
+        super().__init__()
+        self.layernorm = nn.LayerNorm(hidden_dim)
+        self.motion_map = Mask2FormerMLPPredictionHead(map_channels, 2 * hidden_dim, 2 * hidden_dim)
+        self.flow_embedder = Mask2FormerMLPPredictionHead(hidden_dim, 2 * hidden_dim, hidden_dim)
+
+    def forward(self, queries: Tensor, finest: Tensor) -> Tensor:
+        """Map queries `(batch, num_queries, hidden_dim)` and the finest map to `(batch, num_queries, 2, h, w)`."""
+        motion = self.motion_map(finest.flatten(2).transpose(1, 2))  # (batch, places, 2 hidden)
+        down, across = motion.chunk(2, dim=-1)
+        embeddings = self.flow_embedder(self.layernorm(queries))
+        flows = [embeddings @ part.transpose(1, 2) for part in (across, down)]
+        return torch.stack(flows, dim=2).unflatten(-1, finest.shape[-2:])
+
+
+class FlowEstimator(nn.Module):
+    """From two frames and the key frame's queries to a flow for every query (section 3.3).
+
+    Args:
+        hidden_dim (`int`): Channels of the queries.
+        num_queries (`int`): Queries of the key frame.
+        propagation (`str`, *optional*, defaults to `"full"`): The design; see [`MPVSSConfig`].
+        encoder_channels (`Sequence[int]`, *optional*): Of the six levels of the motion encoder.
+        decoder_channels (`Sequence[int]`, *optional*): Of what the pixel flow's decoder enlarges, the coarsest first.
+        num_layers (`int`, *optional*): Layers in which queries and maps meet.
+        num_heads (`int`, *optional*): Their attention heads.
+        feedforward_dim (`int`, *optional*): Hidden channels of their feed-forward parts.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_queries: int,
+        propagation: str = "full",
         encoder_channels: Sequence[int] = (64, 128, 256, 512, 512, 1024),
         decoder_channels: Sequence[int] = (128, 128, 128, 64),
         num_layers: int = 9,
@@ -152,20 +233,24 @@ class FlowEstimator(nn.Module):
         feedforward_dim: int = 2048,
     ):
         super().__init__()
+        channels = list(encoder_channels[1:])
+        self.starts_at_key_frame = propagation != "query_random"
         self.encoder = MotionEncoder(encoder_channels)
-        self.input_projections = nn.ModuleList(
-            [nn.Conv2d(encoder_channels[level], hidden_dim, kernel_size=1) for level in ATTENDED_LEVELS]
-        )
-        self.level_embed = nn.Embedding(len(ATTENDED_LEVELS), hidden_dim)
-        self.queries_embedder = nn.Embedding(num_queries, hidden_dim)
-        self.position_embedder = Mask2FormerSinePositionEmbedding(hidden_dim // 2, normalize=True)
-        self.layers = nn.ModuleList([MotionLayer(hidden_dim, num_heads, feedforward_dim) for _ in range(num_layers)])
-        self.layernorm = nn.LayerNorm(hidden_dim)
-        fine = encoder_channels[1:3]
-        self.pixel_decoder = PixelFlowDecoder([*fine, *[hidden_dim] * len(ATTENDED_LEVELS)], decoder_channels)
-        self.motion_map = Mask2FormerMLPPredictionHead(fine[0], 2 * hidden_dim, 2 * hidden_dim)
-        self.flow_embedder = Mask2FormerMLPPredictionHead(hidden_dim, 2 * hidden_dim, hidden_dim)
-        self.fusion = nn.Conv2d(4, 2, 3, padding=1)
+        self.query_motion, self.query_head, self.pixel_decoder, self.fusion = None, None, None, None
+        if propagation in WITH_QUERIES:
+            self.query_motion = QueryMotion(channels, hidden_dim, num_queries, num_layers, num_heads, feedforward_dim)
+            channels[-len(ATTENDED_LEVELS) :] = [hidden_dim] * len(ATTENDED_LEVELS)
+        if propagation in WITH_QUERY_FLOW:
+            self.query_head = QueryFlowHead(hidden_dim, channels[0])
+        if propagation in WITH_PIXEL_FLOW:
+            self.pixel_decoder = PixelFlowDecoder(channels, decoder_channels)
+        if self.query_head is not None and self.pixel_decoder is not None:
+            self.fusion = nn.Conv2d(4, 2, 3, padding=1)
+
+    @property
+    def has_query_flow(self) -> bool:
+        """Whether every query has a flow of its own."""
+        return self.query_head is not None
 
     def forward(self, frames: Tensor, queries: Tensor) -> Flows:
         """Estimate flows.
@@ -178,38 +263,18 @@ class FlowEstimator(nn.Module):
             [`Flows`].
         """
         maps = self.encoder(frames)
-        queries, attended = self._exchange(queries, maps)
-        pixel = self.pixel_decoder([*maps[:2], *reversed(attended)])
-        query = self._query_flow(self.layernorm(queries), maps[0])
-        shared = pixel[:, None].expand(-1, query.shape[1], -1, -1, -1)
-        fused = self.fusion(torch.cat([shared, query], dim=2).flatten(0, 1)).unflatten(0, query.shape[:2])
-        return Flows(pixel, query, fused)
-
-    def _exchange(self, queries: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Let the queries meet the coarsest maps in turn; returns both, the coarsest map first."""
-        sources, positions, sizes = [], [], []
-        for index, level in enumerate(ATTENDED_LEVELS):
-            source = self.input_projections[index](maps[level]) + self.level_embed.weight[index][:, None, None]
-            position = self.position_embedder(source.shape, source.device, source.dtype)
-            sizes.append(source.shape[-2:])
-            sources.append(source.flatten(2).transpose(1, 2))
-            positions.append(position.flatten(2).transpose(1, 2))
-        for index, layer in enumerate(self.layers):
-            level = index % len(sources)
-            tokens = torch.cat([queries + self.queries_embedder.weight, sources[level] + positions[level]], dim=1)
-            queries, sources[level] = layer(tokens).split([queries.shape[1], sources[level].shape[1]], dim=1)
-        return queries, [
-            source.transpose(1, 2).unflatten(2, size) for source, size in zip(sources, sizes, strict=True)
-        ]
-
-    def _query_flow(self, queries: Tensor, finest: Tensor) -> Tensor:
-        """Each query's flow: its embedding times the two halves of the motion map, of which the second is for x."""
-        height, width = finest.shape[-2:]
-        motion = self.motion_map(finest.flatten(2).transpose(1, 2))  # (batch, places, 2 hidden)
-        down, across = motion.chunk(2, dim=-1)
-        embeddings = self.flow_embedder(queries)
-        flows = [embeddings @ part.transpose(1, 2) for part in (across, down)]
-        return torch.stack(flows, dim=2).unflatten(-1, (height, width))
+        finest = maps[0]
+        if self.query_motion is not None:
+            # Without the key frame's, the learned embeddings, which every layer adds, are all there is of the queries.
+            start = queries if self.starts_at_key_frame else torch.zeros_like(queries)
+            queries, mixed = self.query_motion(start, maps)
+            maps = [*maps[: -len(mixed)], *mixed]
+        pixel = None if self.pixel_decoder is None else self.pixel_decoder(maps)[:, None]
+        query = None if self.query_head is None else self.query_head(queries, finest)
+        if pixel is None or query is None or self.fusion is None:
+            return Flows(pixel, query, pixel if query is None else query)  # type: ignore[arg-type]
+        both = torch.cat([pixel.expand(-1, query.shape[1], -1, -1, -1), query], dim=2)
+        return Flows(pixel, query, self.fusion(both.flatten(0, 1)).unflatten(0, both.shape[:2]))
 
 
 def warp(maps: Tensor, flow: Tensor, corrected: bool = False) -> Tensor:

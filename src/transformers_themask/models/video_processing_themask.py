@@ -145,6 +145,7 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
         outputs: ModelOutput,
         target_sizes: Sequence[tuple[int, int]] | None = None,
         via_input_size: bool = False,
+        enlarge_masks: bool = False,
     ) -> list[Tensor]:
         """Turn outputs into label maps.
 
@@ -158,6 +159,9 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
                 Defaults to the size of the network's input; required for `logits`, whose stride is the model's own.
             via_input_size (`bool`, *optional*, defaults to `False`): Resize twice, by way of the network's input size
                 as the official code does, instead of once.
+            enlarge_masks (`bool`, *optional*, defaults to `False`): Likewise, and enlarge the masks before they
+                become scores, as the official codes of Mask2Former and MPVSS do. Takes memory for all queries and
+                classes at the size of the network's input.
 
         Returns:
             One tensor `(num_frames, height, width)` per video: class indices, uint8 (int32 beyond 256 classes).
@@ -196,8 +200,8 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
             steps = (rows * content[0] / input_size[0] / size[0], columns * content[1] / input_size[1] / size[1])
             maps = []
             for frame in range(num_frames):
-                scores = segmentation_scores(outputs, video, frame)
-                if via_input_size:
+                scores = segmentation_scores(outputs, video, frame, input_size if enlarge_masks else None)
+                if via_input_size or enlarge_masks:
                     maps.append(twice_enlarged_argmax(scores, input_size, content, size))
                 else:
                     maps.append(enlarged_argmax(scores, size, steps))
@@ -382,18 +386,28 @@ def frame_size(frame: Any) -> tuple[int, ...] | None:
     return tuple(frame.shape) if isinstance(frame, (np.ndarray, Tensor)) and frame.ndim == 3 else None
 
 
-def segmentation_scores(outputs: ModelOutput, video: int, frame: int) -> Tensor:
-    """Class scores `(num_labels, height, width)` of one frame: those of its pixels, or the mean over query levels."""
+def segmentation_scores(
+    outputs: ModelOutput, video: int, frame: int, mask_size: tuple[int, int] | None = None
+) -> Tensor:
+    """Class scores `(num_labels, height, width)` of one frame: those of its pixels, or the mean over query levels.
+
+    Masks are enlarged to `mask_size` beforehand, if there is one.
+    """
     if outputs.get("logits") is not None:
         return outputs["logits"][video, frame].float()
     levels = []
     if outputs.get("masks_queries_logits") is not None:
-        classes = outputs["class_queries_logits"][video]
-        levels.append(query_scores(classes.float(), outputs["masks_queries_logits"][video, frame].float()))
+        levels.append((outputs["class_queries_logits"][video], outputs["masks_queries_logits"][video, frame]))
     if outputs.get("frame_masks_queries_logits") is not None:
         classes = outputs["frame_class_queries_logits"][video, frame]
-        levels.append(query_scores(classes.float(), outputs["frame_masks_queries_logits"][video, frame].float()))
-    return sum(levels[1:], start=levels[0]) / len(levels)
+        levels.append((classes, outputs["frame_masks_queries_logits"][video, frame]))
+    scores = []
+    for classes, masks in levels:
+        masks = masks.float()
+        if mask_size is not None:
+            masks = nn.functional.interpolate(masks[None], mask_size, mode="bilinear", align_corners=False)[0]
+        scores.append(query_scores(classes.float(), masks))
+    return sum(scores[1:], start=scores[0]) / len(scores)
 
 
 __all__ = ["THEMaskVideoProcessor"]

@@ -24,6 +24,8 @@ INTRODUCTIONS = {
     "aggregates queries over time (An et al., BMVC 2023).",
     "cffm": "CFFM mines the features of a frame from a few earlier ones, seen the coarser the further away they are "
     "(Sun et al., CVPR 2022).",
+    "mpvss": "MPVSS segments key frames, and carries their masks to the frames between, each by a flow of its own "
+    "(Weng et al., NeurIPS 2023).",
     "per_frame": "It is an image model that looks at each frame on its own.",
 }
 

@@ -166,7 +166,8 @@ class VSSTrainingArguments(TrainingArguments):
     undecayed_norms: str = field(
         default="head",
         metadata={
-            "help": "Where norm layers have no weight decay: in the `head` (THE-Mask) or the `backbone` (CFFM)."
+            "help": "Where norm layers have no weight decay: in the `head` (THE-Mask), the `backbone` (CFFM) or in "
+            "`all` of the model, with the embeddings (MPVSS)."
         },
     )
     clips_per_step: int | None = field(

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which learning rate and weight decay each parameter gets."""
 
-from collections.abc import Iterator
-
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
@@ -13,8 +11,9 @@ NORM_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 # decoder's input projections are unnamed members of a `Sequential`, so they are decayed, and so are ours.
 DECAYED_NORM_PARENT = "input_projections"
 
-# The part of the model whose norms are not decayed: as released with THE-Mask, and with SegFormer and CFFM.
-UNDECAYED_NORMS = ("head", "backbone")
+# The part of the model whose norms are not decayed: as released with THE-Mask, with SegFormer and CFFM, and by
+# detectron2 with Mask2Former and MPVSS, where embeddings are not either.
+UNDECAYED_NORMS = ("head", "backbone", "all")
 
 
 def parameter_groups(
@@ -27,7 +26,7 @@ def parameter_groups(
     """Sort the trainable parameters into optimiser groups as the official trainings do.
 
     A backbone's parameters get a reduced learning rate. Everything is decayed, biases and embeddings included, except
-    the norm layers of one part of the model.
+    the norm layers of one part of the model, or as `undecayed_norms` says.
 
     Args:
         model (`torch.nn.Module`): The model; its backbone is found by [`backbones`].
@@ -36,14 +35,17 @@ def parameter_groups(
         backbone_learning_rate_factor (`float`): Multiplies the learning rate of the backbone.
         undecayed_norms (`str`, *optional*, defaults to `"head"`): The part whose norm layers are not decayed: the
             `"head"`, which is everything but the backbone and here also without what is inside `input_projections`
-            (THE-Mask), or the `"backbone"` (SegFormer, CFFM).
+            (THE-Mask), the `"backbone"` (SegFormer, CFFM), or `"all"` norms, and embeddings (MPVSS).
 
     Returns:
         Groups for a torch optimiser, none of them empty, with the `name` `"backbone"` or `"head"`.
     """
     backbone = {id(parameter) for backbone in backbones(model) for parameter in backbone.parameters()}
-    norms = {id(parameter) for parameter in _norm_parameters(model)}
-    undecayed = norms & backbone if undecayed_norms == "backbone" else norms - backbone
+    if undecayed_norms == "all":
+        undecayed = _parameters_of(model, (*NORM_TYPES, nn.Embedding))
+    else:
+        norms = _parameters_of(model, NORM_TYPES, decayed_parent=DECAYED_NORM_PARENT)
+        undecayed = norms & backbone if undecayed_norms == "backbone" else norms - backbone
     groups: dict[tuple[float, float, str], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -70,7 +72,11 @@ def backbones(model: nn.Module) -> list[PreTrainedModel]:
     return found
 
 
-def _norm_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    for name, module in model.named_modules():
-        if isinstance(module, NORM_TYPES) and DECAYED_NORM_PARENT not in name.split("."):
-            yield from module.parameters(recurse=False)
+def _parameters_of(model: nn.Module, types: tuple[type[nn.Module], ...], decayed_parent: str | None = None) -> set[int]:
+    """Identities of the parameters of all modules of some types, but for those within modules of a name."""
+    return {
+        id(parameter)
+        for name, module in model.named_modules()
+        if isinstance(module, types) and decayed_parent not in name.split(".")
+        for parameter in module.parameters(recurse=False)
+    }

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of MPVSS."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .configuration_themask import THEMaskConfig
+
+# What the decoder of FlowNetS enlarges from level to level, the coarsest first (Dosovitskiy et al., ICCV 2015).
+FLOWNETS_CHANNELS = (512, 256, 128, 64)
+
+
+@strict
+class MPVSSConfig(PreTrainedConfig):
+    r"""Configuration of a [`MPVSSForVideoSemanticSegmentation`] (Weng et al., NeurIPS 2023).
+
+    Args:
+        segmenter_config ([`THEMaskConfig`] or `dict`, *optional*):
+            The model of the key frames, with one frame. A Mask2Former configuration is one too. Defaults to a
+            Mask2Former: one matching round, MiT-B1.
+        key_frame_interval (`int`, *optional*, defaults to 5):
+            Every so many frames of a stream one is segmented; the masks of the others come from the one before.
+        key_frame_threshold (`float`, *optional*):
+            A frame becomes a key frame before its time where the propagated masks explain so much less of its colours
+            than on the key frame; see [`~key_frames_mpvss.unexplained_colors`]. By default only the interval counts.
+        propagation (`str`, *optional*, defaults to `"full"`):
+            What masks are moved by (Table 3): `"full"`, a flow per query, refined with one that all share;
+            `"query_learned"`, the former alone; `"query_random"`, the same without the key frame's queries;
+            `"query_for_pixel_flow"`, the shared flow, which the queries take part in; `"optical_flow"`, the shared
+            flow of FlowNetS; `"copy"`, nothing, they stay.
+        motion_channels (`tuple[int, ...]`, *optional*, defaults to `(64, 128, 256, 512, 512, 1024)`):
+            Channels of the six levels of the motion encoder, FlowNetS.
+        motion_decoder_channels (`tuple[int, ...]`, *optional*):
+            Channels that the shared flow's decoder enlarges from level to level, the coarsest first. Defaults to
+            `(128, 128, 128, 64)`, and to FlowNetS' `(512, 256, 128, 64)` for `"optical_flow"`.
+        motion_layers (`int`, *optional*, defaults to 9):
+            Layers in which queries and motion meet.
+        motion_attention_heads (`int`, *optional*, defaults to 8):
+            Their attention heads.
+        motion_feedforward_dim (`int`, *optional*, defaults to 2048):
+            Hidden channels of their feed-forward parts.
+        flow_init (`str`, *optional*, defaults to `"released"`):
+            New flows of `"full"` are `"released"`, one place to the right and down everywhere, or `"identity"`, zero.
+        corrected_warp (`bool`, *optional*, defaults to `False`):
+            Whether zero flow leaves masks where they are; see [`~motion_mpvss.warp`].
+        image_mean, image_std (`list[float]`, *optional*, default to those of ImageNet):
+            How frames are normalised; the motion encoder takes them from 0 to 1.
+        flow_image_mean (`list[float]`, *optional*, defaults to `[0.411, 0.432, 0.45]`):
+            What is subtracted from those.
+
+    Raises:
+        ValueError: For values out of range, or a segmenter of clips.
+        StrictDataclassError: For a field of the wrong type.
+
+    Example:
+    ```python
+    >>> from transformers_themask import MPVSSConfig
+    >>> config = MPVSSConfig(num_labels=124)
+    >>> config.num_frames, config.segmenter_config.num_labels
+    (2, 124)
+
+    ```
+    """
+
+    model_type = "mpvss"
+    sub_configs = {"segmenter_config": THEMaskConfig}
+
+    segmenter_config: Any = None
+    key_frame_interval: int = 5
+    key_frame_threshold: float | int | None = None
+    propagation: Literal["full", "query_learned", "query_random", "query_for_pixel_flow", "optical_flow", "copy"] = (
+        "full"
+    )
+    motion_channels: list[int] | tuple[int, ...] = (64, 128, 256, 512, 512, 1024)
+    motion_decoder_channels: list[int] | tuple[int, ...] | None = None
+    motion_layers: int = 9
+    motion_attention_heads: int = 8
+    motion_feedforward_dim: int = 2048
+    flow_init: Literal["released", "identity"] = "released"
+    corrected_warp: bool = False
+    image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    flow_image_mean: list[float] | tuple[float, ...] = (0.411, 0.432, 0.45)
+
+    def __post_init__(self, **kwargs: Any):
+        segmenter = self.segmenter_config
+        if segmenter is None:
+            segmenter = {"matching_rounds": 1}
+        elif isinstance(segmenter, PreTrainedConfig) and not isinstance(segmenter, THEMaskConfig):
+            segmenter = segmenter.to_dict()
+        self.segmenter_config = THEMaskConfig(**segmenter) if isinstance(segmenter, dict) else segmenter
+        if self.motion_decoder_channels is None:
+            self.motion_decoder_channels = (
+                FLOWNETS_CHANNELS if self.propagation == "optical_flow" else (128, 128, 128, 64)
+            )
+        if "num_labels" not in kwargs and self.id2label is None:  # type: ignore[has-type]
+            self.id2label = dict(self.segmenter_config.id2label)
+        super().__post_init__(**kwargs)
+        self.check_fields()
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a training clip: the key frame and a later one."""
+        return 2
+
+    @property
+    def ignore_value(self) -> int:
+        """Label of pixels without a class."""
+        return self.segmenter_config.ignore_value
+
+    def check_fields(self) -> None:
+        """Reject values no model can be built or trained with, and give the segmenter the classes.
+
+        Called at construction, and again by the model, since a loaded configuration's fields may have been overridden.
+
+        Raises:
+            ValueError: See the messages.
+        """
+        self.label2id = {name: index for index, name in self.id2label.items()}
+        self.segmenter_config.id2label, self.segmenter_config.label2id = dict(self.id2label), dict(self.label2id)
+        if self.segmenter_config.num_frames != 1:
+            raise ValueError(
+                "`segmenter_config` must describe a model of single frames, with `num_frames` 1. "
+                f"Got {self.segmenter_config.num_frames}."
+            )
+        for name in ("key_frame_interval", "motion_layers", "motion_attention_heads", "motion_feedforward_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1. Got {getattr(self, name)}.")
+        if self.key_frame_threshold is not None and self.key_frame_threshold < 0:
+            raise ValueError(f"`key_frame_threshold` must not be negative. Got {self.key_frame_threshold}.")
+        for name, length in (("motion_channels", 6), ("motion_decoder_channels", 4)):
+            if len(getattr(self, name)) != length or min(getattr(self, name)) < 1:
+                raise ValueError(f"`{name}` must be {length} numbers of channels. Got {tuple(getattr(self, name))}.")
+        if self.segmenter_config.hidden_dim % self.motion_attention_heads:
+            raise ValueError(
+                "`motion_attention_heads` must divide the segmenter's `hidden_dim` "
+                f"({self.segmenter_config.hidden_dim}). Got {self.motion_attention_heads}."
+            )
+
+
+__all__ = ["MPVSSConfig"]

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the masks of a key frame still explain a later frame.
+
+The paper's key frames come at fixed intervals. A scene cut between two of them leaves masks that belong to another
+picture; their own colours give it away, for the price of two products of masks and colours.
+"""
+
+from torch import Tensor, nn
+
+# Below any variance of normalised colours that a picture has.
+TINY = 1e-6
+
+
+def unexplained_colors(
+    key: Tensor, key_masks: Tensor, current: Tensor, masks: Tensor, class_logits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How much of two frames' colours is left when every segment has its mean colour on the key frame.
+
+    Where segments overlap, a pixel belongs to them in proportion to their masks, each times the probability that its
+    query stands for a class at all.
+
+    Args:
+        key (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised key frames; pixels that are zero in all
+            channels are padding.
+        key_masks (`torch.Tensor` of shape `(batch, num_queries, mask_height, mask_width)`): Mask logits there, at a
+            size that divides the frames'.
+        current (`torch.Tensor` of shape `(batch, 3, height, width)`): Later frames.
+        masks (`torch.Tensor` of shape `(batch, num_queries, mask_height, mask_width)`): Mask logits there.
+        class_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`): The last one is "no object".
+
+    Returns:
+        For the later and the key frames `(batch,)` the mean squared difference as a share of the frame's variance: 0
+        for a perfect explanation, 1 for that of the frame's own mean colour; there is no upper limit.
+    """
+    stands_for_a_class = 1 - class_logits.float().softmax(-1)[..., -1:]
+    stride = key.shape[-1] // masks.shape[-1]
+
+    def colors_and_weights(frame: Tensor) -> tuple[Tensor, Tensor]:
+        weights = (frame != 0).any(1, keepdim=True).float()
+        weights = nn.functional.avg_pool2d(weights, stride).flatten(2)
+        sums = nn.functional.avg_pool2d(frame.float(), stride).flatten(2)
+        return (sums / weights.clamp(min=TINY)).transpose(1, 2), weights.transpose(1, 2)
+
+    def shares_of(masks: Tensor) -> Tensor:
+        shares = masks.float().sigmoid().flatten(2) * stands_for_a_class
+        return shares / shares.sum(1, keepdim=True).clamp(min=TINY)
+
+    key_colors, key_weights = colors_and_weights(key)  # (batch, places, 3) and (batch, places, 1)
+    key_shares = shares_of(key_masks)
+    areas = key_shares @ key_weights
+    segment_colors = key_shares @ (key_colors * key_weights) / areas.clamp(min=TINY)
+
+    def unexplained(colors: Tensor, weights: Tensor, shares: Tensor) -> Tensor:
+        mean = (colors * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+        left = ((colors - shares.transpose(1, 2) @ segment_colors).square() * weights).sum((1, 2))
+        return left / ((colors - mean).square() * weights).sum((1, 2)).clamp(min=TINY)
+
+    return unexplained(*colors_and_weights(current), shares_of(masks)), unexplained(
+        key_colors, key_weights, key_shares
+    )

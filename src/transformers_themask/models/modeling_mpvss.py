@@ -1,0 +1,466 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MPVSS: mask propagation for efficient video semantic segmentation (Weng et al., NeurIPS 2023)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_mpvss import MPVSSConfig
+from .inputs import check_inputs, check_single_frames
+from .key_frames_mpvss import unexplained_colors
+from .loss_themask import HierarchicalLoss, LevelPrediction, count_classes, loss_counts_of
+from .modeling_themask import THEMaskForVideoSemanticSegmentation
+from .motion_mpvss import FlowEstimator, flow_frames, warp
+from .point_sampling import PointSampler, uniform_points
+from .pretrained_model import VideoPreTrainedModel
+from .streaming import StreamingMixin
+
+# Of the flows, in pixels of the frames.
+FLOW_STRIDE = 8
+
+
+@dataclass
+class MPVSSForVideoSemanticSegmentationOutput(ModelOutput):
+    r"""Outputs of [`MPVSSForVideoSemanticSegmentation`].
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*, returned with `labels`):
+            Total loss, the sum of `loss_terms`.
+        loss_terms (`dict[str, torch.Tensor]`, *optional*, returned with `labels`):
+            Weighted `loss_class`, `loss_mask` and `loss_dice` of the frames after the key frame.
+        frame_class_queries_logits (`torch.Tensor`):
+            Classes of the queries, those of the key frame, the last one "no object":
+            `(batch, num_frames, num_queries, num_labels + 1)`.
+        frame_masks_queries_logits (`torch.Tensor`):
+            Masks of the queries, warped but on key frames: `(batch, num_frames, num_queries, height / 4, width / 4)`.
+        is_key_frame (`torch.Tensor` of shape `(batch, num_frames)`):
+            Which frames were segmented, on the CPU.
+        flows (`torch.Tensor`, *optional*):
+            For every query, or for all of them, and every place how far to the right and down its mask lies in the
+            key frame, in places; zero on key frames. `(batch, num_frames, num_queries or 1, 2, height / 8,
+            width / 8)`.
+        unexplained (`torch.Tensor` of shape `(batch, num_frames)`, *optional*, returned without `labels`):
+            What `config.key_frame_threshold` is compared with: the share of a frame's colour variance that the
+            propagated masks leave unexplained, above that of their key frame; 0 on frames that were due.
+    """
+
+    loss: Tensor | None = None
+    loss_terms: dict[str, Tensor] | None = None
+    frame_class_queries_logits: Tensor | None = None
+    frame_masks_queries_logits: Tensor | None = None
+    is_key_frame: Tensor | None = None
+    flows: Tensor | None = None
+    unexplained: Tensor | None = None
+
+
+class KeyPrediction(NamedTuple):
+    """What the segmenter says after one of its layers.
+
+    `class_logits` `(batch, num_keys, num_queries, num_labels + 1)`, `mask_logits`
+    `(batch, num_keys, num_queries, height / 4, width / 4)`.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+
+
+class KeyFrames(NamedTuple):
+    """What key frames leave to the frames after them.
+
+    Their `pixel_values` `(batch, num_keys, 3, height, width)`, their queries' normed states
+    `(batch, num_keys, num_queries, hidden)`, and every prediction that is needed, the last one last.
+    """
+
+    pixel_values: Tensor
+    queries: Tensor
+    predictions: tuple[KeyPrediction, ...]
+
+    def selected(self, key_of: list[int]) -> "KeyFrames":
+        """The key frame of each of some frames, by its index."""
+        if key_of == list(range(self.queries.shape[1])):
+            return self
+        predictions = tuple(KeyPrediction(*(part[:, key_of] for part in each)) for each in self.predictions)
+        return KeyFrames(self.pixel_values[:, key_of], self.queries[:, key_of], predictions)
+
+
+class KeyFrameSchedule(NamedTuple):
+    """What a stream remembers: its last key frame, and `num_since` `(batch, 1)`, on the CPU.
+
+    `num_since` counts the frames since then, that one included; 0 stands for no key frame. Both may be `None`.
+    """
+
+    key_frames: KeyFrames | None = None
+    num_since: Tensor | None = None
+
+
+class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
+    r"""A segmenter for key frames, and a flow per query that carries its masks to the frames between.
+
+    Training teaches the flow, and of the segmenter its class and mask heads; the rest of it is frozen, and in
+    evaluation mode always (in the released code drop path and batch statistics stay active there).
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from transformers_themask import MPVSSConfig, MPVSSForVideoSemanticSegmentation
+    >>> model = MPVSSForVideoSemanticSegmentation(MPVSSConfig(num_labels=124)).eval()
+    >>> model(pixel_values_videos=torch.randn(1, 3, 3, 64, 96)).frame_masks_queries_logits.shape
+    torch.Size([1, 3, 100, 16, 24])
+
+    ```
+    """
+
+    config: MPVSSConfig
+    config_class = MPVSSConfig
+    base_model_prefix = "segmenter"
+    _no_split_modules = ["MaskedAttentionLayer", "DeformableEncoderLayer", "MotionLayer"]
+    stream_modes = ("recurrent",)
+
+    def __init__(self, config: MPVSSConfig):
+        super().__init__(config)
+        config.check_fields()
+        segmenter_config = config.segmenter_config
+        self.segmenter = THEMaskForVideoSemanticSegmentation(segmenter_config)
+        self.flow = None
+        if config.propagation != "copy":
+            self.flow = FlowEstimator(
+                segmenter_config.hidden_dim,
+                segmenter_config.num_queries,
+                config.propagation,
+                config.motion_channels,
+                config.motion_decoder_channels or (),
+                config.motion_layers,
+                config.motion_attention_heads,
+                config.motion_feedforward_dim,
+            )
+        self.segmenter.requires_grad_(False)
+        for head in (self.segmenter.class_predictor, self.segmenter.model.transformer_module.decoder.mask_predictor):
+            head.requires_grad_(True)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the segmenter's input embedding."""
+        return self.segmenter.get_input_embeddings()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Initialise the flow as the released code does; the segmenter is initialised by its own class."""
+        super()._init_weights(module)
+        if isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+        elif isinstance(module, FlowEstimator) and module.fusion is not None:
+            init.zeros_(module.fusion.weight)
+            init.constant_(module.fusion.bias, 1.0 if self.config.flow_init == "released" else 0.0)
+
+    def train(self, mode: bool = True) -> "MPVSSForVideoSemanticSegmentation":
+        """Set the training mode, which the frozen segmenter does not take part in."""
+        super().train(mode)
+        self.segmenter.eval()
+        return self
+
+    def loss_counts(self, labels: Tensor, matching_rounds: int | None = None) -> Tensor:
+        """What the loss of a batch is divided by; the sum over the batches of a step makes their losses shares of one.
+
+        Args:
+            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
+            matching_rounds (`int`, *optional*): Without effect: there is one round.
+
+        Returns:
+            `torch.Tensor` of shape `(2,)`: number of targets, and class weights of all queries together.
+        """
+        counts = count_classes(later_labels(labels), self.config.num_labels, self.config.ignore_value)
+        return loss_counts_of((counts > 0).sum(1), self.config.segmenter_config, matching_rounds=1)
+
+    def forward(
+        self,
+        pixel_values_videos: Tensor,
+        labels: Tensor | None = None,
+        loss_counts: Tensor | None = None,
+        official_zeroing: tuple[int, int] | None = None,
+        point_sampler: PointSampler = uniform_points,
+        point_generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        **kwargs: Any,
+    ) -> MPVSSForVideoSemanticSegmentationOutput:
+        r"""Segment videos as a stream does, or, given labels, compute the loss of the frames after the first.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
+                Normalised frames; height and width multiples of 32. Pixels that are zero in all channels are padding.
+                With labels the first one is the key frame of all others, at any distance.
+            labels (`torch.Tensor` of shape `(batch, num_frames, label_height, label_width)`, *optional*):
+                Class indices, `config.ignore_value` where there is none. Those of the key frame are not used.
+            loss_counts (`torch.Tensor` of shape `(2,)`, *optional*):
+                Sum of `loss_counts(labels)` over all batches of an optimiser step and all processes. Defaults to the
+                counts of this batch, averaged over the processes.
+            official_zeroing (`tuple[int, int]`, *optional*):
+                Height and width of the label maps to be made. The released code blanks what lies beyond them for the
+                motion encoder, even if it is not padding. For comparisons with it; by default only padding is blank.
+            point_sampler ([`PointSampler`], *optional*):
+                Source of the random points of matching and losses.
+            point_generator (`torch.Generator` or a sequence of them, *optional*):
+                Passed on to `point_sampler`.
+
+        Raises:
+            ValueError: If a shape or value is not as described.
+        """
+        check_inputs(pixel_values_videos, labels, kwargs)
+        num_frames = pixel_values_videos.shape[1]
+        if labels is not None and num_frames == 1:
+            raise ValueError("`pixel_values_videos` must hold a frame after the key frame to compute the loss. Got 1.")
+        interval = self.config.key_frame_interval if labels is None else num_frames
+        later = [index for index in range(num_frames) if index % interval]
+        if labels is None and (self.config.key_frame_threshold is not None or not later):
+            return self._stepped(pixel_values_videos)
+
+        key_of = [index // interval for index in range(num_frames)]
+        keys = self._segment(pixel_values_videos[:, ::interval], all_predictions=labels is not None)
+        keys_of_later = keys.selected([key_of[index] for index in later])
+        warped, flows = self._propagate(keys_of_later, pixel_values_videos[:, later], official_zeroing)
+
+        num_keys = keys.queries.shape[1]
+        places = {index: place for place, index in enumerate([*range(0, num_frames, interval), *later])}
+        order = [places[index] for index in range(num_frames)]
+        key_classes, key_masks = keys.predictions[-1]
+        outputs = MPVSSForVideoSemanticSegmentationOutput(
+            frame_class_queries_logits=key_classes[:, key_of],
+            frame_masks_queries_logits=torch.cat([key_masks, warped[-1]], dim=1)[:, order],
+            is_key_frame=torch.tensor([index not in later for index in range(num_frames)]).expand(len(key_masks), -1),
+        )
+        if flows is not None:
+            still = torch.zeros_like(flows[:, :1]).expand(-1, num_keys, -1, -1, -1, -1)
+            outputs.flows = torch.cat([still, flows], dim=1)[:, order]
+        if labels is None:
+            excess = self._unexplained(keys_of_later, pixel_values_videos[:, later], warped[-1])
+            outputs.unexplained = torch.cat([excess.new_zeros(len(excess), num_keys), excess], dim=1)[:, order]
+        else:
+            criterion = HierarchicalLoss(self.config.segmenter_config, point_sampler, point_generator)
+            terms = loss_terms_of(criterion, keys_of_later, warped, labels, loss_counts)
+            outputs.loss = torch.stack([term.sum() for term in terms.values()]).sum()
+            outputs.loss_terms = {name: term.sum().detach() for name, term in terms.items()}
+        return outputs
+
+    def initial_state(self, num_frames: int = 1, frame_stride: int = 1) -> KeyFrameSchedule:
+        """The state before the first frame of videos.
+
+        Args:
+            num_frames (`int`, *optional*): Without effect: the key frames say what a frame is based on.
+            frame_stride (`int`, *optional*): Without effect.
+        """
+        return KeyFrameSchedule()
+
+    def streaming_step(
+        self, pixel_values_videos: Tensor, state: KeyFrameSchedule
+    ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule]:
+        """Segment the newest frame of every video of a batch, as a key frame or with the last one's masks.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch, 1, 3, height, width)`): The frames.
+            state ([`KeyFrameSchedule`]): What `initial_state` or the step before returned; it is left as it is.
+
+        Returns:
+            The outputs for these frames, and the state for the next ones.
+
+        Raises:
+            ValueError: If there is not exactly one frame per video, or as in `forward`.
+        """
+        check_inputs(pixel_values_videos, None, {})
+        check_single_frames(pixel_values_videos)
+        if state.key_frames is None or state.num_since is None:
+            return self._key_step(pixel_values_videos)
+        due = (state.num_since == 0) | (state.num_since >= self.config.key_frame_interval)
+        if torch.compiler.is_exporting():
+            return self._exported_step(pixel_values_videos, state.key_frames, state.num_since, due)
+        is_uniform = self.config.key_frame_threshold is None and bool(due.all() == due.any())
+        if len(due) > 1 and not is_uniform:  # videos that may differ are taken one by one
+            owns = [slice(video, video + 1) for video in range(len(due))]
+            states = [mapped(itemgetter(own), state) for own in owns]
+            steps = [
+                self.streaming_step(pixel_values_videos[own], own_state)
+                for own, own_state in zip(owns, states, strict=True)
+            ]
+            after = mapped(lambda *parts: torch.cat(parts), *(own_state for _, own_state in steps))
+            return joined([outputs for outputs, _ in steps], dim=0), after
+        if due.all():
+            return self._key_step(pixel_values_videos)
+        return self._later_step(pixel_values_videos, state.key_frames, state.num_since)
+
+    def _key_step(
+        self, frames: Tensor, unexplained: Tensor | None = None
+    ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule]:
+        """Segment key frames, due or, given how much was `unexplained`, before their time."""
+        keys = self._segment(frames, all_predictions=False)
+        ((classes, masks),) = keys.predictions
+        outputs = MPVSSForVideoSemanticSegmentationOutput(
+            frame_class_queries_logits=classes,
+            frame_masks_queries_logits=masks,
+            is_key_frame=torch.ones(len(masks), 1, dtype=torch.bool),
+            unexplained=masks.new_zeros(len(masks), 1, dtype=torch.float32) if unexplained is None else unexplained,
+        )
+        if self.flow is not None:
+            num_flows = masks.shape[2] if self.flow.has_query_flow else 1
+            height, width = frames.shape[-2:]
+            outputs.flows = masks.new_zeros(len(masks), 1, num_flows, 2, height // FLOW_STRIDE, width // FLOW_STRIDE)
+        return outputs, KeyFrameSchedule(keys, torch.ones(len(masks), 1, dtype=torch.long))
+
+    def _later_step(
+        self, frames: Tensor, keys: KeyFrames, num_since: Tensor
+    ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule]:
+        (masks,), flows = self._propagate(keys, frames)
+        unexplained = self._unexplained(keys, frames, masks)
+        threshold = self.config.key_frame_threshold
+        if threshold is not None and (unexplained > threshold).any():
+            return self._key_step(frames, unexplained)
+        outputs = MPVSSForVideoSemanticSegmentationOutput(
+            frame_class_queries_logits=keys.predictions[-1].class_logits,
+            frame_masks_queries_logits=masks,
+            is_key_frame=torch.zeros(len(masks), 1, dtype=torch.bool),
+            flows=flows,
+            unexplained=unexplained,
+        )
+        return outputs, KeyFrameSchedule(keys, num_since + 1)
+
+    def _exported_step(
+        self, frames: Tensor, keys: KeyFrames, num_since: Tensor, due: Tensor
+    ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule]:
+        """The step as one graph with two branches; it serves streams that started together."""
+        if self.config.key_frame_threshold is not None:
+            raise ValueError(
+                "`key_frame_threshold` must be None to export a step: a graph cannot choose per video. "
+                f"Got {self.config.key_frame_threshold}."
+            )
+
+        def at_key_frame(frames: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+            keys = self._segment(frames, all_predictions=False)
+            ((classes, masks),) = keys.predictions
+            # A branch may return neither what it was given nor anything twice.
+            return frames.clone(), keys.queries.clone(), classes.clone(), masks.clone(), masks.clone()
+
+        def at_later_frame(frames: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+            pixel_values, queries, classes, masks = parts
+            keys = KeyFrames(pixel_values, queries, (KeyPrediction(classes, masks),))
+            (warped,), _ = self._propagate(keys, frames)
+            return pixel_values.clone(), queries.clone(), classes.clone(), masks.clone(), warped.clone()
+
+        ((classes, masks),) = keys.predictions
+        pixel_values, queries, classes, key_masks, masks = torch.cond(
+            due.any(), at_key_frame, at_later_frame, (frames, keys.pixel_values, keys.queries, classes, masks)
+        )
+        outputs = MPVSSForVideoSemanticSegmentationOutput(
+            frame_class_queries_logits=classes, frame_masks_queries_logits=masks
+        )
+        keys = KeyFrames(pixel_values, queries, (KeyPrediction(classes, key_masks),))
+        return outputs, KeyFrameSchedule(keys, torch.where(due, 1, num_since + 1))
+
+    def _stepped(self, frames: Tensor) -> MPVSSForVideoSemanticSegmentationOutput:
+        """The outputs of a stream of all frames of videos."""
+        state, steps = self.initial_state(), []
+        for frame in frames.split(1, dim=1):
+            outputs, state = self.streaming_step(frame, state)
+            steps.append(outputs)
+        return joined(steps, dim=1)
+
+    def _segment(self, frames: Tensor, all_predictions: bool) -> KeyFrames:
+        """Segment key frames `(batch, num_keys, 3, height, width)`; only the heads learn."""
+        segmenter, shape = self.segmenter, frames.shape[:2]
+        with torch.no_grad():
+            feature_maps, mask_features = segmenter.model.pixel_level_module(frames.flatten(0, 1))
+        made, _ = segmenter.model.transformer_module(feature_maps, mask_features, 1, all_predictions)
+        predictions = tuple(
+            KeyPrediction(
+                segmenter.class_predictor(prediction.queries).unflatten(0, shape),
+                prediction.mask_logits.squeeze(1).unflatten(0, shape),
+            )
+            for prediction in made
+        )
+        return KeyFrames(frames, made[-1].queries.detach().unflatten(0, shape), predictions)
+
+    def _propagate(
+        self, keys: KeyFrames, frames: Tensor, official_zeroing: tuple[int, int] | None = None
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Warp the masks of key frames onto as many later frames `(batch, num_frames, 3, height, width)`.
+
+        Returns:
+            Masks `(batch, num_frames, num_queries, height / 4, width / 4)` of every prediction, and the flows.
+        """
+        if self.flow is None:
+            return [masks for _, masks in keys.predictions], None
+        currents, shape = frames.flatten(0, 1), frames.shape[:2]
+        # Pictures hold whole numbers before a mean that is none is subtracted: none of their pixels is zero.
+        is_picture = (currents != 0).any(1)
+        if official_zeroing is not None:
+            height, width = official_zeroing
+            is_picture[:, height:] = False
+            is_picture[:, :, width:] = False
+        pairs = flow_frames(
+            self._from_zero_to_one(currents),
+            self._from_zero_to_one(keys.pixel_values.flatten(0, 1)),
+            self._constant("flow_image_mean"),
+            is_picture,
+        )
+        flows = self.flow(pairs, keys.queries.flatten(0, 1)).fused
+        warped = []
+        for _, masks in keys.predictions:
+            single, flow = masks.flatten(0, 2)[:, None], flows.expand(-1, masks.shape[2], -1, -1, -1).flatten(0, 1)
+            warped.append(warp(single, flow, self.config.corrected_warp).view(masks.shape))
+        return warped, flows.unflatten(0, shape)
+
+    @torch.no_grad()
+    def _unexplained(self, keys: KeyFrames, frames: Tensor, masks: Tensor) -> Tensor:
+        """How much less of later frames than of their key frames is explained: `(batch, num_frames)`."""
+        classes, key_masks = keys.predictions[-1]
+        parts = (keys.pixel_values, key_masks, frames, masks, classes)
+        later, at_key_frame = unexplained_colors(*(part.flatten(0, 1) for part in parts))
+        return (later - at_key_frame).unflatten(0, frames.shape[:2])
+
+    def _from_zero_to_one(self, frames: Tensor) -> Tensor:
+        mean, std = (self._constant(name)[:, None, None] for name in ("image_mean", "image_std"))
+        return frames * std + mean
+
+    def _constant(self, name: str) -> Tensor:
+        return torch.tensor(getattr(self.config, name), device=self.device, dtype=self.dtype)
+
+
+def later_labels(labels: Tensor) -> Tensor:
+    """The labels of the frames after the key frame, each a clip of one frame: `(frames, 1, height, width)`."""
+    return labels[:, 1:].flatten(0, 1)[:, None]
+
+
+def loss_terms_of(
+    criterion: HierarchicalLoss,
+    keys: KeyFrames,
+    warped: list[Tensor],
+    labels: Tensor,
+    loss_counts: Tensor | None,
+) -> dict[str, Tensor]:
+    """Mask2Former's loss of every frame after the key frame, which has that one's classes, at every layer."""
+    predictions = [
+        LevelPrediction(prediction.class_logits.flatten(0, 1), masks.flatten(0, 1)[:, None])
+        for prediction, masks in zip(keys.predictions, warped, strict=True)
+    ]
+    with torch.autocast(labels.device.type, enabled=False):
+        return criterion(predictions, [], later_labels(labels), matching_rounds=1, loss_counts=loss_counts)[0]
+
+
+def mapped(function: Callable[..., Tensor], *states: Any) -> Any:
+    """A state of nested tuples made from the tensors at each place of some states."""
+    if isinstance(states[0], Tensor):
+        return function(*states)
+    parts = [mapped(function, *each) for each in zip(*states, strict=True)]
+    return type(states[0])(*parts) if hasattr(states[0], "_fields") else tuple(parts)
+
+
+def joined(
+    outputs: list[MPVSSForVideoSemanticSegmentationOutput], dim: int
+) -> MPVSSForVideoSemanticSegmentationOutput:
+    """One output of the same fields of several, for more videos (`dim` 0) or more frames (1)."""
+    fields: dict[str, Any] = {name: torch.cat([each[name] for each in outputs], dim=dim) for name in outputs[0]}
+    return MPVSSForVideoSemanticSegmentationOutput(**fields)
+
+
+__all__ = ["MPVSSForVideoSemanticSegmentation", "MPVSSForVideoSemanticSegmentationOutput"]
