@@ -5,11 +5,16 @@ import json
 
 import pytest
 import torch
+from transformers import AutoModel, AutoVideoProcessor
 
-from goldens import FIXTURES, json_file, tensors, weights
+from goldens import FIXTURES, json_file, tensors, under, weights
 from transformers_themask import AutoModelForVideoSemanticSegmentation, CFFMConfig
 from transformers_themask.cli import main
+from transformers_themask.conversion import mpvss
+from transformers_themask.conversion.families import convert_official_checkpoint
 from transformers_themask.conversion.themask import config_from_state_dict, convert_official_key
+
+MPVSS_FIXTURES = FIXTURES.parent / "mpvss"
 
 # The recordings' head counts; official checkpoints have the official ones, which are the default.
 OVERRIDES = json.dumps(
@@ -60,16 +65,20 @@ def test_a_converted_checkpoint_reproduces_the_official_scores(checkpoint, datas
     torch.testing.assert_close(scores, recorded["test.scores_quarter"], rtol=1e-4, atol=1e-4)
 
 
-def test_a_checkpoint_with_the_published_names_of_cffm_fills_the_model(tmp_path, capsys):
-    """By the official list of names and shapes, MiT-B1."""
+def published_cffm():
+    """Names, shapes and types of the official checkpoint with MiT-B1, and a state dict of random numbers for them."""
     generator = torch.Generator().manual_seed(0)
     entries = json_file("checkpoint_keys_B1", FIXTURES.parent / "cffm")
-    state_dict = {
+    return entries, {
         name: torch.zeros(shape, dtype=torch.int64)
         if dtype == "int64"
         else torch.randn(shape, generator=generator, dtype=getattr(torch, dtype))
         for name, shape, dtype in entries
     }
+
+
+def test_a_checkpoint_with_the_published_names_of_cffm_fills_the_model(tmp_path, capsys):
+    entries, state_dict = published_cffm()
     torch.save({"state_dict": state_dict}, tmp_path / "cffm_b1.pth")
     assert convert(tmp_path / "cffm_b1.pth", tmp_path / "model") == 0
     dropped = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("dropped: "))
@@ -88,6 +97,21 @@ def test_a_checkpoint_with_the_published_names_of_cffm_fills_the_model(tmp_path,
     kept = {name: tensor for name, tensor in state_dict.items() if name not in dropped.replace(":", ",").split(", ")}
     assert sum(tensor.numel() for tensor in ours.values()) == sum(tensor.numel() for tensor in kept.values())
     assert torch.equal(ours["head.classifier.weight"], state_dict["decode_head.linear_pred2.weight"])
+
+
+def test_entries_without_a_place_are_named_as_in_the_checkpoint(tmp_path, capsys):
+    """Also where a part of their name is known, and where one entry would become two."""
+    _, state_dict = published_cffm()
+    placeless = [
+        "backbone.block1.0.cross.attn.kv.weight",
+        "decode_head.decoder_focal.blocks.0.attn.memory",
+        "decode_head.prototype.weight",
+    ]
+    torch.save({"state_dict": {**state_dict, **dict.fromkeys(placeless, torch.ones(4))}}, tmp_path / "cffm.pth")
+    assert convert(tmp_path / "cffm.pth", tmp_path / "model") == 1
+    assert f"unknown: {', '.join(placeless)}" in capsys.readouterr().out.splitlines()
+    _, report = convert_official_checkpoint({**state_dict, "decode_head.prototype.weight": torch.ones(4)})
+    assert report.unknown == ["decode_head.prototype.weight"] and not report.missing
 
 
 def test_the_architecture_is_read_off_the_shapes():
@@ -125,8 +149,8 @@ def test_overrides_and_output_are_checked_before_the_checkpoint_is_read(tmp_path
     ("content", "words"),
     [
         (b"no checkpoint", "must be a PyTorch checkpoint of plain tensors. Got {path}."),
-        ([1, 2], "Got {path} without `decode_head.` entries"),
-        ({1: torch.ones(1)}, "Got {path} without `decode_head.` entries"),
+        ([1, 2], "Got {path} with other entries"),
+        ({1: torch.ones(1)}, "Got {path} with other entries"),
         ({"decode_head.a": torch.ones(1), "decode_head.b": 1}, "Got {path} with other entries"),
     ],
 )
@@ -159,3 +183,44 @@ def test_misleading_official_names_are_told_apart():
     )
     assert convert_official_key(f"{prefix}norm2.weight") == f"{aggregator}video_self_attn_layer_norm.weight"
     assert convert_official_key(f"{prefix}reference_points.weight") is None
+
+
+def flownets(folder):
+    """The encoder of a tiny recorded MPVSS in the place of FlowNetS', with some of the decoder that is not used."""
+    encoder = under(tensors("tiny_weights", folder), "motion.encoder.")
+    return {name: torch.full_like(value, 0.5) for name, value in encoder.items()} | {"deconv5.weight": torch.ones(1)}
+
+
+def test_a_mask2former_and_flownets_become_an_mpvss_to_be_trained(tmp_path):
+    official = tensors("tiny_weights", MPVSS_FIXTURES)
+    mask2former = {name: value for name, value in official.items() if not name.startswith("motion.")}
+    torch.save({"model": mask2former, "iteration": 90000}, tmp_path / "m2f.pth")
+    torch.save({"state_dict": flownets(MPVSS_FIXTURES)}, tmp_path / "flownets.pth")
+    channels = "motion_channels: [8, 16, 24, 40, 40, 80], motion_attention_heads: 4"
+    overrides = f"{{segmenter_config: {{num_attention_heads: 4}}, {channels}}}"
+    options = ["--config-overrides", overrides]
+    assert convert(tmp_path / "m2f.pth", tmp_path / "half", *options) == 2  # the flow is missing
+    options += ["--motion-encoder", str(tmp_path / "flownets.pth")]
+    assert convert(tmp_path / "m2f.pth", tmp_path / "model", *options) == 0
+    model = AutoModel.from_pretrained(tmp_path / "model")
+    assert all((parameter == 0.5).all() for parameter in model.flow.encoder.parameters())
+    segmenter = AutoModel.from_pretrained(tmp_path / "model").segmenter.state_dict()
+    converted = mpvss.convert_state_dict(mask2former)[0]
+    assert {f"segmenter.{name}" for name in segmenter} == converted.keys()
+    assert all(torch.equal(segmenter[name.removeprefix("segmenter.")], value) for name, value in converted.items())
+    assert AutoVideoProcessor.from_pretrained(tmp_path / "model").fit == "pad"
+
+
+def test_a_motion_encoder_of_another_kind_is_refused(tmp_path, capsys):
+    torch.save(tensors("tiny_weights", MPVSS_FIXTURES), tmp_path / "mpvss.pth")
+    torch.save(flownets(MPVSS_FIXTURES), tmp_path / "flownets.pth")
+    options = ["--config-overrides", "{segmenter_config: {num_attention_heads: 4}, motion_attention_heads: 4}"]
+    assert convert(tmp_path / "mpvss.pth", tmp_path / "model", *options) == 0
+    capsys.readouterr()
+    for name, content in (("junk.pth", {"conv1.0.conv.bias": torch.ones(8)}), ("empty.pth", {})):
+        torch.save(content, tmp_path / name)
+        assert (
+            convert(tmp_path / "mpvss.pth", tmp_path / name[:-4], *options, "--motion-encoder", str(tmp_path / name))
+            == 2
+        )
+        assert capsys.readouterr().err.count("\n") == 1

@@ -3,6 +3,7 @@
 
 import math
 import re
+from fractions import Fraction
 
 import pytest
 import torch
@@ -10,14 +11,22 @@ from torch import nn
 
 from families import SMALL_WINDOWS, cffm_model
 from goldens import FIXTURES, json_file
-from tiny import TINY_MIT, random_clips
+from tiny import TINY_MIT, random_clips, tiny_model
 from tiny_segmenters import opinionated
 from transformers_themask import CFFMConfig, CFFMForVideoSemanticSegmentation, MiTConfig
-from transformers_themask.models.decoder_cffm import ContextPooling, CrossFrameAttention, FeatureFusion
+from transformers_themask.models.configuration_cffm import ContextSource
+from transformers_themask.models.decoder_cffm import (
+    ContextPooling,
+    CrossFrameAttention,
+    CrossFrameMiningLayer,
+    FeatureFusion,
+    first_tokens,
+)
 
 NUM_FRAMES = 20
 # What the paper prints (section 3.2), where the released code computes something else.
 PRINTED = {
+    "context_pooling": "plain",
     "reference_receptive_fields": (49, 20, 6),
     "reference_pooling_kernels": (7, 4, 2),
     "target_pooling_kernel": 5,
@@ -57,10 +66,33 @@ def tokens_of_a_window(config, window, sizes):
     cells = (config.target_pooling_kernel, *config.reference_pooling_kernels)
     for source, (field, cell) in enumerate(zip(fields, cells, strict=True), start=1):
         kernel, step = field // cell, sizes[source][0] * side // height
+        first = [step * number - kernel // 2 for number in window]
+        if config.context_pooling == "plain":
+            first = [most_centred(side * number, side, field, cell) for number in window]
         for y, x in ((y, x) for y in range(kernel) for x in range(kernel)):
-            place = (step * row - kernel // 2 + y, step * column - kernel // 2 + x)
+            place = (first[0] + y, first[1] + x)
             is_there = all(0 <= at < length for at, length in zip(place, sizes[source], strict=True))
             yield source, place if is_there else None, (y, x)
+
+
+def most_centred(start, side, field, cell):
+    """Which cell a field of whole cells begins with, so that its middle is nearest to a window's; of two the later."""
+    middle = Fraction(2 * start + side, 2)
+    return min(range(-60, 60), key=lambda first: (abs(cell * first + Fraction(field, 2) - middle), -first))
+
+
+def pooled_cell_by_cell(pooling, cell, frame):
+    """`ContextPooling` without a resize, by loops over cells and places; beyond the frame there are zeros."""
+    height, width, channels = frame.shape
+    rows, columns = -(-height // cell), -(-width // cell)
+    pooled = torch.zeros(rows, columns, channels, dtype=frame.dtype)
+    for row, column in ((y, x) for y in range(rows) for x in range(columns)):
+        pooled[row, column] = pooling.projection.bias
+        for y, x in ((y, x) for y in range(cell) for x in range(cell)):
+            place = (cell * row + y, cell * column + x)
+            if place[0] < height and place[1] < width:
+                pooled[row, column] += pooling.projection.weight[0, cell * y + x] * frame[place]
+    return pooled
 
 
 def bias_of(attention, head, query, source, bias):
@@ -105,7 +137,7 @@ ORACLE = {
     # Of the sources, one token per window, two by two, and every place.
     "even": {"window_size": 4, "neighborhood": 2, "fields": (12, 10, 3), "cells": (4, 2, 1)},
     "odd": {"window_size": 3, "neighborhood": 1, "fields": (9, 10, 1), "cells": (3, 2, 1)},
-    "printed": {"window_size": 3, "neighborhood": 0, "fields": (3, 3, 6), "cells": (1, 3, 2)},
+    "small": {"window_size": 3, "neighborhood": 0, "fields": (3, 3, 6), "cells": (1, 3, 2)},
 }
 
 
@@ -137,6 +169,82 @@ def test_attention_is_what_loops_over_tokens_give(case):
     for clip in range(2):
         expected = written_out_attention(attention, config, [one[clip] for one in maps])
         torch.testing.assert_close(ours[clip], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(10, 17), (3, 22), (14, 8)], ids=str)
+@torch.no_grad()
+def test_plain_pooling_and_attention_are_what_loops_over_windows_and_cells_give(size):
+    """The paper's sizes, on frames that are multiples of neither 7 nor 4 nor 5, and with one row of windows."""
+    config = CFFMConfig(backbone_config=MiTConfig(**TINY_MIT), hidden_dim=4, num_attention_heads=1, **PRINTED)
+    layer = random_parameters(CrossFrameMiningLayer(config).double(), seed=2)
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.randn(4, *size, config.hidden_dim, generator=generator, dtype=torch.float64)
+    cells = (config.target_pooling_kernel, *config.reference_pooling_kernels)
+    pooled = []
+    for pooling, cell, frame in zip(layer.poolings, cells, frames, strict=True):
+        pooled.append(pooled_cell_by_cell(pooling, cell, frame))
+        torch.testing.assert_close(pooling(frame[None])[0], pooled[-1], rtol=1e-9, atol=1e-9)
+    padded = torch.zeros(*(-(-length // 7) * 7 for length in size), config.hidden_dim, dtype=torch.float64)
+    padded[: size[0], : size[1]] = frames[0]
+    ours = layer.attention(padded[None], [one[None] for one in pooled])[0]
+    torch.testing.assert_close(ours, written_out_attention(layer.attention, config, [padded, *pooled]))
+
+    def normed(frame):
+        return nn.functional.layer_norm(
+            frame, (config.hidden_dim,), layer.layernorm_before.weight, layer.layernorm_before.bias
+        )
+
+    # The layer pools what is normed and not yet padded to whole windows.
+    contexts = []
+    layer.attention.register_forward_pre_hook(lambda _, arguments: contexts.extend(arguments[1]))
+    layer(frames[:1], frames[None, 1:])
+    for context, pooling, cell, frame in zip(contexts, layer.poolings, cells, frames, strict=True):
+        expected = pooled_cell_by_cell(pooling, cell, normed(frame))
+        torch.testing.assert_close(context[0], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("window", [(7, 7), (8, 6), (9, 10), (10, 11)], ids=str)
+def test_plain_receptive_fields_are_those_of_the_paper(window):
+    """By the gradient of all tokens of a window: 35, 49, 20 and 6 places, around the window's as nearly as can be."""
+    config = CFFMConfig(backbone_config=MiTConfig(**TINY_MIT), hidden_dim=8, **PRINTED)
+    attention = CrossFrameAttention(config)
+    poolings = [ContextPooling(source, config.window_size) for source in config.context_sources]
+    frames = torch.ones(4, 140, 140, 1, requires_grad=True)
+    maps = [pooling(frame[None]) for pooling, frame in zip(poolings, frames, strict=True)]
+    sizes = [(one.shape[1], one.shape[2]) for one in maps]
+    tokens, is_outside = attention.window_tokens(20, 20, sizes, torch.device("cpu"))
+    number = 20 * window[0] + window[1]
+    assert not is_outside[number].any()
+    seen = torch.cat([torch.zeros(140 * 140, 1), *(one.flatten(0, 2) for one in maps)])
+    seen[tokens[number]].sum().backward()
+    for frame, field, cell in zip(frames.grad, (35, 49, 20, 6), (5, 7, 4, 2), strict=True):
+        for axis in (0, 1):
+            places = frame[..., 0].abs().sum(1 - axis).nonzero()[:, 0].tolist()
+            first = cell * most_centred(7 * window[axis], 7, field, cell)
+            assert places == list(range(first, first + field))
+
+
+@pytest.mark.parametrize("window_size", [1, 3, 4, 7])
+def test_plain_tokens_are_centred_on_windows_of_any_size(window_size):
+    """Also where two choices are as near, which is so for every other window of seven with two tokens of three."""
+    windows = torch.arange(9)
+    for cell in range(1, 9):
+        for kernel in range(1, 6):
+            expected = [most_centred(window_size * number, window_size, kernel * cell, cell) for number in range(9)]
+            source = ContextSource(kernel, cell, None)
+            assert first_tokens(source, window_size, windows).tolist() == expected
+
+
+@torch.no_grad()
+def test_kernels_as_large_as_windows_are_pooled_alike_either_way():
+    features = torch.randn(1, 10, 17, 16, generator=torch.Generator().manual_seed(0))
+    references = torch.randn(1, 3, 10, 17, 16, generator=torch.Generator().manual_seed(1))
+    fields = {"reference_receptive_fields": (49, 35, 7), "reference_pooling_kernels": (7, 7, 7)}
+    first, second = (
+        opinionated(cffm_model(context_pooling=pooling, **fields)).head.layers[0](features, references)
+        for pooling in ("resized", "plain")
+    )
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("window_size", "kernel", "map_side"), [(7, 7, 1), (7, 3, 2), (7, 2, 3), (4, 2, 2)])
@@ -214,6 +322,7 @@ PROTOCOLS = {
         SMALL_WINDOWS,
         [[target] if target < 2 else [target - 2, target - 1, target] for target in range(NUM_FRAMES)],
     ),
+    "printed": (PRINTED, official_indices()),
     "repeated": ({"first_frames": "repeated"}, repeated_indices((-9, -6, -3))),
     "repeated_with_other_offsets": (
         {**SMALL_WINDOWS, "reference_offsets": (-7, -2), "first_frames": "repeated"},
@@ -258,7 +367,7 @@ def test_the_papers_own_receptive_fields():
     model = cffm_model(**PRINTED)
     attention = model.head.layers[0].attention
     assert attention.neighbour_bias is None
-    tokens, _ = attention.window_tokens(2, 3, torch.device("cpu"))
+    tokens, _ = attention.window_tokens(2, 3, [(3, 5), (2, 3), (4, 6), (7, 11)], torch.device("cpu"))
     assert tokens.shape == (6, 49 + 49 + 49 + 25 + 9)
     logits = model(pixel_values_videos=random_clips(1, 4)[0]).logits
     assert logits.shape == (1, 4, 6, 16, 24) and logits.isfinite().all()
@@ -302,17 +411,30 @@ def test_any_number_of_references_at_any_offsets(offsets):
         ({"reference_offsets": (-2, -1, 0)}, "`reference_offsets` must be negative"),
         ({"reference_offsets": (-2, -1)}, "`reference_receptive_fields` must have one entry per reference frame, 2."),
         ({"reference_pooling_kernels": (7, 3)}, "`reference_pooling_kernels` must have one entry per reference frame"),
-        ({"target_receptive_field": 36}, "must be an odd number of pooling kernels"),
-        ({"target_receptive_field": 42}, "Got 42 with kernels of 7."),
-        ({"target_pooling_kernel": 0}, "each at most as large as the window (7). Got 35 with kernels of 0."),
+        (
+            {"target_receptive_field": 36},
+            "must be a positive multiple of its pooling kernel. Got 36 with kernels of 7",
+        ),
+        ({"target_receptive_field": 42}, "must be an odd number of pooling kernels, each at most as large"),
+        ({"target_pooling_kernel": 0}, "must be a positive multiple of its pooling kernel. Got 35 with kernels of 0."),
         ({"reference_receptive_fields": (49, 15, 1)}, "Got 1 with kernels of 2."),
+        ({**PRINTED, "target_receptive_field": 36}, "Got 36 with kernels of 5."),
+        ({**PRINTED, "target_receptive_field": 0}, "Got 0 with kernels of 5."),
+        ({"window_size": 0}, "`window_size` must be at least 1. Got 0."),
+        ({"window_size": -7}, "`window_size` must be at least 1. Got -7."),
         ({"window_size": 5}, "each at most as large as the window (5). Got 35 with kernels of 7."),
         ({"mining_layers": 0}, "`mining_layers` must be at least 1. Got 0."),
         ({"hidden_dim": 0}, "`hidden_dim` must be at least 1. Got 0."),
         ({"num_attention_heads": 0}, "`num_attention_heads` must be at least 1. Got 0."),
         ({"mlp_ratio": 0}, "`mlp_ratio` must be at least 1. Got 0."),
         ({"num_labels": 0}, "`num_labels` must be at least 1. Got 0."),
-        ({"auxiliary_loss_weight": -0.5}, "`auxiliary_loss_weight` must be at least 0. Got -0.5."),
+        ({"auxiliary_loss_weight": -0.5}, "`auxiliary_loss_weight` must be finite and at least 0. Got -0.5."),
+        ({"auxiliary_loss_weight": math.nan}, "`auxiliary_loss_weight` must be finite and at least 0. Got nan."),
+        ({"auxiliary_loss_weight": math.inf}, "`auxiliary_loss_weight` must be finite and at least 0. Got inf."),
+        ({"ignore_value": 5}, "`ignore_value` must be no class index, of which there are 6. Got 5."),
+        ({"ignore_value": 0}, "`ignore_value` must be no class index"),
+        ({"num_labels": 256}, "`ignore_value` must be no class index, of which there are 256. Got 255."),
+        ({"num_frames": 3}, "it is one more than there are `reference_offsets`. Got 3. Give `reference_offsets`"),
         ({"neighborhood": -1}, "`neighborhood` must lie between 0 and `window_size` (7). Got -1."),
         ({"neighborhood": 8}, "`neighborhood` must lie between 0 and `window_size` (7). Got 8."),
         ({"classifier_dropout": 1.0}, "`classifier_dropout` must lie in [0, 1). Got 1.0."),
@@ -325,10 +447,79 @@ def test_settings_of_no_network(fields, message):
         cffm_model(**fields)
 
 
-def test_overridden_settings_are_checked(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("neighborhood", 9, "`neighborhood` must lie between 0 and"),
+        ("num_frames", 3, "`num_frames` must be left out"),
+    ],
+)
+def test_overridden_settings_are_checked(tmp_path, name, value, message):
     cffm_model().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="`neighborhood` must lie between 0 and"):
-        CFFMForVideoSemanticSegmentation.from_pretrained(tmp_path, neighborhood=9)
+    with pytest.raises(ValueError, match=message):
+        CFFMForVideoSemanticSegmentation.from_pretrained(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("build", [cffm_model, tiny_model], ids=["cffm", "themask"])
+def test_a_saved_models_backbone_is_not_exchanged_by_its_name(tmp_path, build):
+    model = build()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`backbone` must be given to a new configuration only. Got 'mit-b0' for an"):
+        type(model).from_pretrained(tmp_path, backbone="mit-b0")
+
+
+def test_context_pooling_and_every_other_choice_are_saved(tmp_path):
+    model = cffm_model(**PRINTED, first_frames="repeated", ignore_value=-1)
+    resized = cffm_model(**{**PRINTED, "context_pooling": "resized"})
+    assert model.state_dict().keys() == resized.state_dict().keys()
+    model.save_pretrained(tmp_path)
+    loaded = CFFMForVideoSemanticSegmentation.from_pretrained(tmp_path).eval()
+    assert (
+        loaded.config.context_sources
+        == model.config.context_sources
+        == [(7, 5, None), (7, 7, None), (5, 4, None), (3, 2, None)]
+    )
+    frames, _ = random_clips(1, 4, (50, 70))
+    with torch.no_grad():
+        assert torch.equal(loaded(pixel_values_videos=frames).logits, model(pixel_values_videos=frames).logits)
+
+
+@pytest.mark.parametrize("call", ["clip", "stream"])
+@torch.no_grad()
+def test_frames_too_small_for_the_backbone_are_one_sentence(call):
+    """The MiT's keys come from kernels of 8 places at stride 4: from 29 pixels on there are 8 places."""
+    model = cffm_model()
+
+    def run(height, width):
+        frames = torch.zeros(1, 1, 3, height, width)
+        if call == "clip":
+            return model(pixel_values_videos=frames.repeat(1, 4, 1, 1, 1))
+        return model.streaming_step(frames, model.initial_state())[0]
+
+    assert run(29, 29).logits.shape[-2:] == (8, 8)
+    for size in ((28, 200), (200, 28), (1, 1)):
+        with pytest.raises(ValueError, match=rf"height and width of at least 29 .* Got {size[0]}x{size[1]}"):
+            run(*size)
+
+
+@torch.no_grad()
+def test_the_smallest_frames_follow_from_the_backbone():
+    """Without reductions a map at stride 8 of one place is enough; with one at stride 16 there must be two places."""
+    for reductions, smallest in (((1, 1, 1, 1), 5), ((1, 1, 2, 1), 17)):
+        model = cffm_model(backbone_config=MiTConfig(**TINY_MIT, sr_ratios=reductions))
+        assert model(pixel_values_videos=torch.zeros(1, 4, 3, smallest, smallest)).logits.isfinite().all()
+        with pytest.raises(ValueError, match=f"of at least {smallest} for this backbone"):
+            model(pixel_values_videos=torch.zeros(1, 4, 3, smallest - 1, 64))
+
+
+@torch.no_grad()
+def test_a_stream_keeps_its_videos_and_their_size():
+    model = cffm_model()
+    _, state = model.streaming_step(torch.zeros(2, 1, 3, 64, 96), model.initial_state())
+    with pytest.raises(ValueError, match=r"2 with maps of 8x12 at stride 8. Got 2 with maps of 8x8. Begin another"):
+        model.streaming_step(torch.zeros(2, 1, 3, 64, 64), state)
+    with pytest.raises(ValueError, match=r"2 with maps of 8x12 at stride 8. Got 1 with maps of 8x12"):
+        model.streaming_step(torch.zeros(1, 1, 3, 64, 96), state)
 
 
 def test_layers_default_to_those_of_the_published_models():

@@ -106,7 +106,8 @@ def test_what_lies_outside_the_frame(case):
     (head, _), entries = official_head(case), under(recorded(case), "eval.block0.")
     attention = head.layers[0].attention
     rows, columns = (length // 7 for length in entries["target_padded"].shape[1:3])
-    tokens, is_outside = attention.window_tokens(rows, columns, torch.device("cpu"))
+    sizes = [(source.cells * rows, source.cells * columns) for source in attention.sources]
+    tokens, is_outside = attention.window_tokens(rows, columns, sizes, torch.device("cpu"))
     official = torch.cat([entries[f"mask_{name}"][0] for name in ("target", "ref0", "ref1", "ref2")], dim=-1)
     assert tokens.shape == is_outside.shape == (rows * columns, 289)
     assert not is_outside[:, : 49 + 132].any()

@@ -20,12 +20,20 @@ def add_to(commands: Any) -> None:
         metavar="MAPPING",
         help="configuration fields that leave no trace in a checkpoint, e.g. '{num_attention_heads: 4}'",
     )
+    command.add_argument(
+        "--motion-encoder",
+        type=Path,
+        metavar="FLOWNETS",
+        help="FlowNetS weights for the motion encoder of MPVSS. The checkpoint may then be one of Mask2Former, without "
+        "a flow; the rest of it is new, to be trained",
+    )
 
 
-def run(options: argparse.Namespace) -> None:
-    """Turn a checkpoint of the official code into a model folder."""
+def run(options: argparse.Namespace) -> int:
+    """Turn a checkpoint of the official code into a model folder; 1 if some of its entries have no place there."""
     from transformers_themask import THEMaskVideoProcessor
     from transformers_themask.conversion.families import config_from_state_dict, convert_official_checkpoint
+    from transformers_themask.conversion.mpvss import load_motion_encoder
     from transformers_themask.conversion.official import load_official_checkpoint
     from transformers_themask.data.vspw import read_class_names
     from transformers_themask.sinks.output_folder import check_output_folder
@@ -47,14 +55,22 @@ def run(options: argparse.Namespace) -> None:
         config.label2id = {name: index for index, name in config.id2label.items()}
     with naming(options.checkpoint):
         model, report = convert_official_checkpoint(state_dict, config)
-    if report.missing:
+    missing = report.missing
+    if options.motion_encoder is not None:
+        missing = [name for name in missing if not name.startswith("flow.")]
+    if missing:
         raise ValueError(
             f"`CHECKPOINT` must fill every parameter of the model. Got {options.checkpoint} without "
-            f"{len(report.missing)} of them, the first {report.missing[0]}."
+            f"{len(missing)} of them, the first {missing[0]}."
         )
+    if options.motion_encoder is not None:
+        motion_encoder = load_official_checkpoint(options.motion_encoder)
+        with naming(options.motion_encoder):
+            load_motion_encoder(model, motion_encoder)
     model.save_pretrained(options.output)
-    THEMaskVideoProcessor().save_pretrained(options.output)
+    THEMaskVideoProcessor(fit=getattr(config, "fit", "stretch")).save_pretrained(options.output)
     for name, keys in (("dropped", report.dropped), ("unknown", report.unknown)):
         if keys:
             print(f"{name}: {', '.join(keys)}")
     print(f"model: {options.output}")
+    return 1 if report.unknown else 0

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, ResNetConfig, SwinConfig
 
 from transformers_themask.models.configuration_mpvss import MPVSSConfig
 from transformers_themask.models.configuration_themask import THEMaskConfig
+from transformers_themask.models.modeling_mpvss import MPVSSForVideoSemanticSegmentation
 
 from . import themask
 from .official import build_official_config, converted_entries, count_in, shape_in
@@ -17,9 +18,8 @@ from .official import build_official_config, converted_entries, count_in, shape_
 # Of a Swin that has been trained for other sizes of windows, and counters of batches.
 DROPPED = r"relative_position_index$|^criterion\.empty_weight$"
 
-# FlowNetS' own decoder, whose place the flow of MPVSS takes.
-FLOWNETS_UNUSED = r"^(deconv|predict_flow|upsample_flow|upflow)"
-FLOWNETS_MARKER = "conv3_1."
+# The motion encoder of FlowNetS, without the decoder whose place the flow of MPVSS takes.
+FLOWNETS_ENCODER = r"^(?:encoder\.)?(conv\d\.\d\.conv\.\w+)$"
 
 SWIN_RENAMES: list[tuple[str, Any]] = [
     (r"^patch_embed\.proj", "swin.embeddings.patch_embeddings.projection"),
@@ -128,15 +128,37 @@ def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor]
 
 
 def _reshaped(key: str, tensor: Tensor) -> dict[str, Tensor]:
+    if ".hidden_states_norms.stage4." in key:
+        # Transformers' Swin also has the norm that follows its last stage outside of a backbone.
+        return {key: tensor, key.replace("hidden_states_norms.stage4", "swin.layernorm"): tensor}
     if ".qkv_proj." not in key:
         return themask.split_projections(key, tensor)
     return {key.replace("qkv_proj", f"{name}_proj"): x for name, x in zip("qkv", tensor.chunk(3), strict=True)}
 
 
-def convert_flownets(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the encoder of a FlowNetS checkpoint to its names in a [`MotionEncoder`]; the rest is left out."""
-    encoder = {key: tensor for key, tensor in state_dict.items() if not re.match(FLOWNETS_UNUSED, key)}
-    return {convert_flow_key(f"encoder.{key}").removeprefix("encoder."): tensor for key, tensor in encoder.items()}
+def load_motion_encoder(model: MPVSSForVideoSemanticSegmentation, state_dict: dict[str, Tensor]) -> None:
+    """Fill a model's motion encoder with that of FlowNetS, which the paper begins with.
+
+    Args:
+        model ([`MPVSSForVideoSemanticSegmentation`]): The model.
+        state_dict (`dict[str, torch.Tensor]`): mmtrack's FlowNetS, of which only the encoder is used; its names are
+            `"conv3.1.conv.weight"` and the like.
+
+    Raises:
+        ValueError: If the model has no flow, or the entries are not those of its encoder.
+    """
+    flow = getattr(model, "flow", None)
+    if flow is None:
+        raise ValueError(f"`model` must be an MPVSS with a flow to take a motion encoder. Got {type(model).__name__}.")
+    found = {match[1]: tensor for key, tensor in state_dict.items() if (match := re.match(FLOWNETS_ENCODER, key))}
+    converted = {convert_flow_key(f"encoder.{key}").removeprefix("encoder."): found[key] for key in found}
+    wanted = {key: tensor.shape for key, tensor in flow.encoder.state_dict().items()}
+    if {key: tensor.shape for key, tensor in converted.items()} != wanted:
+        raise ValueError(
+            f"`state_dict` must hold the encoder of FlowNetS with channels {tuple(model.config.motion_channels)}. "
+            f"Got {len(converted)} of its {len(wanted)} entries, or other shapes."
+        )
+    flow.encoder.load_state_dict(converted)
 
 
 def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: Any) -> MPVSSConfig:

@@ -42,7 +42,7 @@ class ConversionReport:
 
     Attributes:
         dropped (`list[str]`): Official names of parameters that serve no purpose here.
-        unknown (`list[str]`): Official names this converter does not know.
+        unknown (`list[str]`): Official names of parameters that have no place in the model.
         missing (`list[str]`): Parameters of the model the checkpoint does not fill.
     """
 
@@ -56,7 +56,7 @@ def load_official_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not an mmcv checkpoint.
+        ValueError: If it is not a checkpoint of mmcv or detectron2.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"`path` must be a checkpoint file. Got {path}, which does not exist.")
@@ -64,11 +64,15 @@ def load_official_checkpoint(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"`path` must be a PyTorch checkpoint of plain tensors. Got {path}.") from error
-    state_dict = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state_dict, dict) or not any(str(key).startswith("decode_head.") for key in state_dict):
-        raise ValueError(f"`path` must hold an official state dict. Got {path} without `decode_head.` entries.")
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state_dict.items()):
-        raise ValueError(f"`path` must hold a state dict of names and tensors. Got {path} with other entries.")
+    # mmcv files and detectron2 files; some hold nothing else.
+    state_dict = content.get("state_dict", content.get("model", content)) if isinstance(content, dict) else None
+    is_plain = isinstance(state_dict, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state_dict.items()
+    )
+    if not is_plain or not state_dict:
+        raise ValueError(
+            f"`path` must hold an official state dict, of names and tensors. Got {path} with other entries."
+        )
     return state_dict
 
 
@@ -179,7 +183,7 @@ def fill_model(model: PreTrainedModel, converted: dict[str, Tensor]) -> tuple[li
     """Load renamed parameters into a model.
 
     Returns:
-        Names that the model does not know, and those that were not filled.
+        New names that the model does not know, and those that were not filled.
 
     Raises:
         ValueError: If a parameter has another shape than the model's.
@@ -194,3 +198,22 @@ def fill_model(model: PreTrainedModel, converted: dict[str, Tensor]) -> tuple[li
     known = {key: tensor for key, tensor in converted.items() if key in shapes}
     missing, _ = model.load_state_dict(known, strict=False)
     return sorted(converted.keys() - shapes.keys()), sorted(missing)
+
+
+def official_names(
+    keys: Sequence[str],
+    state_dict: dict[str, Tensor],
+    convert: Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], list[str]]],
+) -> list[str]:
+    """Find out which official parameters became some entries.
+
+    Args:
+        keys (`Sequence[str]`): New names of the entries.
+        state_dict (`dict[str, torch.Tensor]`): Official parameters.
+        convert (`Callable`): A family's `convert_state_dict`.
+
+    Returns:
+        Their official names, sorted.
+    """
+    wanted = set(keys)
+    return sorted(key for key, tensor in state_dict.items() if wanted & convert({key: tensor})[0].keys())

@@ -35,6 +35,31 @@ def backbone_config_of(size: str | None, config: Any) -> PreTrainedConfig:
     return config
 
 
+def check_no_late_backbone(size: str | None) -> None:
+    """Reject the field `backbone` of a model's configuration that already has its `backbone_config`.
+
+    Raises:
+        ValueError: If it is given.
+    """
+    if size is not None:
+        raise ValueError(
+            f"`backbone` must be given to a new configuration only. Got {size!r} for an existing one. "
+            "Pass `backbone_config=MiTConfig.from_size(...)` instead."
+        )
+
+
+def smallest_side(config: PreTrainedConfig) -> int:
+    """The smallest height and width of frames that a backbone can encode, as far as its configuration tells.
+
+    The MiT makes the keys of its attention with kernels as large as their strides and without padding: its map at
+    stride 4, 8, … must be at least as large as one kernel.
+    """
+    if config.model_type != "mit":
+        return 1
+    kernels_and_strides = zip(config.sr_ratios, STRIDES, strict=True)
+    return max((kernel - 1) * stride + 1 for kernel, stride in kernels_and_strides)
+
+
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """Build a backbone from its configuration."""
     # By name, not by class: in remote code `AutoBackbone` does not know the MiT.

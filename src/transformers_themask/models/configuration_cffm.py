@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of CFFM."""
 
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, Literal, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .backbones import backbone_config_of
+from .backbones import backbone_config_of, check_no_late_backbone
 
 # Number of mining layers of the published models (Table 1).
 PUBLISHED_LAYERS = {"mit-b0": 1, "mit-b1": 2, "mit-b2": 2, "mit-b5": 4}
@@ -19,12 +19,12 @@ class ContextSource(NamedTuple):
     """How the surroundings of a window are seen in one frame.
 
     `kernel` tokens per side; each is pooled from `cell` x `cell` places of a map that is resized so that a window
-    spans `cells` of them per side.
+    spans `cells` of them per side, or of the frame as it is where `cells` is `None`.
     """
 
     kernel: int
     cell: int
-    cells: int
+    cells: int | None
 
 
 @strict
@@ -32,8 +32,8 @@ class CFFMConfig(PreTrainedConfig):
     r"""Configuration of a [`CFFMForVideoSemanticSegmentation`] (Sun et al., CVPR 2022).
 
     The defaults are what the released code computes. Where the paper says something else (section 3.2), its values can
-    be given: `reference_receptive_fields=(49, 20, 6)`, `reference_pooling_kernels=(7, 4, 2)`,
-    `target_pooling_kernel=5`, `neighborhood=0`.
+    be given: `context_pooling="plain"`, `reference_receptive_fields=(49, 20, 6)`,
+    `reference_pooling_kernels=(7, 4, 2)`, `target_pooling_kernel=5`, `neighborhood=0`.
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
@@ -51,15 +51,26 @@ class CFFMConfig(PreTrainedConfig):
         neighborhood (`int`, *optional*, defaults to 3):
             A window also sees the places of the target frame that lie so far around it, those on the other side of the
             frame at its border (as released); 0 leaves them out (as printed).
+        context_pooling (`str`, *optional*, defaults to `"resized"`):
+            How a frame becomes the map of pooled tokens in which windows see their surroundings. `"resized"` (as
+            released): the frame, padded to whole windows, is first resized so that a window spans
+            `window_size / kernel` tokens, rounded to the nearest whole number, of two to the smaller one; what it sees
+            begins `field / kernel // 2` tokens before its own first one. `"plain"` (Eq. 2): the frame, padded to whole
+            tokens, is pooled as it is. Which tokens lie "around the area" of a window, the paper leaves open; here it
+            is those nearest to being centred on it, and of two choices as near the one further down or right: along
+            each axis window i first sees token `round((window_size * i + (window_size - field) / 2) / kernel)`,
+            halves rounded up.
         target_receptive_field (`int`, *optional*, defaults to 35):
-            Side, in places, of what a window sees of the target frame at low resolution.
+            Side, in places, of what a window sees of the target frame at low resolution: a multiple of the pooling
+            kernel, for `"resized"` an odd one. Exact for `"plain"` and wherever the kernel divides `window_size`; else
+            `"resized"` changes the scale: kernel k covers `window_size / round(window_size / k)` places of the frame,
+            3 and 2 of the default 3.5 and 2.33, so that fields of 15 and 6 are 17.5 and 7 places.
         target_pooling_kernel (`int`, *optional*, defaults to 7):
             Side of what is pooled into one token there.
         reference_receptive_fields (`tuple[int, ...]`, *optional*, defaults to `(49, 15, 6)`):
-            The same for each reference frame.
+            The same as `target_receptive_field` for each reference frame.
         reference_pooling_kernels (`tuple[int, ...]`, *optional*, defaults to `(7, 3, 2)`):
-            The same for each reference frame. A window spans `window_size / kernel` tokens, rounded to the nearest
-            whole number: for 3 and 2 the frame is first made smaller by 6/7, as in the released code.
+            The same as `target_pooling_kernel` for each reference frame.
         hidden_dim (`int`, *optional*, defaults to 256):
             Channels of the head.
         num_attention_heads (`int`, *optional*, defaults to 8):
@@ -78,7 +89,7 @@ class CFFMConfig(PreTrainedConfig):
             for frames 3 to 8, where the offsets are the default, and the per-frame classifier for all others.
             `"repeated"`: the first frame stands for those before it.
         ignore_value (`int`, *optional*, defaults to 255):
-            Label of pixels without a class.
+            Label of pixels without a class; no class index.
 
     Raises:
         ValueError: For contradicting fields, values out of range or an unknown backbone.
@@ -104,6 +115,7 @@ class CFFMConfig(PreTrainedConfig):
     mining_layers: int | None = None
     window_size: int = 7
     neighborhood: int = 3
+    context_pooling: Literal["resized", "plain"] = "resized"
     target_receptive_field: int = 35
     target_pooling_kernel: int = 7
     reference_receptive_fields: list[int] | tuple[int, ...] = (49, 15, 6)
@@ -130,6 +142,13 @@ class CFFMConfig(PreTrainedConfig):
         """Frames of a clip: the reference frames and the target frame."""
         return len(self.reference_offsets) + 1
 
+    @num_frames.setter
+    def num_frames(self, value: Any) -> None:
+        raise ValueError(
+            f"`num_frames` must be left out: it is one more than there are `reference_offsets`. Got {value!r}. "
+            "Give `reference_offsets` instead."
+        )
+
     @property
     def reach(self) -> int:
         """How many frames the earliest reference lies before the target."""
@@ -138,8 +157,9 @@ class CFFMConfig(PreTrainedConfig):
     @property
     def context_sources(self) -> list[ContextSource]:
         """How a window's surroundings are seen: in the target frame, then in each reference frame."""
+        is_resized = self.context_pooling == "resized"
         return [
-            ContextSource(field // cell, cell, cells_per_window(self.window_size, cell))
+            ContextSource(field // cell, cell, cells_per_window(self.window_size, cell) if is_resized else None)
             for field, cell in (
                 (self.target_receptive_field, self.target_pooling_kernel),
                 *zip(self.reference_receptive_fields, self.reference_pooling_kernels, strict=True),
@@ -154,6 +174,21 @@ class CFFMConfig(PreTrainedConfig):
         Raises:
             ValueError: See the messages.
         """
+        check_no_late_backbone(self.backbone)
+        minima = ("mining_layers", "window_size", "hidden_dim", "num_attention_heads", "mlp_ratio", "num_labels")
+        for name in minima:
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1. Got {getattr(self, name)}.")
+        if not isfinite(self.auxiliary_loss_weight) or self.auxiliary_loss_weight < 0:
+            raise ValueError(
+                f"`auxiliary_loss_weight` must be finite and at least 0. Got {self.auxiliary_loss_weight}. "
+                "The released code has 0.5."
+            )
+        if 0 <= self.ignore_value < self.num_labels:
+            raise ValueError(
+                f"`ignore_value` must be no class index, of which there are {self.num_labels}. Got "
+                f"{self.ignore_value}. Take another, and the same as `ignore_index` of the video processor."
+            )
         offsets = list(self.reference_offsets)
         if not offsets or offsets != sorted(set(offsets)) or offsets[-1] >= 0:
             raise ValueError(
@@ -168,15 +203,17 @@ class CFFMConfig(PreTrainedConfig):
         fields = (self.target_receptive_field, *self.reference_receptive_fields)
         cells = (self.target_pooling_kernel, *self.reference_pooling_kernels)
         for field, cell in zip(fields, cells, strict=True):
-            if not 1 <= cell <= self.window_size or field < cell or field % cell or field // cell % 2 == 0:
+            if cell < 1 or field < cell or field % cell:
+                raise ValueError(
+                    "A receptive field must be a positive multiple of its pooling kernel. "
+                    f"Got {field} with kernels of {cell}."
+                )
+            if self.context_pooling == "resized" and (cell > self.window_size or field // cell % 2 == 0):
                 raise ValueError(
                     "A receptive field must be an odd number of pooling kernels, each at most as large as the window "
-                    f"({self.window_size}). Got {field} with kernels of {cell}."
+                    f"({self.window_size}). Got {field} with kernels of {cell}. `context_pooling='plain'` takes "
+                    "every multiple."
                 )
-        minima = {"mining_layers": 1, "window_size": 1, "hidden_dim": 1, "num_attention_heads": 1, "mlp_ratio": 1}
-        for name, minimum in {**minima, "num_labels": 1, "auxiliary_loss_weight": 0}.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"`{name}` must be at least {minimum}. Got {getattr(self, name)}.")
         if not 0 <= self.neighborhood <= self.window_size:
             raise ValueError(
                 f"`neighborhood` must lie between 0 and `window_size` ({self.window_size}). Got {self.neighborhood}."

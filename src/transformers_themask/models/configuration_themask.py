@@ -6,7 +6,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .backbones import backbone_config_of
+from .backbones import backbone_config_of, check_no_late_backbone
 
 MINIMA = {
     "num_labels": 1,
@@ -166,11 +166,7 @@ class THEMaskConfig(PreTrainedConfig):
         Raises:
             ValueError: See the messages.
         """
-        if self.backbone is not None:
-            raise ValueError(
-                f"`backbone` must be given to a new configuration only. Got {self.backbone!r} for an existing one. "
-                "Pass `backbone_config=MiTConfig.from_size(...)` instead."
-            )
+        check_no_late_backbone(self.backbone)
         for name, minimum in MINIMA.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"`{name}` must be at least {minimum}. Got {getattr(self, name)}.")

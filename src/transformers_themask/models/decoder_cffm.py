@@ -4,7 +4,8 @@
 Source: Sun et al., CVPR 2022, section 3. Where paper and released code differ, this is the code, as its checkpoints
 need it: a layer is a Transformer layer with a feed-forward part; only the reference frames stay as they are from layer
 to layer; the tokens of a source begin at the same place relative to the window whatever their size, so that those of
-small kernels lie up and to the left of it; windows at the border see the neighbours on the other side of the frame.
+small kernels lie up and to the left of it (`context_pooling="plain"` centres them); windows at the border see the
+neighbours on the other side of the frame.
 
 Axes: b clips, r reference frames, h w places at stride 8 padded to whole windows, c channels, n windows, q places of a
 window, k tokens that a window sees. Maps of the mining layers are channels-last.
@@ -53,7 +54,7 @@ class FeatureFusion(nn.Module):
 
 
 class ContextPooling(nn.Module):
-    """The low-resolution map of a frame in which windows see their surroundings (section 3.2).
+    """The low-resolution map of a frame in which windows see their surroundings (section 3.2, Eq. 2).
 
     Args:
         source ([`ContextSource`]): Its resolution.
@@ -67,11 +68,21 @@ class ContextPooling(nn.Module):
         self.projection = nn.Linear(source.cell**2, 1)
 
     def forward(self, frame: Tensor) -> Tensor:
-        """Pool a frame `(b, h, w, c)` to `(b, h / window_size * cells, w / window_size * cells, c)`."""
+        """Pool a normed frame `(b, height, width, c)`.
+
+        Returns:
+            `torch.Tensor` of shape `(b, rows, columns, c)`: `cells` rows and columns per window of the frame padded to
+            whole windows, or one per `cell` places, those of the last one partly outside.
+        """
         cell, cells = self.source.cell, self.source.cells
-        rows, columns = (length // self.window_size * cells for length in frame.shape[1:3])
-        if cell * cells != self.window_size:
-            frame = resized(frame.movedim(-1, 1), (rows * cell, columns * cell)).movedim(1, -1)
+        if cells is None:
+            frame = padded_to(cell, frame)
+            rows, columns = (length // cell for length in frame.shape[1:3])
+        else:
+            frame = padded_to(self.window_size, frame)
+            rows, columns = (length // self.window_size * cells for length in frame.shape[1:3])
+            if cell * cells != self.window_size:
+                frame = resized(frame.movedim(-1, 1), (rows * cell, columns * cell)).movedim(1, -1)
         places = frame.unflatten(2, (columns, cell)).unflatten(1, (rows, cell))
         return self.projection(places.permute(0, 1, 3, 5, 2, 4).flatten(-2)).squeeze(-1)
 
@@ -114,7 +125,8 @@ class CrossFrameAttention(nn.Module):
         """
         batch_size, height, width, channels = target.shape
         rows, columns = height // self.window_size, width // self.window_size
-        tokens, is_outside = self.window_tokens(rows, columns, target.device)
+        sizes = [(context.shape[1], context.shape[2]) for context in contexts]
+        tokens, is_outside = self.window_tokens(rows, columns, sizes, target.device)
         seen = torch.cat([target.flatten(1, 2), *(context.flatten(1, 2) for context in contexts)], dim=1)
         sources = (target.flatten(1, 2), seen, seen)
         wanted = (tokens[:, : self.window_size**2], tokens, tokens)
@@ -126,12 +138,15 @@ class CrossFrameAttention(nn.Module):
         mined = mined.view(batch_size, rows, columns, self.window_size, self.window_size, channels)
         return mined.transpose(2, 3).reshape(batch_size, height, width, channels)
 
-    def window_tokens(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def window_tokens(
+        self, rows: int, columns: int, sizes: Sequence[tuple[int, int]], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
         """Which tokens every window sees.
 
         Args:
             rows (`int`): Windows per column of the frame.
             columns (`int`): Windows per row.
+            sizes (`Sequence[tuple[int, int]]`): Rows and columns of each pooled map.
             device (`torch.device`): Where to put the result.
 
         Returns:
@@ -149,11 +164,9 @@ class CrossFrameAttention(nn.Module):
         parts = [wrapped(window * down + y, height) * width + wrapped(window * across + x, width)]
         outside = [torch.zeros_like(parts[0], dtype=torch.bool)]
         first = height * width
-        for source in self.sources:
-            height, width = source.cells * rows, source.cells * columns
+        for source, (height, width) in zip(self.sources, sizes, strict=True):
             y, x = torch.tensor(grid_offsets(source.kernel), device=device).unbind(-1)
-            y = source.cells * down + y - source.kernel // 2
-            x = source.cells * across + x - source.kernel // 2
+            y, x = first_tokens(source, window, down) + y, first_tokens(source, window, across) + x
             parts.append(first + y * width + x)
             outside.append((y < 0) | (y >= height) | (x < 0) | (x >= width))
             first = first + height * width
@@ -209,11 +222,10 @@ class CrossFrameMiningLayer(GradientCheckpointingLayer):
         """
         height, width = target.shape[1:3]
         # Padded after the norm: what is outside is zero.
-        padding = (0, 0, 0, -width % self.window_size, 0, -height % self.window_size)
-        frames = [target, *references.unbind(1)]
-        padded = [nn.functional.pad(self.layernorm_before(frame), padding) for frame in frames]
-        contexts = [pooling(frame) for pooling, frame in zip(self.poolings, padded, strict=True)]
-        target = target + cropped(self.attention(padded[0], contexts), (height, width))
+        normed = [self.layernorm_before(frame) for frame in (target, *references.unbind(1))]
+        contexts = [pooling(frame) for pooling, frame in zip(self.poolings, normed, strict=True)]
+        mined = self.attention(padded_to(self.window_size, normed[0]), contexts)
+        target = target + cropped(mined, (height, width))
         return target + self.fc2(nn.functional.gelu(self.fc1(self.layernorm_after(target))))
 
 
@@ -267,6 +279,12 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     return nn.functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def padded_to(side: int, maps: Tensor) -> Tensor:
+    """Channels-last maps with zeros below and to the right, up to whole squares of a side."""
+    height, width = maps.shape[1:3]
+    return nn.functional.pad(maps, (0, 0, 0, -width % side, 0, -height % side))
+
+
 def cropped(maps: Tensor, size: Sequence[int]) -> Tensor:
     """The upper left part of channels-last maps. An exported graph of a slice would not hold for every size."""
     for axis, length in enumerate(size, start=1):
@@ -277,6 +295,25 @@ def cropped(maps: Tensor, size: Sequence[int]) -> Tensor:
 def grid_offsets(side: int) -> list[tuple[int, int]]:
     """Rows and columns of a square, row by row."""
     return [(y, x) for y in range(side) for x in range(side)]
+
+
+def first_tokens(source: ContextSource, window_size: int, windows: Tensor) -> Tensor:
+    """Along one axis, the place of the first token that windows see in a pooled map.
+
+    Args:
+        source ([`ContextSource`]): The map.
+        window_size (`int`): Side of a window.
+        windows (`torch.Tensor`): Numbers of the windows.
+
+    Returns:
+        `torch.Tensor` like `windows`.
+    """
+    if source.cells is not None:
+        return source.cells * windows - source.kernel // 2
+    # Centred as nearly as whole tokens can be, halves rounded up. `kernel` is added for the division, which an
+    # exported graph rounds towards zero, and taken off again.
+    doubled = window_size * (2 * windows + 1) + source.cell * (source.kernel + 1)
+    return doubled // (2 * source.cell) - source.kernel
 
 
 def neighbour_offsets(window_size: int, neighborhood: int) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .backbones import build_backbone, four_feature_maps
+from .backbones import build_backbone, four_feature_maps, smallest_side
 from .configuration_cffm import OFFICIAL_OFFSETS, CFFMConfig
 from .decoder_cffm import CFFMHead, ContextPooling, CrossFrameAttention, FeatureFusion
 from .inputs import check_inputs, check_single_frames
@@ -136,8 +136,8 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
 
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
-                Normalised frames of any size: the reference frames and, last, the target frame. In a clip of another
-                length than `config.num_frames` every frame stands for itself.
+                Normalised frames of any size from 29x29 for the published backbones: the reference frames and, last,
+                the target frame. In a clip of another length than `config.num_frames` every frame stands for itself.
             labels (`torch.Tensor` of shape `(batch, num_frames, label_height, label_width)`, *optional*):
                 Class indices, `config.ignore_value` where there is none.
             loss_counts (`torch.Tensor` of shape `(2,)`, *optional*):
@@ -151,6 +151,7 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
             ValueError: If a shape or value is not as described.
         """
         check_inputs(pixel_values_videos, labels, kwargs, size_divisor=1)
+        self._check_size(pixel_values_videos)
         batch_size, num_frames = pixel_values_videos.shape[:2]
         is_whole = num_frames == self.config.num_frames
         if labels is not None and not is_whole:
@@ -195,17 +196,20 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         the video is still short.
 
         Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, 1, 3, height, width)`): The frames.
+            pixel_values_videos (`torch.Tensor` of shape `(batch, 1, 3, height, width)`): The frames, of a size that
+                `forward` takes.
             state ([`RecentFrames`]): What `initial_state` or the step before returned; it is left as it is.
 
         Returns:
             The outputs for these frames, and the state for the next ones.
 
         Raises:
-            ValueError: If there is not exactly one frame per video, or as in `forward`.
+            ValueError: If there is not exactly one frame per video, if videos or frames are not those of the state,
+                or as in `forward`.
         """
         check_inputs(pixel_values_videos, None, {}, size_divisor=1)
         check_single_frames(pixel_values_videos)
+        self._check_size(pixel_values_videos)
         fused = self._fused(pixel_values_videos.squeeze(1))
         newest = self.head.at_stride_8(fused)[:, None]
         if state.features is None or state.num_seen is None:
@@ -214,6 +218,7 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
                 torch.zeros(len(newest), 1, dtype=torch.long),
             )
         assert state.features is not None and state.num_seen is not None
+        self._check_state(newest, state.features)
         logits = self._answer(fused, newest[:, 0], state.features, state.num_seen)
         next_state = RecentFrames(
             torch.cat([state.features[:, 1:], newest], dim=1), (state.num_seen + 1).clamp(max=self.config.reach)
@@ -241,6 +246,26 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
             return targets
         is_alone = is_alone.to(targets.device)
         return torch.where(is_alone[:, None, None, None], self.head.classify_frames(fused), targets)
+
+    def _check_size(self, frames: Tensor) -> None:
+        height, width = frames.shape[-2:]
+        # Two places at stride 4 are one at stride 8.
+        side = max(5, smallest_side(self.config.backbone_config))
+        if not torch.compiler.is_exporting() and min(height, width) < side:
+            raise ValueError(
+                f"`pixel_values_videos` must have a height and width of at least {side} for this backbone. Got "
+                f"{height}x{width}. Enlarge the frames."
+            )
+
+    def _check_state(self, newest: Tensor, earlier: Tensor) -> None:
+        expected, found = (earlier.shape[0], *earlier.shape[2:4]), tuple(newest.shape[:1] + newest.shape[2:4])
+        # An exported step serves frames of all sizes.
+        if not torch.compiler.is_exporting() and found != expected:
+            raise ValueError(
+                "`pixel_values_videos` must hold the videos of the state, at its size: "
+                f"{expected[0]} with maps of {expected[1]}x{expected[2]} at stride 8. Got {found[0]} with maps of "
+                f"{found[1]}x{found[2]}. Begin another video with `initial_state()`."
+            )
 
     def _fused(self, frames: Tensor) -> Tensor:
         return self.head.fusion(four_feature_maps(self.backbone, frames))

@@ -23,6 +23,7 @@ from transformers_themask.models.video_processing_themask import THEMaskVideoPro
 from transformers_themask.publishing.model_card import write_model_card
 
 from .arguments import VSSTrainingArguments, clips_per_step
+from .batch_norms import are_batch_norms_shared, share_batch_norms
 from .checkpoints import WRITING_DIR, publish_checkpoint, seal_checkpoint, write_recipe
 from .evaluation import EvaluationVideos, evaluate_videos
 from .learning_curve import LearningCurveCallback
@@ -43,7 +44,9 @@ class VSSTrainer(Trainer):
 
     Loss and gradients of an optimiser step do not depend on how its clips are spread over processes, batches and
     accumulation: every batch contributes its share of the step's loss, and a clip's random points follow from seed,
-    step and clip. A run that was killed goes on from its last checkpoint with the same losses and weights.
+    step and clip. Batch norms are the exception: they see the clips of one forward pass, of all processes on GPUs and
+    of their own on CPUs, so that accumulation makes smaller ones. A run that was killed goes on from its last
+    checkpoint with the same losses and weights.
 
     It works with any model whose `forward` takes `loss_counts` and `point_generator` and that has the method
     `loss_counts`: nothing in it depends on one method.
@@ -85,6 +88,8 @@ class VSSTrainer(Trainer):
         if train_dataset is not None:  # complaints are due before anything is written
             clip_sampler(train_dataset, args)
             check_frame_offsets(model.config, train_dataset.frame_offsets)
+            if are_batch_norms_shared(args.device.type, args.world_size):
+                share_batch_norms(model)
         super().__init__(
             model,
             args,
