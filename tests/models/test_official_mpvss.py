@@ -51,7 +51,7 @@ def tiny_estimator(folder):
     )
     weights = {key: value for key, value in tensors("tiny_weights", folder).items() if key.startswith("motion.")}
     estimator.load_state_dict({convert_flow_key(key): value for key, value in weights.items()}, strict=True)
-    return estimator.eval(), torch.tensor(motion["FLOW_IMG_NORM_MEAN"])
+    return estimator.eval(), motion["FLOW_IMG_NORM_MEAN"]
 
 
 def padded(frames):
@@ -77,7 +77,7 @@ def test_every_stage_of_the_flow(golden_dir, name):
         height, width = manifest(folder)["fixtures"][name]["hw"]
         is_picture[:, height:] = False
         is_picture[:, :, width:] = False
-    frames = flow_frames(current, key, mean, is_picture)
+    frames = flow_frames(current, key, (1, 1, 1), [-x for x in mean], is_picture)
     assert_near(frames, official["flow_images"], 1e-6)
     maps = estimator.encoder(frames)
     for level, ours in enumerate(maps, start=2):
@@ -121,8 +121,8 @@ def test_the_flow_of_the_published_size(golden_dir):
 
     entries = tensors("full_flow_module", folder)
     (current, is_picture), (key, _) = (padded(entries[f"in.{name}_image"][None]) for name in ("cur", "key"))
-    mean = torch.tensor(manifest(folder)["config"]["motion"]["FLOW_IMG_NORM_MEAN"])
-    frames = flow_frames(current, key, mean, is_picture)
+    mean = manifest(folder)["config"]["motion"]["FLOW_IMG_NORM_MEAN"]
+    frames = flow_frames(current, key, (1, 1, 1), [-x for x in mean], is_picture)
     for level, ours in enumerate(estimator.encoder(frames), start=2):
         official = entries[f"out.enc_conv{level}"]
         assert_near(ours[:, :: ours.shape[1] // official.shape[1]], official)

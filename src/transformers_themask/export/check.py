@@ -17,10 +17,14 @@ from .graphs import (
     Tensors,
     call_module,
     clip_scores,
+    named_tensors,
     random_frames,
 )
 
 TOLERANCE = 1e-3
+
+# Steps of a stream among which there are some of every kind.
+NUM_STEPS = 4
 
 
 def largest_difference(graph: Graph, run: Runner) -> float:
@@ -34,6 +38,8 @@ def largest_difference(graph: Graph, run: Runner) -> float:
         run: The exported file, as opened by `load`.
     """
     compare = stream_differences if graph.has_state else clip_differences
+    if graph.step_kind:
+        compare = step_differences
     sizes = [graph.size, graph.size] if graph.size else list(PROBED_SIZES)
     return max(
         difference
@@ -62,6 +68,21 @@ def stream_differences(graph: Graph, run: Runner, batch_size: int, size: Size) -
         results = run({FRAMES: frame, **tensors})
         tensors = {name.replace(STATE_OUT, STATE_IN): value for name, value in results.items() if name != SCORES}
         yield difference({SCORES: clip_scores(outputs)}, results)
+
+
+@torch.no_grad()
+def step_differences(graph: Graph, run: Runner, batch_size: int, size: Size) -> Iterator[float]:
+    """Differences, of the next state too, for the first steps of a kind in a stream of the model's own steps."""
+    model = graph.module.model
+    state = model.initial_state(graph.num_frames, 1)
+    for frame in random_frames(batch_size, NUM_STEPS, size).split(1, dim=1):
+        is_of_kind = model.step_kind(state) == graph.step_kind
+        inputs = {FRAMES: frame, **named_tensors(state, STATE_IN)}
+        outputs, state = model.streaming_step(frame, state)
+        if is_of_kind:
+            results = run({name: inputs[name] for name in graph.inputs})
+            for name, tensor in {SCORES: clip_scores(outputs), **named_tensors(state, STATE_OUT)}.items():
+                yield difference({SCORES: tensor}, {SCORES: results[name]})
 
 
 def difference(expected: Tensors, results: Tensors) -> float:

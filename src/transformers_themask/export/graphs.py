@@ -49,20 +49,21 @@ class StepModule(nn.Module):
     """Scores of the newest frame, and the state for the next one.
 
     Args:
-        model (`PreTrainedModel`): A model whose `streaming_step` passes on a state.
+        model (`PreTrainedModel`): A model whose steps pass on a state.
+        kind (`str`): One of its `step_kinds`.
         state: A state of it, for what it holds besides tensors.
     """
 
-    def __init__(self, model: PreTrainedModel, state: Any):
+    def __init__(self, model: PreTrainedModel, kind: str, state: Any):
         super().__init__()
         self.model = model
+        self.kind = kind
         self.example = state
 
-    def forward(self, pixel_values_videos: Tensor, state: Tensors) -> Tensors:
+    def forward(self, pixel_values_videos: Tensor, state: Tensors | None = None) -> Tensors:
         """Map frames `(batch, 1, 3, height, width)` and the tensors of the state to scores and those of the next."""
-        outputs, next_state = self.model.streaming_step(
-            pixel_values_videos, with_tensors(self.example, iter(state.values()))
-        )
+        before = with_tensors(self.example, iter((state or {}).values()))
+        outputs, next_state = self.model.step_of_kind(self.kind, pixel_values_videos, before)
         return {SCORES: clip_scores(outputs), **named_tensors(next_state, STATE_OUT)}
 
 
@@ -73,6 +74,7 @@ class Graph:
     Args:
         name (`str`): Beginning of its file names.
         modes (`list[str]`): The streaming modes that it serves.
+        step_kind (`str`): Which of a model's kinds of steps it is; empty if there is but one.
         module (`nn.Module`): What is traced.
         size (`tuple[int, int]`, *optional*): Height and width of the frames; `None` if they are free.
         num_frames (`int`): Frames that the answer to a frame is based on.
@@ -83,6 +85,7 @@ class Graph:
 
     name: str
     modes: list[str]
+    step_kind: str
     module: Any
     size: Size | None
     num_frames: int
@@ -114,7 +117,7 @@ class Graph:
 
 
 def graphs_of(model: PreTrainedModel, modes: list[str], num_frames: int, size: Size | None) -> list[Graph]:
-    """The graphs that serve some modes of a model: one for clips, and one for a step where steps have a state.
+    """The graphs that serve some modes of a model: one for clips, and one for each kind of step that has a state.
 
     Args:
         model (`PreTrainedModel`): The model.
@@ -135,13 +138,19 @@ def graphs_of(model: PreTrainedModel, modes: list[str], num_frames: int, size: S
     num_kept = max(2, num_frames - 1)
     for mode in with_state:
         growing = growing_tensors(model, num_frames, sizes[0])
-        inputs = [
-            {FRAMES: random_frames(2, 1, at)}
-            | {name: value.repeat_interleave(num_kept if name in growing else 1, 1) for name, value in kept.items()}
-            for at, kept in zip(sizes, (named_tensors(state, STATE_IN) for state in states[mode]), strict=True)
-        ]
-        module = StepModule(model, states[mode][0])
-        graphs.append(described(mode, [mode], module, sizes, num_frames, inputs, growing))
+        by_kind = {"": states[mode]} if len(model.step_kinds) == 1 else states_by_kind(model, num_frames, sizes)
+        for kind, before in by_kind.items():
+            inputs = [
+                {FRAMES: random_frames(2, 1, at)}
+                | {
+                    name: value.repeat_interleave(num_kept if name in growing else 1, 1)
+                    for name, value in kept.items()
+                }
+                for at, kept in zip(sizes, (named_tensors(state, STATE_IN) for state in before), strict=True)
+            ]
+            module = StepModule(model, kind, before[0])
+            name = f"{mode}_{kind}" if kind else mode
+            graphs.append(described(name, [mode], module, sizes, num_frames, inputs, growing))
     return graphs
 
 
@@ -162,6 +171,20 @@ def growing_tensors(model: PreTrainedModel, num_frames: int, size: Size) -> set[
 def state_after_a_frame(model: PreTrainedModel, num_frames: int, size: Size) -> Any:
     """The state of two streams after their first frame."""
     return model.streaming_step(random_frames(2, 1, size), model.initial_state(num_frames, 1))[1]
+
+
+@torch.no_grad()
+def states_by_kind(model: PreTrainedModel, num_frames: int, sizes: list[Size]) -> dict[str, list[Any]]:
+    """For each kind of step among the first of a stream, the state of two streams before it, at each of some sizes."""
+    states: dict[str, list[Any]] = {}
+    for index, size in enumerate(sizes):
+        state = model.initial_state(num_frames, 1)
+        for frame in random_frames(2, len(model.step_kinds), size).split(1, dim=1):
+            kept = states.setdefault(model.step_kind(state), [])
+            if len(kept) == index:
+                kept.append(state)
+            state = model.streaming_step(frame, state)[1]
+    return states
 
 
 def random_frames(batch_size: int, num_frames: int, size: Size) -> Tensor:
@@ -202,6 +225,7 @@ def described(
     return Graph(
         name=name if len(sizes) > 1 else f"{name}_{sizes[0][0]}x{sizes[0][1]}",
         modes=modes,
+        step_kind=getattr(module, "kind", ""),
         module=module,
         size=None if len(sizes) > 1 else sizes[0],
         num_frames=num_frames,

@@ -37,6 +37,7 @@ def graph_entry(graph: Graph, differences: dict[str, float]) -> dict[str, Any]:
     return {
         "files": list(differences),
         "modes": graph.modes,
+        "step": graph.step_kind or None,
         "height": graph.size[0] if graph.size else None,
         "width": graph.size[1] if graph.size else None,
         "inputs": values(graph.input_shapes, graph.inputs),

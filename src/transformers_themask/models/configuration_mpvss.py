@@ -106,6 +106,11 @@ class MPVSSConfig(PreTrainedConfig):
         return 2
 
     @property
+    def fit(self) -> str:
+        """How the video processor makes frames fit, as released: padded, not stretched."""
+        return "pad"
+
+    @property
     def ignore_value(self) -> int:
         """Label of pixels without a class."""
         return self.segmenter_config.ignore_value

@@ -3,7 +3,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -92,7 +91,7 @@ class KeyFrames(NamedTuple):
 class KeyFrameSchedule(NamedTuple):
     """What a stream remembers: its last key frame, and `num_since` `(batch, 1)`, on the CPU.
 
-    `num_since` counts the frames since then, that one included; 0 stands for no key frame. Both may be `None`.
+    `num_since` counts the frames since then, that one included. Both are `None` before the first frame.
     """
 
     key_frames: KeyFrames | None = None
@@ -121,6 +120,7 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
     base_model_prefix = "segmenter"
     _no_split_modules = ["MaskedAttentionLayer", "DeformableEncoderLayer", "MotionLayer"]
     stream_modes = ("recurrent",)
+    step_kinds = ("key_frame", "later_frame")
 
     def __init__(self, config: MPVSSConfig):
         super().__init__(config)
@@ -271,24 +271,38 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         """
         check_inputs(pixel_values_videos, None, {})
         check_single_frames(pixel_values_videos)
-        if state.key_frames is None or state.num_since is None:
-            return self._key_step(pixel_values_videos)
-        due = (state.num_since == 0) | (state.num_since >= self.config.key_frame_interval)
-        if torch.compiler.is_exporting():
-            return self._exported_step(pixel_values_videos, state.key_frames, state.num_since, due)
-        is_uniform = self.config.key_frame_threshold is None and bool(due.all() == due.any())
-        if len(due) > 1 and not is_uniform:  # videos that may differ are taken one by one
-            owns = [slice(video, video + 1) for video in range(len(due))]
-            states = [mapped(itemgetter(own), state) for own in owns]
-            steps = [
-                self.streaming_step(pixel_values_videos[own], own_state)
-                for own, own_state in zip(owns, states, strict=True)
-            ]
-            after = mapped(lambda *parts: torch.cat(parts), *(own_state for _, own_state in steps))
-            return joined([outputs for outputs, _ in steps], dim=0), after
-        if due.all():
+        if state.num_since is not None and len(state.num_since) > 1:
+            due = self._is_due(state.num_since)
+            if self.config.key_frame_threshold is not None or due.any() != due.all():
+                return self._steps_one_by_one(pixel_values_videos, state)
+        return self.step_of_kind(self.step_kind(state), pixel_values_videos, state)
+
+    def step_kind(self, state: KeyFrameSchedule) -> str:
+        """`"key_frame"` or, if no video of a batch is due, `"later_frame"`."""
+        is_later = state.num_since is not None and not self._is_due(state.num_since).any()
+        return self.step_kinds[is_later]
+
+    def step_of_kind(
+        self, kind: str, pixel_values_videos: Tensor, state: KeyFrameSchedule
+    ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule]:
+        """See [`StreamingMixin`]."""
+        if kind == "key_frame" or state.key_frames is None or state.num_since is None:
             return self._key_step(pixel_values_videos)
         return self._later_step(pixel_values_videos, state.key_frames, state.num_since)
+
+    def _is_due(self, num_since: Tensor) -> Tensor:
+        return num_since >= self.config.key_frame_interval
+
+    def _steps_one_by_one(
+        self, frames: Tensor, state: KeyFrameSchedule
+    ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule]:
+        """A step of videos whose key frames may come at different times."""
+        steps = []
+        for video, frame in enumerate(frames.split(1)):
+            own_state = mapped(lambda part, own=slice(video, video + 1): part[own], state)
+            steps.append(self.streaming_step(frame, own_state))
+        after = mapped(lambda *parts: torch.cat(parts), *(own_state for _, own_state in steps))
+        return joined([outputs for outputs, _ in steps], dim=0), after
 
     def _key_step(
         self, frames: Tensor, unexplained: Tensor | None = None
@@ -296,66 +310,39 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         """Segment key frames, due or, given how much was `unexplained`, before their time."""
         keys = self._segment(frames, all_predictions=False)
         ((classes, masks),) = keys.predictions
+        batch_size = masks.shape[0]
         outputs = MPVSSForVideoSemanticSegmentationOutput(
             frame_class_queries_logits=classes,
             frame_masks_queries_logits=masks,
-            is_key_frame=torch.ones(len(masks), 1, dtype=torch.bool),
-            unexplained=masks.new_zeros(len(masks), 1, dtype=torch.float32) if unexplained is None else unexplained,
+            is_key_frame=torch.ones(batch_size, 1, dtype=torch.bool),
+            unexplained=masks.new_zeros(batch_size, 1, dtype=torch.float32) if unexplained is None else unexplained,
         )
         if self.flow is not None:
             num_flows = masks.shape[2] if self.flow.has_query_flow else 1
             height, width = frames.shape[-2:]
-            outputs.flows = masks.new_zeros(len(masks), 1, num_flows, 2, height // FLOW_STRIDE, width // FLOW_STRIDE)
-        return outputs, KeyFrameSchedule(keys, torch.ones(len(masks), 1, dtype=torch.long))
+            outputs.flows = masks.new_zeros(batch_size, 1, num_flows, 2, height // FLOW_STRIDE, width // FLOW_STRIDE)
+        return outputs, KeyFrameSchedule(keys, torch.ones(batch_size, 1, dtype=torch.long))
 
     def _later_step(
         self, frames: Tensor, keys: KeyFrames, num_since: Tensor
     ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule]:
+        threshold = self.config.key_frame_threshold
+        if threshold is not None and torch.compiler.is_exporting():
+            raise ValueError(
+                f"`key_frame_threshold` must be None to export a step, which a frame cannot end. Got {threshold}."
+            )
         (masks,), flows = self._propagate(keys, frames)
         unexplained = self._unexplained(keys, frames, masks)
-        threshold = self.config.key_frame_threshold
         if threshold is not None and (unexplained > threshold).any():
             return self._key_step(frames, unexplained)
         outputs = MPVSSForVideoSemanticSegmentationOutput(
             frame_class_queries_logits=keys.predictions[-1].class_logits,
             frame_masks_queries_logits=masks,
-            is_key_frame=torch.zeros(len(masks), 1, dtype=torch.bool),
+            is_key_frame=torch.zeros(masks.shape[0], 1, dtype=torch.bool),
             flows=flows,
             unexplained=unexplained,
         )
         return outputs, KeyFrameSchedule(keys, num_since + 1)
-
-    def _exported_step(
-        self, frames: Tensor, keys: KeyFrames, num_since: Tensor, due: Tensor
-    ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule]:
-        """The step as one graph with two branches; it serves streams that started together."""
-        if self.config.key_frame_threshold is not None:
-            raise ValueError(
-                "`key_frame_threshold` must be None to export a step: a graph cannot choose per video. "
-                f"Got {self.config.key_frame_threshold}."
-            )
-
-        def at_key_frame(frames: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-            keys = self._segment(frames, all_predictions=False)
-            ((classes, masks),) = keys.predictions
-            # A branch may return neither what it was given nor anything twice.
-            return frames.clone(), keys.queries.clone(), classes.clone(), masks.clone(), masks.clone()
-
-        def at_later_frame(frames: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-            pixel_values, queries, classes, masks = parts
-            keys = KeyFrames(pixel_values, queries, (KeyPrediction(classes, masks),))
-            (warped,), _ = self._propagate(keys, frames)
-            return pixel_values.clone(), queries.clone(), classes.clone(), masks.clone(), warped.clone()
-
-        ((classes, masks),) = keys.predictions
-        pixel_values, queries, classes, key_masks, masks = torch.cond(
-            due.any(), at_key_frame, at_later_frame, (frames, keys.pixel_values, keys.queries, classes, masks)
-        )
-        outputs = MPVSSForVideoSemanticSegmentationOutput(
-            frame_class_queries_logits=classes, frame_masks_queries_logits=masks
-        )
-        keys = KeyFrames(pixel_values, queries, (KeyPrediction(classes, key_masks),))
-        return outputs, KeyFrameSchedule(keys, torch.where(due, 1, num_since + 1))
 
     def _stepped(self, frames: Tensor) -> MPVSSForVideoSemanticSegmentationOutput:
         """The outputs of a stream of all frames of videos."""
@@ -397,12 +384,10 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
             height, width = official_zeroing
             is_picture[:, height:] = False
             is_picture[:, :, width:] = False
-        pairs = flow_frames(
-            self._from_zero_to_one(currents),
-            self._from_zero_to_one(keys.pixel_values.flatten(0, 1)),
-            self._constant("flow_image_mean"),
-            is_picture,
-        )
+        config = self.config
+        # To values from 0 to 1, less the mean of the motion encoder's training, at once.
+        shifts = [mean - other for mean, other in zip(config.image_mean, config.flow_image_mean, strict=True)]
+        pairs = flow_frames(currents, keys.pixel_values.flatten(0, 1), config.image_std, shifts, is_picture)
         flows = self.flow(pairs, keys.queries.flatten(0, 1)).fused
         warped = []
         for _, masks in keys.predictions:
@@ -417,13 +402,6 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         parts = (keys.pixel_values, key_masks, frames, masks, classes)
         later, at_key_frame = unexplained_colors(*(part.flatten(0, 1) for part in parts))
         return (later - at_key_frame).unflatten(0, frames.shape[:2])
-
-    def _from_zero_to_one(self, frames: Tensor) -> Tensor:
-        mean, std = (self._constant(name)[:, None, None] for name in ("image_mean", "image_std"))
-        return frames * std + mean
-
-    def _constant(self, name: str) -> Tensor:
-        return torch.tensor(getattr(self.config, name), device=self.device, dtype=self.dtype)
 
 
 def later_labels(labels: Tensor) -> Tensor:

@@ -301,17 +301,23 @@ def warp(maps: Tensor, flow: Tensor, corrected: bool = False) -> Tensor:
     return nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def flow_frames(current: Tensor, key: Tensor, mean: Tensor, is_picture: Tensor) -> Tensor:
+def flow_frames(
+    current: Tensor, key: Tensor, scales: Sequence[float], shifts: Sequence[float], is_picture: Tensor
+) -> Tensor:
     """Put two frames together for the motion encoder, at half their size.
 
     Args:
-        current (`torch.Tensor` of shape `(batch, 3, height, width)`): RGB from 0 to 1, of even size.
+        current (`torch.Tensor` of shape `(batch, 3, height, width)`): RGB, of even size.
         key (`torch.Tensor` of shape `(batch, 3, height, width)`): Likewise.
-        mean (`torch.Tensor` of shape `(3,)`): Subtracted from both.
+        scales, shifts (`Sequence[float]`): What each channel is multiplied with, and what is added then.
         is_picture (`torch.Tensor` of shape `(batch, height, width)`): False where frames are padded; there is zero.
 
     Returns:
         `torch.Tensor` of shape `(batch, 6, height / 2, width / 2)`.
     """
-    frames = torch.cat([frame - mean[:, None, None] for frame in (current, key)], dim=1) * is_picture[:, None]
-    return nn.functional.avg_pool2d(frames, 2)
+    channels = [
+        frame[:, channel] * scale + shift
+        for frame in (current, key)
+        for channel, (scale, shift) in enumerate(zip(scales, shifts, strict=True))
+    ]
+    return nn.functional.avg_pool2d(torch.stack(channels, dim=1) * is_picture[:, None], 2)

@@ -50,6 +50,9 @@ class StreamingMixin:
 
     stream_modes: tuple[str, ...] = ("contiguous", "interleaved", "sliding")
 
+    # What a step may be, for a model that does not do the same in each; exported, each is a graph of its own.
+    step_kinds: tuple[str, ...] = ("",)
+
     def stream(
         self, processor: Any, mode: str | None = None, num_frames: int | None = None, frame_stride: int | None = None
     ) -> "VideoSession":
@@ -94,6 +97,14 @@ class StreamingMixin:
             The outputs for these frames, and the state for the next ones.
         """
         return self(pixel_values_videos=pixel_values_videos), state  # type: ignore[operator]
+
+    def step_kind(self, state: Any) -> str:
+        """Which of its `step_kinds` the step from a state is."""
+        return self.step_kinds[0]
+
+    def step_of_kind(self, kind: str, pixel_values_videos: Tensor, state: Any) -> tuple[ModelOutput, Any]:
+        """A `streaming_step` that is known to be of some kind, whatever the state says."""
+        return self.streaming_step(pixel_values_videos, state)
 
 
 class VideoSession:

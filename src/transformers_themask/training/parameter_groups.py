@@ -72,7 +72,9 @@ def backbones(model: nn.Module) -> list[PreTrainedModel]:
     return found
 
 
-def _parameters_of(model: nn.Module, types: tuple[type[nn.Module], ...], decayed_parent: str | None = None) -> set[int]:
+def _parameters_of(
+    model: nn.Module, types: tuple[type[nn.Module], ...], decayed_parent: str | None = None
+) -> set[int]:
     """Identities of the parameters of all modules of some types, but for those within modules of a name."""
     return {
         id(parameter)

@@ -132,7 +132,8 @@ def load_processor(
     square = getattr(config, "square_input_size", None)
     size = square or asked_for
     if checkpoint is None or not (Path(checkpoint) / PROCESSOR_FILE).is_file():
-        return THEMaskVideoProcessor(size=size or NEW_PROCESSOR_SIZE, do_reduce_labels=True)
+        fit = getattr(config, "fit", "stretch")
+        return THEMaskVideoProcessor(size=size or NEW_PROCESSOR_SIZE, fit=fit, do_reduce_labels=True)
     with loading_errors_as_sentences("model_name_or_path", checkpoint):
         processor = AutoVideoProcessor.from_pretrained(checkpoint, **({"size": size} if size else {}))
     if isinstance(processor, PerFrameVideoProcessor) and asked_for and not square:
