@@ -135,6 +135,7 @@ def prepare(
             clips_per_video=data_args.clips_per_video,
             sample_by=data_args.sample_by,
             photometric_on=data_args.photometric_on,
+            draw_distance=data_args.draw_distance,
         )
     if training_args.do_train:
         model = load_model(model_args, config)

@@ -347,3 +347,13 @@ def test_normalised_and_padded_items_are_the_official_ones(official_tensors, tmp
         dataset[0]["pixel_values_videos"], torch.from_numpy(official_tensors["bundle.img"])[0][None]
     )
     assert torch.equal(dataset[0]["labels"].long(), torch.from_numpy(official_tensors["bundle.gt"])[0])
+
+
+def test_distances_of_pairs_are_drawn_and_reproducible(make_dataset):
+    dataset = make_dataset(frame_offsets=(-2, 0), draw_distance=True)
+    items = [dataset[0, epoch] for epoch in range(40)]
+    distances = {int(later) - int(earlier) for earlier, later in (item["frame_names"] for item in items)}
+    assert distances == {1, 2}
+    assert all(same(item, dataset[0, epoch]) for epoch, item in enumerate(items))
+    with pytest.raises(ValueError, match=r"`draw_distance` must be False unless a clip has two frames. Got True"):
+        make_dataset(frame_offsets=(-2, -1, 0), draw_distance=True)

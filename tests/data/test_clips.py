@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from transformers_themask.data.clips import sample_clip
+from transformers_themask.data.clips import sample_clip, sample_pair
 from transformers_themask.models.streaming import evaluation_clips
 
 
@@ -80,3 +80,28 @@ def test_sampling_from_a_short_video_says_what_is_missing():
 def test_clip_length_must_be_positive():
     with pytest.raises(ValueError, match=r"`num_frames` must be at least 1. Got 0"):
         evaluation_clips(5, 0)
+
+
+def test_pairs_come_as_often_as_two_draws_make_them():
+    """One frame uniformly, another uniformly around it: each pair can be drawn in two ways."""
+    length, reach = 7, 3
+    around = [[other for other in range(length) if 0 < abs(other - one) <= reach] for one in range(length)]
+    expected = np.zeros((length, length))
+    for one, others in enumerate(around):
+        for other in others:
+            expected[min(one, other), max(one, other)] += 1 / length / len(others)
+    rng, num_draws = np.random.default_rng(0), 20000
+    counts = np.zeros_like(expected)
+    for _ in range(num_draws):
+        counts[tuple(sample_pair(length, reach, rng))] += 1
+    deviation = np.sqrt(expected * (1 - expected) / num_draws)
+    assert (np.abs(counts / num_draws - expected) <= 4.5 * deviation).all()
+
+
+def test_the_later_frame_of_a_pair_has_labels():
+    rng = np.random.default_rng(0)
+    pairs = {tuple(sample_pair(30, 2, rng, labelled=[0, 12])) for _ in range(100)}
+    assert pairs == {(10, 12), (11, 12)}
+    for num_frames, labelled in ((1, None), (9, [0]), (9, [])):
+        with pytest.raises(ValueError, match="with a labelled frame after the first one"):
+            sample_pair(num_frames, 2, rng, labelled)

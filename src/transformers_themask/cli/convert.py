@@ -24,8 +24,8 @@ def add_to(commands: Any) -> None:
         "--motion-encoder",
         type=Path,
         metavar="FLOWNETS",
-        help="FlowNetS weights for the motion encoder of MPVSS. The checkpoint may then be one of Mask2Former, without "
-        "a flow; the rest of it is new, to be trained",
+        help="FlowNetS weights for the motion encoder of MPVSS. The checkpoint may then be one of Mask2Former, and "
+        "what else the flow consists of is new, to be trained",
     )
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 from transformers.utils import logging
 
-from .clips import required_video_frames, sample_clip, target_candidates
+from .clips import check_frame_offsets, required_video_frames, sample_clip, sample_pair, target_candidates
 from .file_checks import VOID_ID, check_frame_size, check_mask_size
 from .images import DamagedFileError
 from .labelled_videos import UNLABELLED, LabelledVideos
@@ -49,6 +49,8 @@ class ClipDataset(Dataset):
         photometric_on (`str`, *optional*, defaults to `"cpu"`): `"cpu"` distorts the colours in the item. `"device"`
             only draws how: augmented items then hold 8-bit frames, which [`prepare_on_device`] distorts and normalises
             in the batch. The draws are the same.
+        draw_distance (`bool`, *optional*, defaults to `False`): Draw the distance of the two frames of a clip anew for
+            each item, up to that of `frame_offsets`, as [`~clips.sample_pair`] does.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class ClipDataset(Dataset):
         clips_per_video: int = 1,
         sample_by: str = "video",
         photometric_on: str = "cpu",
+        draw_distance: bool = False,
     ):
         if sample_by not in ("video", "frame"):
             raise ValueError(f"`sample_by` must be 'video' or 'frame'. Got {sample_by!r}.")
@@ -72,7 +75,14 @@ class ClipDataset(Dataset):
                 "`videos` and `clips_per_video` must give at least one clip. "
                 f"Got {len(videos.rows)} videos and {clips_per_video} clips per video."
             )
-        _check_target_frames(videos.rows, frame_offsets)
+        check_frame_offsets(frame_offsets)
+        if draw_distance and len(frame_offsets) != 2:
+            raise ValueError(
+                "`draw_distance` must be False unless a clip has two frames. "
+                f"Got True for `frame_offsets` {tuple(frame_offsets)}."
+            )
+        # A pair fits wherever frames that follow one another do.
+        _check_target_frames(videos.rows, (-1, 0) if draw_distance else frame_offsets, is_reversible=not draw_distance)
         if not processor.do_reduce_labels:
             raise ValueError(
                 "`processor.do_reduce_labels` must be True because masks hold raw ids with 0 as void. "
@@ -80,6 +90,7 @@ class ClipDataset(Dataset):
             )
         self.videos = videos
         self.frame_offsets = tuple(frame_offsets)
+        self.draw_distance = draw_distance
         self.processor = processor
         self.augmentation = augmentation
         self.crop_size = augmentation.crop_size if crop_size is None and augmentation is not None else crop_size
@@ -132,7 +143,11 @@ class ClipDataset(Dataset):
         )
 
     def _draw_clip(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        indices = sample_clip(row["num_frames"], self.frame_offsets, rng, _labelled_frames(row))
+        labelled = _labelled_frames(row)
+        if self.draw_distance:
+            indices = sample_pair(row["num_frames"], -self.frame_offsets[0], rng, labelled)
+        else:
+            indices = sample_clip(row["num_frames"], self.frame_offsets, rng, labelled)
         frames, masks = self._read_clip(row, indices)
         if self.augmentation is None:
             item = self._resized(frames, masks)
@@ -216,13 +231,13 @@ def _labelled_frames(row: Mapping[str, Any]) -> list[int]:
     return [index for index, path in enumerate(row["masks"]) if path != UNLABELLED]
 
 
-def _check_target_frames(rows: Sequence[Mapping[str, Any]], frame_offsets: Sequence[int]) -> None:
+def _check_target_frames(rows: Sequence[Mapping[str, Any]], frame_offsets: Sequence[int], is_reversible: bool) -> None:
     num_required = required_video_frames(frame_offsets)
-    unusable = [
-        row
-        for row in rows
-        if not any(map(len, target_candidates(row["num_frames"], frame_offsets, _labelled_frames(row))))
-    ]
+    unusable = []
+    for row in rows:
+        candidates = target_candidates(row["num_frames"], frame_offsets, _labelled_frames(row))
+        if not any(map(len, candidates if is_reversible else candidates[:1])):
+            unusable.append(row)
     if unusable:
         video_id, num_frames = unusable[0]["video_id"], unusable[0]["num_frames"]
         raise ValueError(

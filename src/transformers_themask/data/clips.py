@@ -80,3 +80,37 @@ def sample_clip(
     target = int(candidates[is_reversed][rng.integers(len(candidates[is_reversed]))])
     clip = [target + offset for offset in frame_offsets]
     return [num_video_frames - 1 - index for index in clip] if is_reversed else clip
+
+
+def sample_pair(
+    num_video_frames: int, max_distance: int, rng: np.random.Generator, labelled: Sequence[int] | None = None
+) -> list[int]:
+    """Draw a training clip of two frames: one uniformly, then another around it; the later one is the target.
+
+    As the released code of MPVSS does; the paper (section 3.4) asks for a distance from 1 to `max_distance`.
+
+    Args:
+        num_video_frames (`int`): Number of frames of the video.
+        max_distance (`int`): Largest distance of the two frames.
+        rng (`np.random.Generator`): Source of the draws.
+        labelled (`Sequence[int]`, *optional*): Increasing indices of the frames that have labels, hence can be the
+            target; all by default.
+
+    Returns:
+        `list[int]`: The two frame indices, the earlier one first.
+
+    Raises:
+        ValueError: If there is no labelled frame after the first one.
+    """
+    labelled = range(num_video_frames) if labelled is None else labelled
+    if len(labelled) == 0 or labelled[-1] == 0:
+        raise ValueError(
+            "`num_video_frames` must be at least 2, with a labelled frame after the first one. Got "
+            f"{num_video_frames} frames, the labelled ones at {list(labelled)}. Leave the video out."
+        )
+    while True:
+        one = int(rng.integers(num_video_frames))
+        other = int(rng.integers(max(0, one - max_distance), min(num_video_frames - 1, one + max_distance)))
+        other += other >= one
+        if max(one, other) in labelled:
+            return [min(one, other), max(one, other)]

@@ -83,6 +83,13 @@ class DataArguments:
         default_factory=lambda: [0],
         metadata={"help": "Frames of a training clip relative to its last frame, e.g. -9 -6 -3 0."},
     )
+    draw_distance: bool = field(
+        default=False,
+        metadata={
+            "help": "Draw the distance of a clip's two frames, up to that of `frame_offsets` (MPVSS). Otherwise it is "
+            "fixed, and half of the clips run backwards."
+        },
+    )
     clips_per_video: int = field(default=1, metadata={"help": "Training clips drawn from each video per epoch."})
     sample_by: str = field(
         default="video",
