@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of MPVSS."""
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -85,17 +86,12 @@ class MPVSSConfig(PreTrainedConfig):
     flow_image_mean: list[float] | tuple[float, ...] = (0.411, 0.432, 0.45)
 
     def __post_init__(self, **kwargs: Any):
-        segmenter = self.segmenter_config
-        if segmenter is None:
-            segmenter = {"matching_rounds": 1}
-        elif isinstance(segmenter, PreTrainedConfig) and not isinstance(segmenter, THEMaskConfig):
-            segmenter = segmenter.to_dict()
-        self.segmenter_config = THEMaskConfig(**segmenter) if isinstance(segmenter, dict) else segmenter
+        self.segmenter_config = segmenter_config_of(self.segmenter_config)
         if self.motion_decoder_channels is None:
             self.motion_decoder_channels = (
                 FLOWNETS_CHANNELS if self.propagation == "optical_flow" else (128, 128, 128, 64)
             )
-        if "num_labels" not in kwargs and self.id2label is None:  # type: ignore[has-type]
+        if self.id2label is None and kwargs.get("num_labels") in (None, self.segmenter_config.num_labels):  # type: ignore[has-type]
             self.id2label = dict(self.segmenter_config.id2label)
         super().__post_init__(**kwargs)
         self.check_fields()
@@ -104,6 +100,12 @@ class MPVSSConfig(PreTrainedConfig):
     def num_frames(self) -> int:
         """Frames of a training clip: the key frame and a later one."""
         return 2
+
+    @num_frames.setter
+    def num_frames(self, value: Any) -> None:
+        raise ValueError(
+            f"`num_frames` must be left out: a training clip has 2 frames, any other any number. Got {value!r}."
+        )
 
     @property
     def fit(self) -> str:
@@ -115,6 +117,12 @@ class MPVSSConfig(PreTrainedConfig):
         """Label of pixels without a class."""
         return self.segmenter_config.ignore_value
 
+    @ignore_value.setter
+    def ignore_value(self, value: Any) -> None:
+        raise ValueError(
+            f"`ignore_value` must be given as a field of `segmenter_config`. Got {value!r} for the whole model."
+        )
+
     def check_fields(self) -> None:
         """Reject values no model can be built or trained with, and give the segmenter the classes.
 
@@ -124,6 +132,11 @@ class MPVSSConfig(PreTrainedConfig):
             ValueError: See the messages.
         """
         self.label2id = {name: index for index, name in self.id2label.items()}
+        if 0 <= self.ignore_value < self.num_labels:
+            raise ValueError(
+                f"`ignore_value` of `segmenter_config` must not be one of the {self.num_labels} class indices. "
+                f"Got {self.ignore_value}."
+            )
         self.segmenter_config.id2label, self.segmenter_config.label2id = dict(self.id2label), dict(self.label2id)
         if self.segmenter_config.num_frames != 1:
             raise ValueError(
@@ -133,16 +146,37 @@ class MPVSSConfig(PreTrainedConfig):
         for name in ("key_frame_interval", "motion_layers", "motion_attention_heads", "motion_feedforward_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1. Got {getattr(self, name)}.")
-        if self.key_frame_threshold is not None and self.key_frame_threshold < 0:
-            raise ValueError(f"`key_frame_threshold` must not be negative. Got {self.key_frame_threshold}.")
+        if self.key_frame_threshold is not None and not 0 <= self.key_frame_threshold < math.inf:
+            raise ValueError(f"`key_frame_threshold` must be a number of at least 0. Got {self.key_frame_threshold}.")
         for name, length in (("motion_channels", 6), ("motion_decoder_channels", 4)):
             if len(getattr(self, name)) != length or min(getattr(self, name)) < 1:
                 raise ValueError(f"`{name}` must be {length} numbers of channels. Got {tuple(getattr(self, name))}.")
+        for name in ("image_mean", "image_std", "flow_image_mean"):
+            values = tuple(getattr(self, name))
+            if len(values) != 3 or (name == "image_std" and min(values) <= 0):
+                raise ValueError(
+                    f"`{name}` must be one {'positive ' * (name == 'image_std')}number per colour. Got {values}."
+                )
         if self.segmenter_config.hidden_dim % self.motion_attention_heads:
             raise ValueError(
                 "`motion_attention_heads` must divide the segmenter's `hidden_dim` "
                 f"({self.segmenter_config.hidden_dim}). Got {self.motion_attention_heads}."
             )
+
+
+def segmenter_config_of(config: Any) -> THEMaskConfig:
+    """The configuration of a segmenter: a new one, from the fields of THE-Mask or Mask2Former.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if config is None:
+        return THEMaskConfig(matching_rounds=1)
+    fields = config.to_dict() if isinstance(config, PreTrainedConfig) else config
+    if not isinstance(fields, dict) or fields.get("model_type", "themask") not in ("themask", "mask2former"):
+        found = fields.get("model_type") if isinstance(fields, dict) else type(config).__name__
+        raise ValueError(f"`segmenter_config` must be that of a THE-Mask or a Mask2Former. Got {found!r}.")
+    return THEMaskConfig(**fields)
 
 
 __all__ = ["MPVSSConfig"]

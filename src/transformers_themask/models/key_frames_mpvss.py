@@ -5,6 +5,7 @@ The paper's key frames come at fixed intervals. A scene cut between two of them 
 picture; their own colours give it away, for the price of two products of masks and colours.
 """
 
+import torch
 from torch import Tensor, nn
 
 # Below any variance of normalised colours that a picture has.
@@ -29,8 +30,8 @@ def unexplained_colors(
         class_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`): The last one is "no object".
 
     Returns:
-        For the later and the key frames `(batch,)` the mean squared difference as a share of the frame's variance: 0
-        for a perfect explanation, 1 for that of the frame's own mean colour; there is no upper limit.
+        For the later and the key frames `(batch,)` the mean squared difference, in units of the larger one of the two
+        frames' variances: 0 for a perfect explanation, 1 at most for that of a frame's own mean colour.
     """
     stands_for_a_class = 1 - class_logits.float().softmax(-1)[..., -1:]
     stride = key.shape[-1] // masks.shape[-1]
@@ -50,11 +51,15 @@ def unexplained_colors(
     areas = key_shares @ key_weights
     segment_colors = key_shares @ (key_colors * key_weights) / areas.clamp(min=TINY)
 
-    def unexplained(colors: Tensor, weights: Tensor, shares: Tensor) -> Tensor:
-        mean = (colors * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
-        left = ((colors - shares.transpose(1, 2) @ segment_colors).square() * weights).sum((1, 2))
-        return left / ((colors - mean).square() * weights).sum((1, 2)).clamp(min=TINY)
+    def variance(colors: Tensor, weights: Tensor) -> Tensor:
+        total = weights.sum(1, keepdim=True).clamp(min=TINY)
+        mean = (colors * weights).sum(1, keepdim=True) / total
+        return ((colors - mean).square() * weights / total).sum((1, 2))
 
-    return unexplained(*colors_and_weights(current), shares_of(masks)), unexplained(
-        key_colors, key_weights, key_shares
-    )
+    def left(colors: Tensor, weights: Tensor, shares: Tensor) -> Tensor:
+        total = weights.sum(1, keepdim=True).clamp(min=TINY)
+        return ((colors - shares.transpose(1, 2) @ segment_colors).square() * weights / total).sum((1, 2))
+
+    later = colors_and_weights(current)
+    unit = torch.maximum(variance(*later), variance(key_colors, key_weights)).clamp(min=TINY)
+    return left(*later, shares_of(masks)) / unit, left(key_colors, key_weights, key_shares) / unit

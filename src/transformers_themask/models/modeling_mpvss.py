@@ -216,6 +216,11 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         interval = self.config.key_frame_interval if labels is None else num_frames
         later = [index for index in range(num_frames) if index % interval]
         if labels is None and (self.config.key_frame_threshold is not None or not later):
+            if official_zeroing is not None and later:
+                raise ValueError(
+                    "`official_zeroing` must be left out with a `key_frame_threshold`: as released there is none. "
+                    f"Got {official_zeroing}."
+                )
             return self._stepped(pixel_values_videos)
 
         key_of = [index // interval for index in range(num_frames)]
@@ -271,6 +276,8 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         """
         check_inputs(pixel_values_videos, None, {})
         check_single_frames(pixel_values_videos)
+        if state.key_frames is not None:
+            check_same_videos(pixel_values_videos, state.key_frames.pixel_values)
         if state.num_since is not None and len(state.num_since) > 1:
             due = self._is_due(state.num_since)
             if self.config.key_frame_threshold is not None or due.any() != due.all():
@@ -402,6 +409,15 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         parts = (keys.pixel_values, key_masks, frames, masks, classes)
         later, at_key_frame = unexplained_colors(*(part.flatten(0, 1) for part in parts))
         return (later - at_key_frame).unflatten(0, frames.shape[:2])
+
+
+def check_same_videos(frames: Tensor, key_frames: Tensor) -> None:
+    """Raise a `ValueError` unless frames are as many and as large as the key frames."""
+    if not torch.compiler.is_exporting() and frames.shape != key_frames.shape:  # exported, they may have any size
+        raise ValueError(
+            f"`pixel_values_videos` must have the shape of the state's key frames, {tuple(key_frames.shape)}. "
+            f"Got {tuple(frames.shape)}. Begin other videos with `initial_state()`."
+        )
 
 
 def later_labels(labels: Tensor) -> Tensor:
