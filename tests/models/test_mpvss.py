@@ -381,7 +381,7 @@ def test_the_motion_encoder_sees_zero_where_there_is_no_picture(zeroing):
         ({"motion_channels": (8, 8)}, "`motion_channels` must be 6 numbers of channels. Got (8, 8)."),
         ({"num_frames": 3}, "`num_frames` must be left out: a training clip has 2 frames"),
         ({"ignore_value": 7}, "`ignore_value` must be given as a field of `segmenter_config`. Got 7"),
-        ({"num_labels": 256}, "`ignore_value` of `segmenter_config` must not be one of the 256 class indices. Got 255."),
+        ({"num_labels": 256}, "must not be one of the 256 class indices. Got 255."),
         ({"key_frame_threshold": float("nan")}, "`key_frame_threshold` must be a number of at least 0. Got nan."),
         ({"segmenter_config": 3}, "`segmenter_config` must be that of a THE-Mask or a Mask2Former. Got 'int'."),
         ({"segmenter_config": {"model_type": "segformer"}}, "of a THE-Mask or a Mask2Former. Got 'segformer'."),
@@ -435,3 +435,30 @@ def test_classes_reach_the_segmenter_and_configurations_survive_a_round_trip(mak
     assert MPVSSConfig(segmenter_config=segmenter, num_labels=9).num_labels == 9 and segmenter.num_labels == 6
     assert MPVSSConfig(segmenter_config=named.segmenter_config, num_labels=2).id2label == {0: "road", 1: "sky"}
     assert mpvss_model(num_labels=3)(random_clips(1, 2)[0]).frame_class_queries_logits.shape[-1] == 4
+
+
+@pytest.mark.parametrize("propagation", ["full", "optical_flow"])
+def test_a_flow_that_a_checkpoint_lacks_begins_like_a_new_one(propagation, tmp_path):
+    fresh = mpvss_model(propagation=propagation)
+    fresh.segmenter.save_pretrained(tmp_path)
+    loaded = MPVSSForVideoSemanticSegmentation.from_pretrained(tmp_path, config=fresh.config)
+    assert torch.equal(loaded.segmenter.class_predictor.weight, fresh.segmenter.class_predictor.weight)
+    for (name, ours), expected in zip(loaded.flow.named_parameters(), fresh.flow.parameters(), strict=True):
+        if expected.numel() < 64:
+            assert ours.abs().max() <= max(2 * expected.abs().max(), 0.6), name
+        else:
+            assert 0.7 * expected.std() <= ours.std() <= 1.4 * expected.std(), name
+
+
+def test_a_flow_that_is_not_a_number_ends_in_a_loss_that_is_none():
+    """And not in the end of the process, which torch's `grid_sample` has for its gradients."""
+    model, (frames, labels) = mpvss_model(), random_clips(2, 2)
+    with torch.no_grad():
+        model.flow.fusion.bias.fill_(float("nan"))
+    masks = torch.rand(2, 1, 8, 8, requires_grad=True)
+    flow = torch.full((2, 2, 4, 4), float("nan"), requires_grad=True)
+    warp(masks, flow).sum().backward()
+    assert warp(masks, flow).isnan().all()
+    loss = model(frames, labels).loss
+    loss.backward()
+    assert loss.isnan()

@@ -298,7 +298,11 @@ def warp(maps: Tensor, flow: Tensor, corrected: bool = False) -> Tensor:
     y = torch.arange(height, device=maps.device, dtype=flow.dtype)[:, None] + flow[:, 1]
     last_x, last_y = (width - 1, height - 1) if corrected else (width, height)
     grid = torch.stack([2 * x / max(last_x, 1) - 1, 2 * y / max(last_y, 1) - 1], dim=-1)
-    return nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    undefined = grid.isnan().any(-1)[:, None] if grid.requires_grad else None
+    if undefined is not None:  # torch's backward pass ends the process at them
+        grid = grid.nan_to_num()
+    warped = nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return warped if undefined is None else warped.masked_fill(undefined, float("nan"))
 
 
 def flow_frames(
