@@ -4,9 +4,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from transformers import PreTrainedModel
 
-from families import SMALL_WINDOWS, cffm_model
+from families import SMALL_WINDOWS, cffm_model, mpvss_model
 from tiny import tiny_model
 from tiny_segmenters import per_frame_model
 
@@ -35,6 +36,13 @@ def cffm(has_dropout: bool = True) -> PreTrainedModel:
     )
 
 
+def mpvss(has_dropout: bool = True) -> PreTrainedModel:
+    # It has none. From a flow that is one everywhere, only the fusion would learn anything in a first step.
+    model = mpvss_model(segmenter={"num_labels": NUM_CLASSES})
+    torch.nn.init.normal_(model.flow.fusion.weight, std=0.1)
+    return model
+
+
 def segformer(has_dropout: bool = True) -> PreTrainedModel:
     return per_frame_model("segformer", num_labels=NUM_CLASSES)  # it has none
 
@@ -43,5 +51,6 @@ TRAINED_MODELS = {
     "themask_t1": TrainedModel(lambda **options: themask(1, **options), (0,), one_round_steps=2),
     "themask_t2": TrainedModel(lambda **options: themask(2, **options), (-1, 0), one_round_steps=2),
     "cffm": TrainedModel(cffm, (-2, -1, 0)),
+    "mpvss": TrainedModel(mpvss, (-2, 0)),
     "segformer": TrainedModel(segformer, (0,)),
 }

@@ -196,6 +196,7 @@ def test_processes_share_the_frames_evenly(lengths, num_processes, shares):
         ("themask_t2", ["sliding"], 18),
         ("cffm", [], 18),
         ("cffm", ["recurrent"], 18),
+        ("mpvss", ["recurrent"], 18),
     ],
 )
 def test_two_processes_score_like_one(name, mode, num_calls, data_root, processor, videos, tmp_path):

@@ -118,7 +118,8 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
     config: MPVSSConfig
     config_class = MPVSSConfig
     base_model_prefix = "segmenter"
-    _no_split_modules = ["MaskedAttentionLayer", "DeformableEncoderLayer", "MotionLayer"]
+    # Sharded as one unit: key frames and others go through different layers, and processes must gather the same ones.
+    _no_split_modules: list[str] = []
     stream_modes = ("recurrent",)
     step_kinds = ("key_frame", "later_frame")
 
