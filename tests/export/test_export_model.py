@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import ResNetConfig
 
-from families import SMALL_WINDOWS, cffm_model
+from families import SMALL_WINDOWS, cffm_model, mpvss_model
 from tiny import tiny_model
 from tiny_segmenters import opinionated, per_frame_model, videomt
 from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
@@ -156,6 +156,14 @@ def cffm(tmp_path_factory):
     return exported(model, tmp_path_factory.mktemp("cffm") / "out")
 
 
+@pytest.fixture(scope="session")
+def mpvss(tmp_path_factory):
+    """MPVSS, which does not do the same in every step."""
+    pytest.importorskip("onnxscript")
+    model = opinionated(mpvss_model(segmenter={"backbone_config": tiny_resnet()}, key_frame_interval=3))
+    return exported(model, tmp_path_factory.mktemp("mpvss") / "out", sizes=SIZES[:1])
+
+
 def graph_for(export, mode, size=None):
     (graph,) = [
         graph
@@ -227,6 +235,33 @@ def test_a_stream_of_cffm_that_repeats_its_first_frame_is_exported_for_one_size(
     differences = export_model(model, THEMaskVideoProcessor(), tmp_path / "out", ["torch"], [(64, 96)])
     assert [path.name for path in differences] == ["recurrent_64x96.pt2"]
     assert max(differences.values()) < 1e-4
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_key_frames_and_later_frames_are_graphs_of_their_own(mpvss, suffix, batch_size):
+    """Whoever runs them takes the first one for a video's first frame and every third one."""
+    runs, names = {}, {}
+    for graph in mpvss.manifest["graphs"]:
+        (file,) = [name for name in graph["files"] if name.endswith(suffix)]
+        runs[graph["step"]] = opened(mpvss.folder / file)
+        names[graph["step"]] = [value["name"] for value in graph["inputs"]]
+    assert runs.keys() == {"key_frame", "later_frame"} and names["key_frame"] == ["pixel_values_videos"]
+    frames = random_frames(batch_size, 7, SIZES[0])
+    expected, state = scores_of(mpvss.model, frames), {}
+    for index, frame in enumerate(frames.split(1, dim=1)):
+        step = "later_frame" if index % 3 else "key_frame"
+        inputs = {"pixel_values_videos": frame.numpy(), **state}
+        outputs = runs[step]({name: inputs[name] for name in names[step]})
+        np.testing.assert_allclose(outputs.pop("segmentation_scores")[:, 0], expected[:, index], atol=1e-3, rtol=0)
+        state = {name.replace("state_out", "state_in"): value for name, value in outputs.items()}
+        assert (state["state_in_num_since"] == index % 3 + 1).all()
+
+
+def test_key_frames_that_depend_on_the_picture_are_not_exported(tmp_path):
+    model = mpvss_model(key_frame_threshold=0.5)
+    with pytest.raises(ValueError, match="`key_frame_threshold` must be None to export a step"):
+        export_model(model, THEMaskVideoProcessor(), tmp_path / "out", ["torch"], SIZES[:1])
 
 
 @pytest.mark.parametrize("family", ["two_frames", "cffm"])
