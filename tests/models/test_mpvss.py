@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from torch.nn.functional import pad
-from transformers import AutoConfig, Mask2FormerConfig, ResNetConfig, SwinConfig
+from transformers import AutoConfig, AutoModel, Mask2FormerConfig, ResNetConfig, SwinConfig
 
 from families import mpvss_model
 from tiny import random_clips, tiny_config
@@ -443,6 +443,11 @@ def test_a_flow_that_a_checkpoint_lacks_begins_like_a_new_one(propagation, tmp_p
     fresh.segmenter.save_pretrained(tmp_path)
     loaded = MPVSSForVideoSemanticSegmentation.from_pretrained(tmp_path, config=fresh.config)
     assert torch.equal(loaded.segmenter.class_predictor.weight, fresh.segmenter.class_predictor.weight)
+    learning = {name for name, parameter in fresh.named_parameters() if parameter.requires_grad}
+    fresh.save_pretrained(tmp_path / "whole")
+    whole, _ = MPVSSForVideoSemanticSegmentation.from_pretrained(tmp_path / "whole", output_loading_info=True)
+    for each in (loaded, whole, AutoModel.from_pretrained(tmp_path / "whole")):
+        assert {name for name, parameter in each.named_parameters() if parameter.requires_grad} == learning
     for (name, ours), expected in zip(loaded.flow.named_parameters(), fresh.flow.parameters(), strict=True):
         if expected.numel() < 64:
             assert ours.abs().max() <= max(2 * expected.abs().max(), 0.6), name

@@ -140,10 +140,21 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
                 config.motion_attention_heads,
                 config.motion_feedforward_dim,
             )
+        self._freeze_segmenter()
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """Load a model, as any of Transformers; what training leaves alone is frozen."""
+        loaded = super().from_pretrained(*arguments, **options)
+        # Loading makes new parameters, which all learn.
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_segmenter()
+        return loaded
+
+    def _freeze_segmenter(self) -> None:
         self.segmenter.requires_grad_(False)
         for head in (self.segmenter.class_predictor, self.segmenter.model.transformer_module.decoder.mask_predictor):
             head.requires_grad_(True)
-        self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the segmenter's input embedding."""

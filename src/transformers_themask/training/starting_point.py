@@ -134,8 +134,12 @@ def load_processor(
     if checkpoint is None or not (Path(checkpoint) / PROCESSOR_FILE).is_file():
         fit = getattr(config, "fit", "stretch")
         return THEMaskVideoProcessor(size=size or NEW_PROCESSOR_SIZE, fit=fit, do_reduce_labels=True)
+    options: dict[str, Any] = {"size": size} if size else {}
+    fit = getattr(config, "fit", None)
+    if fit is not None and _saved_fields(checkpoint)["model_type"] != getattr(config, "model_type", None):
+        options["fit"] = fit  # the checkpoint is a part of the model, whose frames may be made to fit otherwise
     with loading_errors_as_sentences("model_name_or_path", checkpoint):
-        processor = AutoVideoProcessor.from_pretrained(checkpoint, **({"size": size} if size else {}))
+        processor = AutoVideoProcessor.from_pretrained(checkpoint, **options)
     if isinstance(processor, PerFrameVideoProcessor) and asked_for and not square:
         return PerFrameVideoProcessor.for_whole_frames(processor.image_processor, asked_for)
     return processor
