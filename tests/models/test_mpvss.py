@@ -467,3 +467,18 @@ def test_a_flow_that_is_not_a_number_ends_in_a_loss_that_is_none():
     loss = model(frames, labels).loss
     loss.backward()
     assert loss.isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_places_are_exact_in_half_precision(dtype):
+    """On maps with more columns than bfloat16 has whole numbers: a ramp that changes by one from place to place."""
+    ramp = torch.arange(512, dtype=torch.float32).expand(1, 1, 4, 512)
+    for autocast in (False, True):
+        with torch.autocast("cpu", dtype, enabled=autocast):
+            for moved in (0.0, 0.25):
+                flow = torch.full((1, 2, 2, 256), moved / 2, dtype=dtype)
+                warped = warp(ramp if autocast else ramp.to(dtype), flow, corrected=True)[..., 1:-1]
+                expected = (ramp if autocast else ramp.to(dtype).float())[..., 1:-1] + moved
+                # Of the result's own precision, half of a unit in its last place, and of float32 what is left.
+                tolerance = 1e-3 if autocast else 512 * torch.finfo(dtype).eps
+                torch.testing.assert_close(warped.float(), expected, rtol=0, atol=tolerance)

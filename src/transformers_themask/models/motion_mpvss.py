@@ -293,6 +293,8 @@ def warp(maps: Tensor, flow: Tensor, corrected: bool = False) -> Tensor:
     """
     height, width = maps.shape[-2:]
     scale = width / flow.shape[-1]
+    # In half precision there would be no places between the pixels of a large map, and not all of these.
+    flow = flow.to(torch.promote_types(flow.dtype, torch.float32))
     flow = nn.functional.interpolate(flow, (height, width), mode="bilinear", align_corners=False) * scale
     x = torch.arange(width, device=maps.device, dtype=flow.dtype) + flow[:, 0]
     y = torch.arange(height, device=maps.device, dtype=flow.dtype)[:, None] + flow[:, 1]
@@ -301,7 +303,9 @@ def warp(maps: Tensor, flow: Tensor, corrected: bool = False) -> Tensor:
     undefined = grid.isnan().any(-1)[:, None] if grid.requires_grad else None
     if undefined is not None:  # torch's backward pass ends the process at them
         grid = grid.nan_to_num()
-    warped = nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    warped = nn.functional.grid_sample(
+        maps.to(grid.dtype), grid, mode="bilinear", padding_mode="border", align_corners=True
+    ).to(maps.dtype)
     return warped if undefined is None else warped.masked_fill(undefined, float("nan"))
 
 
