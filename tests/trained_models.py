@@ -20,6 +20,7 @@ class TrainedModel(NamedTuple):
     build: Callable[..., PreTrainedModel]
     frame_offsets: tuple[int, ...]
     one_round_steps: int = 0
+    consistency_weight: float = 0.0
 
 
 def themask(num_frames: int, has_dropout: bool = True) -> PreTrainedModel:
@@ -49,8 +50,10 @@ def segformer(has_dropout: bool = True) -> PreTrainedModel:
 
 TRAINED_MODELS = {
     "themask_t1": TrainedModel(lambda **options: themask(1, **options), (0,), one_round_steps=2),
-    "themask_t2": TrainedModel(lambda **options: themask(2, **options), (-1, 0), one_round_steps=2),
+    "themask_t2": TrainedModel(
+        lambda **options: themask(2, **options), (-1, 0), one_round_steps=2, consistency_weight=0.5
+    ),
     "cffm": TrainedModel(cffm, (-2, -1, 0)),
     "mpvss": TrainedModel(mpvss, (-2, 0)),
-    "segformer": TrainedModel(segformer, (0,)),
+    "segformer": TrainedModel(segformer, (0,), consistency_weight=1.0),
 }

@@ -79,7 +79,7 @@ def test_logged_loss_terms_are_means_over_the_steps_since_the_last_log(
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     name, clips, training_arguments, processor, tmp_path
 ):
-    build, frame_offsets, one_round_steps = TRAINED_MODELS[name]
+    build, frame_offsets, one_round_steps, consistency_weight = TRAINED_MODELS[name]
 
     def train(folder, resume=None):
         args = training_arguments(
@@ -88,6 +88,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
             save_strategy="steps",
             save_steps=2,
             one_round_steps=one_round_steps + one_round_steps // 2,  # one more than the checkpoint has
+            consistency_weight=consistency_weight,
+            mask_patch_size=16,
         )
         model = build()
         VSSTrainer(model, args, processor, train_dataset=clips(frame_offsets)).train(resume_from_checkpoint=resume)

@@ -138,6 +138,23 @@ class DataArguments:
             "interleaved, the official evaluation; recurrent for a model without clips."
         },
     )
+    eval_scales: list[float] = field(
+        default_factory=lambda: [1.0],
+        metadata={
+            "help": "Test-time augmentation in evaluation: sizes of the network's input against its usual one, e.g. "
+            "0.9 1.0 1.1 1.2, with a pass over the video for each."
+        },
+    )
+    eval_flip: bool = field(
+        default=False, metadata={"help": "In evaluation, a pass with mirrored frames for each scale, too."}
+    )
+    eval_combine: str = field(
+        default="votes",
+        metadata={
+            "help": "What is made of the passes: the label of most (`votes`), or of the highest average score "
+            "(`scores`), the only choice for two passes."
+        },
+    )
 
     def __post_init__(self):
         for name in ("base_size", "ratio_range", "crop_size"):
@@ -166,6 +183,26 @@ class VSSTrainingArguments(TrainingArguments):
     one_round_steps: int = field(
         default=0,
         metadata={"help": "Optimiser steps with one round of matching at the start (paper: 30000 of 160000)."},
+    )
+    consistency_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the loss of a second pass with hidden patches, masked video consistency (MVC, Eq. 4). "
+            "The code it builds on has 1. A step then takes twice as long; its memory is that of an accumulated "
+            "step. 0: no such pass."
+        },
+    )
+    mask_patch_size: int = field(
+        default=64,
+        metadata={"help": "Edge of a hidden patch in pixels of the crop: 64 for crops of 1024, 32 for 480."},
+    )
+    mask_ratio: float = field(default=0.7, metadata={"help": "Expected share of hidden patches."})
+    mask_tube_length: int = field(
+        default=1,
+        metadata={
+            "help": "Consecutive frames of a clip that hide the same patches: 1 draws for every frame on its own, so "
+            "that another frame may show what one hides; 2 and more make tubes; 0 hides the same in the whole clip."
+        },
     )
     backbone_learning_rate_factor: float = field(
         default=0.1, metadata={"help": "The backbone's learning rate relative to `learning_rate`."}
@@ -244,6 +281,10 @@ class VSSTrainingArguments(TrainingArguments):
     def _check_numbers(self) -> None:
         at_least = {
             "one_round_steps": 0,
+            "consistency_weight": 0,
+            "mask_patch_size": 1,
+            "mask_ratio": 0,
+            "mask_tube_length": 0,
             "backbone_learning_rate_factor": 0,
             "per_device_train_batch_size": 1,
             "gradient_accumulation_steps": 1,
@@ -257,6 +298,8 @@ class VSSTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not lowest <= value < math.inf:
                 raise ValueError(f"`{name}` must be at least {lowest}. Got {value}.")
+        if self.mask_ratio > 1:
+            raise ValueError(f"`mask_ratio` must be at most 1. Got {self.mask_ratio}.")
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError(
                 "`max_steps` or `num_train_epochs` must be positive. "
@@ -280,6 +323,10 @@ RECIPE_FIELDS = (
     "seed",
     "data_seed",
     "one_round_steps",
+    "consistency_weight",
+    "mask_patch_size",
+    "mask_ratio",
+    "mask_tube_length",
     "learning_rate",
     "backbone_learning_rate_factor",
     "weight_decay",
@@ -297,7 +344,17 @@ RECIPE_FIELDS = (
     "fp16",
 )
 # Where the data lie and how results are looked at does not change what is learned.
-VOLATILE_DATA_FIELDS = {"data_root", "dataset_name", "eval_split", "eval_num_frames", "eval_frame_stride", "eval_mode"}
+VOLATILE_DATA_FIELDS = {
+    "data_root",
+    "dataset_name",
+    "eval_split",
+    "eval_num_frames",
+    "eval_frame_stride",
+    "eval_mode",
+    "eval_scales",
+    "eval_flip",
+    "eval_combine",
+}
 
 
 def clips_per_step(args: VSSTrainingArguments) -> int:

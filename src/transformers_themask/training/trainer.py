@@ -28,6 +28,7 @@ from .checkpoints import WRITING_DIR, publish_checkpoint, seal_checkpoint, write
 from .evaluation import EvaluationVideos, evaluate_videos
 from .learning_curve import LearningCurveCallback
 from .loss_meter import LossMeter
+from .masked_consistency import draw_patches, hide_patches, running_statistics_kept
 from .parameter_groups import parameter_groups
 from .run_monitor import RunMonitor
 from .sharding import own_class
@@ -37,6 +38,10 @@ from .stop_signal import StopOnSignal
 LOSS_METER_FILE = "loss_meter_{}.pt"
 # Where label maps go, inside the output folder.
 PREDICTION_DIR = "predictions"
+# What a batch holds in the pass whose frames have hidden patches.
+IS_MASKED = "is_masked"
+# What tells the random numbers of that pass, and of its patches, from those of the plain pass.
+MASKED_PASS, PATCHES = 1, 2
 
 
 class VSSTrainer(Trainer):
@@ -103,6 +108,11 @@ class VSSTrainer(Trainer):
                 "`fsdp` must be used on accelerators with one process each: elsewhere Accelerate does not shard. "
                 f"Got {self.accelerator.distributed_type.value}. Leave `fsdp` out of the configuration."
             )
+        if self.is_deepspeed_enabled and args.consistency_weight > 0:
+            raise ValueError(
+                "`consistency_weight` must be 0 with DeepSpeed, which takes one backward pass per batch. "
+                f"Got {args.consistency_weight}. Use DDP or FSDP."
+            )
         # The counts of a step reach the model as its divisors, after which nothing is left to rescale.
         self.model_accepts_loss_kwargs = True
         self.recipe = recipe
@@ -153,12 +163,22 @@ class VSSTrainer(Trainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """As `Trainer.training_step`, with dropout and drop path that follow from seed, step and clips.
+        """As `Trainer.training_step`, and with `consistency_weight` once more with hidden patches (MVC, Eq. 4).
 
-        Left to itself the generator depends on how often data loaders were started, hence on where a run was resumed.
+        Each pass has its own backward, so that the second one needs no more memory than a further batch of an
+        accumulated step.
         """
+        loss = self._training_pass(model, inputs, num_items_in_batch)
+        if self.args.consistency_weight > 0:
+            with running_statistics_kept(model):
+                loss = loss + self._training_pass(model, {**inputs, IS_MASKED: True}, num_items_in_batch)
+        return loss
+
+    def _training_pass(self, model, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None) -> torch.Tensor:
+        # Dropout and drop path follow from seed, step and clips. Left to itself the generator depends on how often
+        # data loaders were started, hence on where a run was resumed.
         key = [sampling_seed(self.args), self.state.global_step, inputs["sample_ids"][0]]
-        torch.manual_seed(random_seed(key))
+        torch.manual_seed(random_seed([*key, MASKED_PASS] if IS_MASKED in inputs else key))
         return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -173,12 +193,17 @@ class VSSTrainer(Trainer):
         Returns:
             The loss, or the loss and the outputs.
         """
+        is_masked = inputs.pop(IS_MASKED, False)
         outputs = model(**inputs, **self._warm_up_options(), loss_counts=num_items_in_batch)
-        if model.training:
-            terms = {**(outputs.get("loss_terms") or {}), "loss": outputs["loss"]}
+        loss = outputs["loss"]
+        if is_masked:
+            self.loss_meter.add({"consistency_loss": loss, "loss": self.args.consistency_weight * loss}, {})
+            loss = self.args.consistency_weight * loss
+        elif model.training:
+            terms = {**(outputs.get("loss_terms") or {}), "loss": loss}
             self.loss_meter.add(terms, outputs.get("statistics") or {})
         # Shares add up to the loss of the step, but the processes average their gradients.
-        loss = outputs["loss"] if num_items_in_batch is None else outputs["loss"] * self.accelerator.num_processes
+        loss = loss if num_items_in_batch is None else loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -275,12 +300,31 @@ class VSSTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = prepare_on_device(super()._prepare_inputs(inputs), self.processing_class)
-        seed = sampling_seed(self.args)
         sample_ids = inputs.pop("sample_ids")
-        inputs["point_generator"] = [
-            clip_generator(seed, self.state.global_step, sample_id, self.args.device) for sample_id in sample_ids
-        ]
+        purpose = [MASKED_PASS] if IS_MASKED in inputs else []
+        inputs["point_generator"] = [self._generator(sample_id, *purpose) for sample_id in sample_ids]
+        if IS_MASKED in inputs:
+            inputs["pixel_values_videos"] = self._with_hidden_patches(inputs["pixel_values_videos"], sample_ids)
         return inputs
+
+    def _with_hidden_patches(self, frames: torch.Tensor, sample_ids: Sequence[int]) -> torch.Tensor:
+        args, (num_frames, _, height, width) = self.args, frames.shape[1:]
+        patches = [
+            draw_patches(
+                (num_frames, height, width),
+                args.mask_patch_size,
+                args.mask_tube_length,
+                self._generator(clip, PATCHES),
+            )
+            for clip in sample_ids
+        ]
+        masked, _ = hide_patches(frames, torch.stack(patches), args.mask_ratio)
+        return masked
+
+    def _generator(self, sample_id: int, *purpose: int) -> torch.Generator:
+        """The source of random numbers for a clip, which do not depend on where it is processed."""
+        key = [sampling_seed(self.args), self.state.global_step, sample_id, *purpose]
+        return torch.Generator(self.args.device).manual_seed(random_seed(key))
 
     def _warm_up_options(self) -> dict[str, int]:
         return {"matching_rounds": 1} if self.state.global_step < self.args.one_round_steps else {}
@@ -380,18 +424,6 @@ def clip_sampler(dataset: ClipDataset, args: VSSTrainingArguments) -> ClipSample
         ValueError: If the dataset has fewer clips than a step.
     """
     return ClipSampler(len(dataset), seed=sampling_seed(args), clips_per_step=clips_per_step(args))
-
-
-def clip_generator(seed: int, step: int, sample_id: int, device: torch.device) -> torch.Generator:
-    """The source of a clip's random points, which follow from seed, step and clip wherever it is processed.
-
-    Args:
-        seed (`int`): Seed of the run.
-        step (`int`): Number of optimiser steps done.
-        sample_id (`int`): The clip's number in the run.
-        device (`torch.device`): Where points are drawn.
-    """
-    return torch.Generator(device).manual_seed(random_seed([seed, step, sample_id]))
 
 
 def random_seed(key: Sequence[int]) -> int:

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masked video consistency: the same clips once more with patches hidden (MVC, PVUW 2024, section 2.2).
+
+The paper has no code; patches are hidden as in the one it builds on (MIC, Hoyer et al., CVPR 2023). The network has to
+find what is hidden in the rest of the frame and in the frames around it.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .batch_norms import BATCH_NORM
+
+
+def draw_patches(
+    clip_shape: Sequence[int], patch_size: int, tube_length: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw the uniform number v of each patch of a clip (Eq. 1).
+
+    Args:
+        clip_shape (`Sequence[int]`): Number of frames, height and width of the clip in pixels.
+        patch_size (`int`): Edge of a patch in pixels. The edges of a frame are divided into the number of patches that
+            is nearest to this.
+        tube_length (`int`): Number of consecutive frames that share their numbers: 1 draws for every frame on its own,
+            0 for the whole clip at once.
+        generator (`torch.Generator`, *optional*): Source of randomness; says where the numbers lie.
+
+    Returns:
+        `torch.Tensor` of shape `(num_frames, num_rows, num_columns)` in (0, 1], so that a `mask_ratio` of 0 hides
+        nothing and 1 everything.
+    """
+    num_frames, height, width = clip_shape
+    tube_length = tube_length or num_frames
+    num_tubes = math.ceil(num_frames / tube_length)
+    rows, columns = (max(1, round(edge / patch_size)) for edge in (height, width))
+    device = None if generator is None else generator.device
+    numbers = 1 - torch.rand(num_tubes, rows, columns, generator=generator, device=device)
+    return numbers.repeat_interleave(tube_length, dim=0)[:num_frames]
+
+
+def hide_patches(pixel_values_videos: Tensor, patches: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
+    """Put 0, the mean colour, in the place of the patches whose number is not above `mask_ratio` (Eq. 1 and 2).
+
+    Args:
+        pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, channels, height, width)`):
+            Normalised frames.
+        patches (`torch.Tensor` of shape `(batch, num_frames, num_rows, num_columns)`):
+            What [`draw_patches`] drew for each clip.
+        mask_ratio (`float`):
+            Expected share of hidden patches.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: the frames with their hidden patches, and of shape `(batch, num_frames,
+        height, width)` which pixels can be seen.
+    """
+    size = pixel_values_videos.shape[-2:]
+    is_visible = nn.functional.interpolate((patches > mask_ratio).float(), size, mode="nearest").bool()
+    # Not a product, which would let what is not a number through.
+    return pixel_values_videos.masked_fill(~is_visible[:, :, None], 0), is_visible
+
+
+@contextmanager
+def running_statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of batch norms as they are: frames with hidden patches are never evaluated.
+
+    In training mode the layers normalise by the statistics of the batch as ever.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, BATCH_NORM) and layer.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
