@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from . import card, check_data, compare, convert, demo, evaluate, export, queries, segment
+from . import aggregate, card, check_data, compare, convert, correct, demo, evaluate, export, queries, segment
 
 INCOMPLETE = 1
 INPUT_ERROR = 2
@@ -73,6 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="themask", description="Video semantic segmentation with THE-Mask.")
     parser.add_argument("--version", action="version", version=f"themask {version('transformers-themask')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (segment, compare, queries, evaluate, card, check_data, convert, export, demo):
+    for command in (segment, compare, aggregate, correct, queries, evaluate, card, check_data, convert, export, demo):
         command.add_to(commands)
     return parser

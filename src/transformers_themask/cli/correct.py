@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`themask correct`: ask a vision-language model about classes that compete within a video."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .command import add_command, check_apart, counted, naming, usable_device
+
+# Longer answers are shown in part; the log has them whole.
+MAX_SHOWN_CHARACTERS = 100
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser's commands."""
+    command = add_command(commands, "correct", run)
+    command.add_argument(
+        "labels", type=Path, metavar="LABELS", help="holds <frame>.png with --video, <video>/<frame>.png with --data"
+    )
+    videos = command.add_mutually_exclusive_group(required=True)
+    videos.add_argument("--video", metavar="VIDEO", help="video file or URL, or folder of jpg or png frames")
+    videos.add_argument("--data", type=Path, metavar="ROOT", help="data set")
+    command.add_argument("--split", default="val", help="name of the split file of --data (default: val)")
+    command.add_argument(
+        "--class-names",
+        type=Path,
+        metavar="PATH",
+        help="classes of --video: a text file with one name per line, or the folder of the model that labelled it",
+    )
+    command.add_argument(
+        "--vlm", required=True, type=Path, metavar="DIR", help="saved image-text-to-text model of Transformers"
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="label maps to write")
+    command.add_argument(
+        "--log",
+        type=Path,
+        metavar="DIR",
+        help="questions, answers and the pictures that were shown; a new folder (default: OUTPUT_log, or "
+        "OUTPUT_dry_run_log)",
+    )
+    command.add_argument(
+        "--groups",
+        type=Path,
+        metavar="YAML",
+        help="classes that look alike, as in `water: [river, lake, sea, water]` (default: this group)",
+    )
+    command.add_argument(
+        "--minimum-share",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="share of a video's pixels, 0 to 1, that a group must have to be asked about (default: 0.01)",
+    )
+    command.add_argument("--dry-run", action="store_true", help="ask and log, but write no label map")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Where a video is labelled with look-alikes such as river, lake and sea, ask a model which of them it shows."""
+    from transformers_themask.inference.confusable_groups import DEFAULT_GROUPS_FILE, check_groups, read_groups
+    from transformers_themask.inference.correction import VideoCorrector, correct_results
+    from transformers_themask.inference.label_folders import check_label_folder
+    from transformers_themask.inference.vision_language import VisionLanguageModel
+
+    log = _log_folder(options)
+    _check_options(options, log)
+    device = usable_device(options.device)
+    groups = read_groups(options.groups or DEFAULT_GROUPS_FILE)
+    videos, class_names = _open_videos(options)
+    # Before a large model is loaded.
+    check_groups(groups, class_names)
+    check_label_folder(options.labels, videos)
+    answer = VisionLanguageModel(options.vlm, device, argument="--vlm")
+    corrector = VideoCorrector(groups, class_names, answer, str(options.vlm), options.minimum_share)
+    output = None if options.dry_run else options.output.resolve()
+    corrections = correct_results(corrector, videos, options.labels, output, log, progress=True)
+    for line in _report(corrections, options.dry_run):
+        print(line)
+    num_decided = sum(correction.decision is not None for correction in corrections)
+    counts = f"{counted(len(videos), 'video')}, {counted(len(corrections), 'question')}, {num_decided} decided"
+    print(f"dry run: {counts}" if options.dry_run else f"{options.output}: {counts}")
+    print(f"log: {log}")
+
+
+def _log_folder(options: argparse.Namespace) -> Path:
+    if options.log is not None:
+        return options.log
+    output = options.output.resolve()
+    return output.with_name(f"{output.name}{'_dry_run' if options.dry_run else ''}_log")
+
+
+def _check_options(options: argparse.Namespace, log: Path) -> None:
+    """Find what is wrong before anything is loaded."""
+    from transformers_themask.inference.correction import check_minimum_share
+    from transformers_themask.sinks.output_folder import check_new_folder
+
+    inputs = [str(options.labels), *([options.video] if options.video is not None else [])]
+    for argument, path in (("--output", options.output), ("--log", log)):
+        for source in inputs:
+            check_apart(argument, path, source)
+        check_new_folder(argument, path)
+    output, log = options.output.resolve(), log.resolve()
+    if output == log or output in log.parents or log in output.parents:
+        raise ValueError(f"`--output` and `--log` must be folders side by side. Got {output} and {log}.")
+    if (options.class_names is None) == (options.video is not None):
+        raise ValueError(
+            "`--class-names` must name the classes with `--video`, and not with `--data`, which names its own. Got "
+            f"{'nothing' if options.class_names is None else options.class_names}."
+        )
+    check_minimum_share(options.minimum_share)
+
+
+def _open_videos(options: argparse.Namespace) -> tuple[list[Any], Sequence[str]]:
+    """The videos, and the classes that their label maps hold."""
+    from transformers_themask.data.sources import load_videos
+    from transformers_themask.inference.label_folders import single_video, videos_of_data_set
+    from transformers_themask.videos.frame_source import open_frame_source
+
+    if options.data is not None:
+        videos = load_videos(options.data, options.split)
+        return videos_of_data_set(videos), videos.class_names
+    return single_video(open_frame_source(options.video)), _class_names(options.class_names)
+
+
+def _class_names(path: Path) -> list[str]:
+    """Class names from a text file or from the configuration of a saved model, in the order of their indices."""
+    with naming(path):
+        names = _names_of_model(path / "config.json") if path.is_dir() else _names_in_lines(path)
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError("`--class-names` must give every class a name of its own, without empty lines.")
+    return names
+
+
+def _names_in_lines(file: Path) -> list[str]:
+    return [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().split("\n")]
+
+
+def _names_of_model(file: Path) -> list[str]:
+    config = json.loads(file.read_text(encoding="utf-8"))
+    names = config.get("id2label") if isinstance(config, dict) else None
+    if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))}:
+        raise ValueError("`--class-names` must be a model whose configuration names its classes in `id2label`.")
+    return [names[str(index)] for index in range(len(names))]
+
+
+def _report(corrections: Sequence[Any], is_dry_run: bool) -> list[str]:
+    """One line for each question."""
+    lines = []
+    for correction in corrections:
+        # Quoted and in ASCII, as a model can say anything.
+        answer = json.dumps(correction.answer[:MAX_SHOWN_CHARACTERS])
+        place = f"{correction.video}, {correction.group}" if correction.video else correction.group
+        effect = "unchanged"
+        if correction.decision is not None:
+            pixels, frames = counted(correction.num_pixels, "pixel"), counted(correction.num_frames, "frame")
+            effect = f"{correction.decision}, {pixels} in {frames} {'would change' if is_dry_run else 'changed'}"
+        lines.append(f"{place}: {answer} -> {effect}")
+    return lines

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Videos whose label maps have been written before: their frames and the folders that hold the maps, side by side."""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from transformers_themask.data.image_folder import MASK_SUFFIXES, list_images
+from transformers_themask.data.images import read_mask
+from transformers_themask.data.labelled_videos import LabelledVideos
+from transformers_themask.videos.frame_source import Camera
+from transformers_themask.videos.source import FrameSource, IncompleteVideoError
+
+REMEDY = "`themask segment --labels` writes the label maps of a video, `run_vss.py --do_predict` those of a data set."
+
+
+class NamedFrames(Protocol):
+    """The frames of one video, which can be read any number of times."""
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`."""
+
+    def frame_name(self, index: int) -> str:
+        """Name for files that belong to a frame, without suffix."""
+
+
+@dataclass(frozen=True)
+class ResultVideo:
+    """A video of which label maps exist.
+
+    Attributes:
+        name (`str`): Folder of its label maps, relative to that of all of them: the video's id in a data set, `""` for
+            a single video.
+        frames ([`NamedFrames`]): Its frames.
+    """
+
+    name: str
+    frames: NamedFrames
+
+    def label_path(self, folder: Path, index: int) -> Path:
+        """Where a folder of results has the label map of a frame."""
+        return folder / self.name / f"{self.frames.frame_name(index)}.png"
+
+
+class DataSetVideo:
+    """The frames of one video of a data set.
+
+    Args:
+        videos ([`LabelledVideos`]): The split.
+        position (`int`): Number of the video in it.
+    """
+
+    def __init__(self, videos: LabelledVideos, position: int):
+        self._videos = videos
+        self._row: Any = videos.rows[position]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`."""
+        for index in range(self._row["num_frames"]):
+            yield self._videos.read_frame(self._row, index)
+
+    def frame_name(self, index: int) -> str:
+        """File name of a frame, without suffix."""
+        return Path(self._row["frames"][index]).stem
+
+
+class WholeVideo:
+    """The frames of a video file or a folder, none of which may be missing.
+
+    Args:
+        source (`FrameSource`): The video.
+    """
+
+    def __init__(self, source: FrameSource):
+        self._source = source
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`.
+
+        Raises:
+            ValueError: If the video is damaged. Not an `IncompleteVideoError`, which promises that the readable part
+                has been put to use.
+        """
+        try:
+            yield from self._source
+        except IncompleteVideoError as error:
+            raise ValueError(f"{error} Nothing is made of them, as every frame is needed.") from error
+
+    def frame_name(self, index: int) -> str:
+        """Name for files that belong to a frame, without suffix."""
+        return self._source.frame_name(index)
+
+
+def single_video(source: FrameSource) -> list[ResultVideo]:
+    """A video file or folder of frames, whose label maps lie in the results' folder itself.
+
+    Raises:
+        ValueError: If the source is a camera.
+    """
+    if isinstance(source, Camera):
+        raise ValueError(f"`source` must be a video that can be read again. Got {source.path}; record it first.")
+    return [ResultVideo("", WholeVideo(source))]
+
+
+def videos_of_data_set(videos: LabelledVideos) -> list[ResultVideo]:
+    """The videos of a split, whose label maps lie in `<video_id>/<frame>.png`, as for VSPW's scripts."""
+    return [ResultVideo(row["video_id"], DataSetVideo(videos, index)) for index, row in enumerate(videos.rows)]
+
+
+def frames_with_label_maps(
+    video: ResultVideo, folders: Sequence[Path]
+) -> Generator[tuple[np.ndarray, list[np.ndarray]], None, None]:
+    """Yield every frame of a video with its label map from each folder, one frame at a time.
+
+    Args:
+        video ([`ResultVideo`]): The video.
+        folders (`Sequence[Path]`): Folders of results.
+
+    Returns:
+        Iterator over `(frame, label_maps)`: `uint8` of shape `(height, width, 3)` and integer class indices of shape
+        `(height, width)`.
+
+    Raises:
+        FileNotFoundError: If a frame has no label map in one of the folders.
+        ValueError: If a label map has another size than its frame, or a folder has maps of frames that the video has
+            not.
+    """
+    num_frames = 0
+    for index, frame in enumerate(video.frames):
+        paths = [video.label_path(folder, index) for folder in folders]
+        yield frame, [read_label_map(path, (frame.shape[0], frame.shape[1])) for path in paths]
+        num_frames += 1
+    for folder in folders:
+        num_maps = len(label_files(folder / video.name))
+        if num_maps != num_frames:
+            raise ValueError(
+                f"{folder / video.name} must hold the label maps of {num_frames} frames. Got {num_maps}. Is it the "
+                "result of another video?"
+            )
+
+
+def check_label_folder(folder: Path, videos: Sequence[ResultVideo]) -> None:
+    """Raise a `FileNotFoundError` unless a folder has label maps of every video; which ones is seen when it is read.
+
+    Args:
+        folder (`Path`): Folder of results.
+        videos (`Sequence[ResultVideo]`): The videos.
+    """
+    for video in videos:
+        path = folder / video.name
+        if not path.is_dir() or not label_files(path):
+            raise FileNotFoundError(f"{path} must be a folder of label maps, one PNG per frame. Got none. {REMEDY}")
+
+
+def label_files(folder: Path) -> list[Path]:
+    """The label maps of one video, in the order of their frames."""
+    return [folder / name for name in list_images(folder, MASK_SUFFIXES)]
+
+
+def read_label_map(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read class indices that `write_label_map` wrote.
+
+    Args:
+        path (`Path`): The PNG file.
+        size (`tuple[int, int]`): Height and width that it must have.
+
+    Returns:
+        Integer array of shape `(height, width)`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must exist, as every frame has a label map. Got no such file. {REMEDY}")
+    label_map = read_mask(path)
+    if label_map.shape != size:
+        raise ValueError(f"{path} must have the size of its frame, {size[0]}x{size[1]}. Got {label_map.shape}.")
+    return label_map
