@@ -11,6 +11,7 @@ learning curve and, on request, label maps in `output_dir`.
 
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers_themask.data.clip_dataset import ClipDataset
 from transformers_themask.data.file_checks import MAX_CHECKED_FRAMES, check_files
 from transformers_themask.data.sources import load_videos
 from transformers_themask.data.transforms import ClipAugmentation
+from transformers_themask.inference.tta import TTA, check_sizes, scaled_processors
 from transformers_themask.models.streaming import STEPWISE_MODES, stream_options
 from transformers_themask.publishing.results import (
     RESULT_FILE,
@@ -93,6 +95,7 @@ def prepare(
         raise ValueError("`model_name_or_path` must be given to evaluate or predict without training. Got none.")
     if data_args.data_root is None:
         raise ValueError("`data_root` must be a folder of labelled videos. Got none; give `--data_root DIR`.")
+    tta = TTA(tuple(data_args.eval_scales), data_args.eval_flip, data_args.eval_combine)
     check_schedule(training_args)
     check_output_folder("output_dir", str(training_args.output_dir))
     set_seed(training_args.seed)
@@ -144,7 +147,9 @@ def prepare(
         num_frames=frames_per_clip(model) if data_args.eval_num_frames is None else data_args.eval_num_frames,
         frame_stride=data_args.eval_frame_stride,
         mode=data_args.eval_mode,
+        tta=tta,
     )
+    check_scales(model, processor, eval_dataset)
     trainer = VSSTrainer(
         model=model,
         args=training_args,
@@ -169,6 +174,15 @@ def build_augmentation(data_args: DataArguments) -> ClipAugmentation:
         flip_probability=data_args.flip_probability,
         photometric=data_args.photometric,
     )
+
+
+def check_scales(model: PreTrainedModel, processor: Any, videos: EvaluationVideos) -> None:
+    """Make sure that the model can see the videos at the scales of test-time augmentation."""
+    processors = scaled_processors(model, processor, videos.tta)
+    if len(processors) > 1:
+        sizes = {videos.videos.read_frame(row, 0).shape[:2] for row in videos.videos.rows}
+        for size in sorted(sizes):
+            check_sizes(processors, size)
 
 
 def frames_per_clip(model: PreTrainedModel) -> int:
@@ -251,12 +265,15 @@ def write_result_file(
     )
 
 
-def clips_of(videos: EvaluationVideos, model: PreTrainedModel) -> dict[str, int] | None:
-    """How the scored videos were cut into clips, for the result file; `None` if they were not."""
+def clips_of(videos: EvaluationVideos, model: PreTrainedModel) -> dict[str, Any] | None:
+    """How the scored videos were cut into clips and augmented, for the result file; `None` if they were neither."""
     options = videos.options_for(model)
-    if options["mode"] in STEPWISE_MODES:
-        return None
-    return {"num_frames": videos.num_frames, "frame_stride": options.get("frame_stride", 1)}
+    clips: dict[str, Any] = {}
+    if options["mode"] not in STEPWISE_MODES:
+        clips = {"num_frames": videos.num_frames, "frame_stride": options.get("frame_stride", 1)}
+    if videos.tta.passes != TTA().passes:
+        clips["tta"] = asdict(videos.tta)
+    return clips or None
 
 
 def announce_stop(trainer: VSSTrainer) -> int:

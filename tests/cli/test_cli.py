@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers_themask.cli import main
 from transformers_themask.drawing.palettes import class_palette, vspw_palette
 from transformers_themask.inference.segment import segment_frames
+from transformers_themask.inference.tta import TTA, segment_frames_augmented
 from transformers_themask.sinks.label_track import label_track_classes, read_label_track
 from transformers_themask.sinks.overlay_video import OverlayVideo
 from transformers_themask.videos.frame_folder import FrameFolder
@@ -141,6 +142,8 @@ def test_segment_wants_to_know_when_a_camera_ends(model_dir, tmp_path, capsys, m
     track = tmp_path / "labels.mkv"
     arguments = ["segment", "0", "--label-track", track, "--model", model_dir, "--device", "cpu"]
     assert "`--max-frames` must say when to stop, as a camera has no end." in error_of(arguments, capsys)
+    in_passes = [*arguments, "--max-frames", 5, "--tta", "1,2,3"]
+    assert "`source` must be a video that can be read again for every pass" in error_of(in_passes, capsys)
     assert run(*arguments, "--max-frames", 5) == 0
     assert len(list(read_label_track(track))) == 5
 
@@ -184,6 +187,40 @@ def test_segment_options_change_what_is_written(model_dir, frame_folder, segment
     label_maps("plain", "--alpha", 0, "--no-legend")
     shown = np.array(list(VideoReader(tmp_path / "plain.mp4")), dtype=int)
     assert np.median(np.abs(shown - list(source))) < 8  # only H.264 lies between them
+
+
+@pytest.mark.parametrize(
+    ("flags", "tta"),
+    [
+        (["--tta", "1.0,2,3.0", "--flip"], TTA((1.0, 2.0, 3.0), flip=True)),
+        (["--flip", "--tta-combine", "scores", "--mode", "sliding"], TTA(flip=True, combine="scores")),
+        (["--tta", "2"], TTA((2.0,))),
+    ],
+)
+def test_segment_makes_one_result_of_several_passes(model_dir, segmenter, video_path, tmp_path, capsys, flags, tta):
+    output, track = tmp_path / "out.mp4", tmp_path / "labels.mkv"
+    outputs = ["-o", output, "--label-track", track, "--max-frames", 7]
+    assert run("segment", video_path, "--model", model_dir, *outputs, "--no-legend", "--device", "cpu", *flags) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{output}: 7 frames", f"{track}: 7 frames"]
+    assert sorted(tmp_path.iterdir()) == [track, output] and VideoReader(output).num_frames == 7
+    frames, mode = list(VideoReader(video_path))[:7], "sliding" if "sliding" in flags else None
+    expected = segment_frames_augmented(segmenter.model, segmenter.processor, frames, tta, mode=mode)
+    for (_, label_map), (_, wanted) in zip(read_label_track(track), expected, strict=True):
+        assert np.array_equal(label_map, wanted)
+
+
+def test_segment_refuses_passes_that_cannot_be(model_dir, video_path, tmp_path, capsys):
+    def error(*flags):
+        flags = ["-o", tmp_path / "out.mp4", "--model", model_dir, "--device", "cpu", *flags]
+        return error_of(["segment", video_path, *flags], capsys)
+
+    assert "add scales" in error("--flip") and "Say `--tta-combine scores`" in error("--flip")
+    assert "`scales` must be positive numbers that differ" in error("--tta", "1.0,1.0")
+    assert "Got 1 and 1.01, which both make 32x64 of frames of 36x50" in error("--tta", "1,1.01,2")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit):
+        error("--tta", "small,large")
+    assert "must be numbers with commas between them" in capsys.readouterr().err
 
 
 def test_segment_names_bad_input(model_dir, video_path, tmp_path, capsys):

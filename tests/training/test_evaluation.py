@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
 import json
 import os
 import subprocess
@@ -13,9 +14,12 @@ from PIL import Image
 
 from tiny import tiny_model
 from trained_models import TRAINED_MODELS
+from transformers_themask.inference.segment import segment_frames
+from transformers_themask.inference.tta import TTA
+from transformers_themask.inference.voting import vote
 from transformers_themask.metrics.prediction_folder import score_prediction_folder
 from transformers_themask.metrics.video_scores import named_scores
-from transformers_themask.models.streaming import evaluation_clips
+from transformers_themask.models.streaming import VideoSession, evaluation_clips
 from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos, share_videos
 from transformers_themask.training.trainer import VSSTrainer
 
@@ -101,6 +105,66 @@ def test_a_model_without_clips_is_scored_frame_by_frame(processor, videos):
     scores = evaluate_videos(model, processor, selected)
     assert scores["mean_iou"] == pytest.approx(naive_mean_iou(collected, 8), abs=1e-12)
     assert scores["vc8"] == pytest.approx(naive_consistency(collected, 8), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["themask_t2", "mpvss"])
+def test_passes_are_combined_before_they_are_scored(processor, videos, tmp_path, monkeypatch, name):
+    """And the calls of the model, which processes must agree on where it is sharded, are those of all passes."""
+    model, selected = TRAINED_MODELS[name].build(), replace(videos(2), tta=TTA((1.0, 2.0), flip=True))
+    options = selected.options_for(model)
+    processors = [processor, copy.copy(processor)]
+    processors[1].size = {edge: 2 * length for edge, length in dict(processor.size).items()}
+    collected = {}
+    for row in selected.videos.rows:
+        frames = np.stack([selected.videos.read_frame(row, index) for index in range(row["num_frames"])])
+        masks = [selected.videos.read_mask(row, index) for index in range(row["num_frames"])]
+        passes = []
+        for scaled in processors:
+            backwards = [pair[1] for pair in segment_frames(model, scaled, frames[:, :, ::-1].copy(), **options)]
+            passes.append(np.stack(backwards)[..., ::-1])
+            passes.append(np.stack([label_map for _, label_map in segment_frames(model, scaled, frames, **options)]))
+        collected[row["video_id"]] = (vote(np.stack(passes), range(4)), np.stack(masks))
+    calls, run = [], VideoSession._run
+    monkeypatch.setattr(VideoSession, "_run", lambda *arguments: (calls.append(1), run(*arguments))[1])
+    scores = evaluate_videos(model, processor, selected, prediction_dir=tmp_path)
+    assert len(calls) == sum(selected.num_calls(model, row) for row in selected.videos.rows)
+    assert scores["mean_iou"] == pytest.approx(naive_mean_iou(collected, 8), abs=1e-12)
+    assert scores["vc8"] == pytest.approx(naive_consistency(collected, 8), abs=1e-12)
+    for row in selected.videos.rows:
+        files = [tmp_path / row["video_id"] / f"{Path(path).stem}.png" for path in row["masks"]]
+        assert np.array_equal([np.array(Image.open(file)) for file in files], collected[row["video_id"]][0])
+
+
+def test_run_vss_scores_in_passes_and_writes_which(
+    run_vss, data_root, processor, videos, tmp_path, monkeypatch, capsys
+):
+    selected = replace(videos(2), tta=TTA((1.0, 2.0), flip=True, combine="scores"))
+    names = dict(enumerate(selected.videos.class_names))
+    model = tiny_model(
+        num_frames=2, num_labels=8, id2label=names, label2id={name: index for index, name in names.items()}
+    )
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+
+    def call(*flags):
+        paths = ["--model_name_or_path", tmp_path, "--data_root", data_root, "--output_dir", tmp_path / "scores"]
+        quiet = ["--use_cpu", "--disable_tqdm", "true"]
+        arguments = ["run_vss.py", "--do_eval", *paths, *quiet, "--eval_flip", "--eval_scales", *flags]
+        monkeypatch.setattr("sys.argv", list(map(str, arguments)))
+        return run_vss.main()
+
+    assert call("1.0", "2.0", "--eval_combine", "scores") == 0
+    results = json.loads((tmp_path / "scores" / "results_val.json").read_text())
+    passes = {"scales": [1.0, 2.0], "flip": True, "combine": "scores"}
+    assert results["clips"] == {"num_frames": 2, "frame_stride": 3, "tta": passes}
+    assert results["mean_iou"] == evaluate_videos(model, processor, selected)["mean_iou"]
+    capsys.readouterr()
+    assert call("1.0") == call("1.0", "1.001", "2.0") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert (
+        errors[0].startswith("run_vss.py: `combine` must be 'scores' for two inputs") and "--eval_combine" in errors[0]
+    )
+    assert errors[-1].startswith("run_vss.py: `scales` must differ in what the network sees. Got 1 and 1.001")
 
 
 def test_the_written_label_maps_score_alike(processor, videos, tmp_path):

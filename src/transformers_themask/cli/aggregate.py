@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .command import add_command, add_labelling_options, check_apart, check_labelling_options, counted, usable_device
+from .command import add_clip_options, add_command, check_apart, check_clips, counted, usable_device
 
 
 def add_to(commands: Any) -> None:
@@ -41,7 +41,7 @@ def add_to(commands: Any) -> None:
         "is exact (default: forward)",
     )
     command.add_argument("--scores", type=Path, metavar="FILE", help="all scores as JSON (default: OUTPUT.json)")
-    add_labelling_options(command)
+    add_clip_options(command)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -80,7 +80,7 @@ def _check_options(options: argparse.Namespace, output: Path, scores_path: Path)
     if scores_path.is_dir() or output in (scores_path.resolve(), *scores_path.resolve().parents):
         raise ValueError(f"`--scores` must be a file outside the folder of `--output`. Got {scores_path}.")
     check_output_folder("--scores", scores_path.parent)
-    check_labelling_options(options)
+    check_clips(options)
 
 
 def _videos(options: argparse.Namespace) -> tuple[list[Any], int | None]:
@@ -90,7 +90,7 @@ def _videos(options: argparse.Namespace) -> tuple[list[Any], int | None]:
     from transformers_themask.videos.frame_source import open_frame_source
 
     if options.video is not None:
-        source = open_frame_source(options.video, options.frame_rate)
+        source = open_frame_source(options.video)
         return single_video(source), source.num_frames
     labelled_videos = load_videos(options.data, options.split)
     return videos_of_data_set(labelled_videos), labelled_videos.num_frames

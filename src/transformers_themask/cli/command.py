@@ -22,6 +22,19 @@ def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], in
 
 def add_labelling_options(command: argparse.ArgumentParser) -> None:
     """Add how a model labels the frames of a video, and with which colours they are drawn."""
+    add_clip_options(command)
+    command.add_argument(
+        "--palette",
+        default="default",
+        metavar="NAME",
+        help="colours: default, vspw or colour-blind (default: default)",
+    )
+    command.add_argument("--alpha", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
+    command.add_argument("--frame-rate", type=frame_rate, default=Fraction(15), help="of a folder (default: 15)")
+
+
+def add_clip_options(command: argparse.ArgumentParser) -> None:
+    """Add how a model labels the frames of a video."""
     command.add_argument(
         "--mode",
         choices=("contiguous", "interleaved", "sliding", "recurrent"),
@@ -36,14 +49,6 @@ def add_labelling_options(command: argparse.ArgumentParser) -> None:
         help="distance between the frames of a clip (default: 3 for interleaved clips, otherwise 1; run_vss.py "
         "evaluates with the recipe's eval_frame_stride)",
     )
-    command.add_argument(
-        "--palette",
-        default="default",
-        metavar="NAME",
-        help="colours: default, vspw or colour-blind (default: default)",
-    )
-    command.add_argument("--alpha", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
-    command.add_argument("--frame-rate", type=frame_rate, default=Fraction(15), help="of a folder (default: 15)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
 
 
@@ -51,10 +56,16 @@ def check_labelling_options(options: argparse.Namespace) -> None:
     """Find what is wrong with the options of [`add_labelling_options`]."""
     from transformers_themask.drawing.palettes import named_palette
     from transformers_themask.drawing.visualization import check_alpha
-    from transformers_themask.models.streaming import check_clip_options
 
     check_alpha(options.alpha)
     named_palette(options.palette, 1)
+    check_clips(options)
+
+
+def check_clips(options: argparse.Namespace) -> None:
+    """Find what is wrong with the options of [`add_clip_options`]."""
+    from transformers_themask.models.streaming import check_clip_options
+
     check_clip_options(*(1 if value is None else value for value in (options.num_frames, options.frame_stride)))
 
 

@@ -25,6 +25,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("--model", required=True, metavar="DIR", help="saved model (folder or Hub id)")
     _add_outputs(command.add_argument_group("outputs, at least one"))
     command.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames; a camera needs it")
+    _add_augmentation(command.add_argument_group("test-time augmentation: several passes, and one result"))
     add_segmentation_options(command)
 
 
@@ -45,22 +46,56 @@ def _add_outputs(group: Any) -> None:
     group.add_argument("--timeline", type=Path, metavar="PNG", help="plot of each class's share over time")
 
 
+def _add_augmentation(group: Any) -> None:
+    group.add_argument(
+        "--tta",
+        type=_scales,
+        default=(1.0,),
+        metavar="SCALES",
+        help="sizes of the network's input against its usual one, such as 0.9,1.0,1.1,1.2; a pass for each",
+    )
+    group.add_argument("--flip", action="store_true", help="a pass with mirrored frames for each scale, too")
+    group.add_argument(
+        "--tta-combine",
+        choices=("votes", "scores"),
+        default="votes",
+        help="what is made of the passes: the label of most, or that of the highest average score, which takes more "
+        "disk (17 MiB per frame for 124 classes at 576x1024) and is the only choice for two passes (default: votes)",
+    )
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be numbers with commas between them, such as 0.9,1.0,1.1,1.2. Got {text}."
+        ) from None
+
+
 def run(options: argparse.Namespace) -> None:
     """Label every frame of a video, and show, keep or count the labels."""
-    from transformers_themask.inference.segment_video import segment_video
+    from transformers_themask.inference.tta import TTA, check_repeatable, open_passes, segment_video_in_passes
     from transformers_themask.videos.frame_source import Camera, open_frame_source
     from transformers_themask.videos.source import IncompleteVideoError
 
     _check_options(options)
+    tta = TTA(options.tta, options.flip, options.tta_combine)
     device = usable_device(options.device)
     source = open_frame_source(options.input, options.frame_rate)
     if isinstance(source, Camera) and options.max_frames is None:
         raise ValueError(f"`--max-frames` must say when to stop, as a camera has no end. Got camera {options.input}.")
+    if len(tta.passes) > 1:
+        check_repeatable(source)
     model, processor = load_model(options.model)
-    session = model.to(device).stream(processor, options.mode, options.num_frames, options.frame_stride)
+    clips = options.mode, options.num_frames, options.frame_stride
+    sessions = open_passes(model.to(device), processor, tta, *clips)
     sinks = open_sinks(options, source, model.config)
     try:
-        result = segment_video(session, source, list(sinks.values()), max_frames=options.max_frames, progress=True)
+        result = segment_video_in_passes(
+            sessions, source, list(sinks.values()), tta.combine, max_frames=options.max_frames, progress=True
+        )
     except IncompleteVideoError:
         _report(sinks, None)
         raise

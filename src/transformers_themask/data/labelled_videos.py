@@ -3,7 +3,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,3 +88,24 @@ class LabelledVideos:
         """Height and width of the mask of frame `index`, from its header; `None` if it has no labels."""
         path = row["masks"][index]
         return None if path == UNLABELLED else mask_size(self.root / path)
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """The frames of one video, read anew each time.
+
+    Args:
+        videos ([`LabelledVideos`]): The videos.
+        row (`Mapping[str, Any]`): The video's row.
+    """
+
+    videos: LabelledVideos
+    row: Mapping[str, Any]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`."""
+        return (self.videos.read_frame(self.row, index) for index in range(self.row["num_frames"]))
+
+    def frame_name(self, index: int) -> str:
+        """File name of a frame, without suffix."""
+        return Path(self.row["frames"][index]).stem

@@ -212,7 +212,7 @@ def _without_void(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np
 def select_by_consistency(
     frames_with_label_maps: Iterable[tuple[np.ndarray, Sequence[np.ndarray]]], direction: str = "forward"
 ) -> tuple[int, list[float]]:
-    """Choose the result that is most consistent in time (MVC, section 2.4).
+    """Choose the result that is most consistent in time (MVC, section 2.3).
 
     Args:
         frames_with_label_maps, direction: As in [`temporal_consistencies`].

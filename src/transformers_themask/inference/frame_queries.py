@@ -88,7 +88,7 @@ def frame_queries(
         targets = torch.as_tensor(labels)
     # The part of the network's input, four times as large as the masks, that is not padding.
     rows, columns = next(outputs[name] for name in MASK_FIELDS if outputs.get(name) is not None).shape[-2:]
-    content = processor._content_size(size, (4 * rows, 4 * columns))
+    content = processor.content_size(size, (4 * rows, 4 * columns))
     matched = _Matched(config, outputs, targets.long(), content)
     target = targets[frame].cpu().numpy()
     classes = [matched.class_queries(position, frame, size) for position in range(len(matched.class_labels))]

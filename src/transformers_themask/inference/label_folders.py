@@ -4,13 +4,13 @@
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from transformers_themask.data.image_folder import MASK_SUFFIXES, list_images
 from transformers_themask.data.images import read_mask
-from transformers_themask.data.labelled_videos import LabelledVideos
+from transformers_themask.data.labelled_videos import LabelledVideos, VideoFrames
 from transformers_themask.videos.frame_source import Camera
 from transformers_themask.videos.source import FrameSource, IncompleteVideoError
 
@@ -43,28 +43,6 @@ class ResultVideo:
     def label_path(self, folder: Path, index: int) -> Path:
         """Where a folder of results has the label map of a frame."""
         return folder / self.name / f"{self.frames.frame_name(index)}.png"
-
-
-class DataSetVideo:
-    """The frames of one video of a data set.
-
-    Args:
-        videos ([`LabelledVideos`]): The split.
-        position (`int`): Number of the video in it.
-    """
-
-    def __init__(self, videos: LabelledVideos, position: int):
-        self._videos = videos
-        self._row: Any = videos.rows[position]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`."""
-        for index in range(self._row["num_frames"]):
-            yield self._videos.read_frame(self._row, index)
-
-    def frame_name(self, index: int) -> str:
-        """File name of a frame, without suffix."""
-        return Path(self._row["frames"][index]).stem
 
 
 class WholeVideo:
@@ -107,7 +85,7 @@ def single_video(source: FrameSource) -> list[ResultVideo]:
 
 def videos_of_data_set(videos: LabelledVideos) -> list[ResultVideo]:
     """The videos of a split, whose label maps lie in `<video_id>/<frame>.png`, as for VSPW's scripts."""
-    return [ResultVideo(row["video_id"], DataSetVideo(videos, index)) for index, row in enumerate(videos.rows)]
+    return [ResultVideo(row["video_id"], VideoFrames(videos, row)) for row in videos.rows]
 
 
 def frames_with_label_maps(

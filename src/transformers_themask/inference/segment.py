@@ -50,10 +50,19 @@ def segment_frames(
     session = model.stream(processor, mode, num_frames, frame_stride)
     if device is not None:
         model.to(device)
-    return _labelled_frames(session, frames)
+    return labelled_frames(session, frames)
 
 
-def _labelled_frames(session: VideoSession, frames: Iterable[Any]) -> Iterator[tuple[int, np.ndarray]]:
+def labelled_frames(session: VideoSession, frames: Iterable[Any]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield index and label map of every frame of one video, as a session gives them.
+
+    Args:
+        session ([`VideoSession`]): The video's session, which has seen nothing yet.
+        frames (`Iterable`): The frames as [`VideoSession.step`] takes them.
+
+    Raises:
+        IncompleteVideoError: After the last readable frame of a damaged video.
+    """
     try:
         for frame in frames:
             yield from session.step(frame)

@@ -60,6 +60,31 @@ def neighbours(length: int, cells: int, step: float, like: Tensor) -> tuple[Tens
     return first, (first + 1).clamp(max=cells - 1), (centres - first).to(like.dtype)
 
 
+def resampled_scores(
+    scores: Tensor, input_size: tuple[int, int], content_size: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
+    """Bring class scores to a grid that covers the frame, bilinearly and without a look at the padding.
+
+    Args:
+        scores (`torch.Tensor` of shape `(num_labels, height, width)`): Class scores of the network's input.
+        input_size (`tuple[int, int]`): Size of the frames the network saw.
+        content_size (`tuple[int, int]`): Their part that is not padding, at the top left.
+        size (`tuple[int, int]`): Rows and columns of the grid.
+
+    Returns:
+        `torch.Tensor` of shape `(num_labels, *size)`.
+    """
+    for axis in (0, 1):
+        cells, content = scores.shape[axis + 1], content_size[axis]
+        step = cells * content / input_size[axis] / size[axis]
+        # Cells that show the frame and nothing else.
+        whole = max(1, cells * content // input_size[axis])
+        first, second, weight = neighbours(size[axis], whole, step, scores)
+        weight = weight[:, None] if axis == 0 else weight
+        scores = torch.lerp(scores.index_select(axis + 1, first), scores.index_select(axis + 1, second), weight)
+    return scores
+
+
 def twice_enlarged_argmax(
     scores: Tensor, input_size: tuple[int, int], content_size: tuple[int, int], size: tuple[int, int]
 ) -> Tensor:

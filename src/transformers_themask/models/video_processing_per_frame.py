@@ -101,10 +101,12 @@ class PerFrameVideoProcessor(THEMaskVideoProcessor):
         """Height and width that frames of a given size are resized to, before padding."""
         return self._input_and_content_size((height, width))[1]
 
-    def _input_size(self, original: tuple[int, int]) -> tuple[int, int]:
+    def input_size(self, original: tuple[int, int]) -> tuple[int, int]:
+        """The size of the network's input for frames of a given size."""
         return self._input_and_content_size(original)[0]
 
-    def _content_size(self, original: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:
+    def content_size(self, original: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:
+        """The part of the network's input that shows the frame."""
         true_size, content = self._input_and_content_size(original)
         if input_size in (true_size, round_up(true_size, 4)):
             return content

@@ -192,8 +192,8 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
         else:
             target_sizes = [(int(height), int(width)) for height, width in target_sizes]
             # Logits may have any stride, but then nothing but `size` says how large the input was.
-            inputs = [self._input_size(size) if of_pixels else (4 * rows, 4 * columns) for size in target_sizes]
-            contents = [self._content_size(*sizes) for sizes in zip(target_sizes, inputs, strict=True)]
+            inputs = [self.input_size(size) if of_pixels else (4 * rows, 4 * columns) for size in target_sizes]
+            contents = [self.content_size(*sizes) for sizes in zip(target_sizes, inputs, strict=True)]
 
         videos = []
         for video, (size, input_size, content) in enumerate(zip(target_sizes, inputs, contents, strict=True)):
@@ -208,11 +208,11 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
             videos.append(torch.stack(maps))
         return videos
 
-    def _input_size(self, original: tuple[int, int]) -> tuple[int, int]:
+    def input_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """The size of the network's input for frames of a given size."""
         return round_up(self.resized_size(*original) if self.do_resize else original, self.size_divisor or 1)
 
-    def _content_size(self, original: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:
+    def content_size(self, original: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:
         """The part of the network's input that shows the frame: all of it unless padding was added."""
         if self.fit == "stretch":
             return input_size

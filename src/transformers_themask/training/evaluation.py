@@ -2,7 +2,7 @@
 """Scoring a model on whole videos: every frame once, in order, keeping counts instead of predictions."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from transformers_themask.data.file_checks import check_mask_size
-from transformers_themask.data.labelled_videos import LabelledVideos
+from transformers_themask.data.labelled_videos import LabelledVideos, VideoFrames
 from transformers_themask.inference.segment import segment_frames
+from transformers_themask.inference.tta import TTA, segment_frames_augmented
 from transformers_themask.metrics.video_scores import VideoScores, named_scores
 from transformers_themask.models.streaming import STEPWISE_MODES, check_clip_options, evaluation_clips
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
@@ -37,12 +38,15 @@ class EvaluationVideos:
         mode (`str`, *optional*): How clips are formed; see
             [`~transformers_themask.models.streaming.StreamingMixin.stream`]. Defaults to the official evaluation,
             `"interleaved"`, or to the first mode of a model without clips.
+        tta ([`~transformers_themask.inference.tta.TTA`], *optional*): Test-time augmentation; by default there is
+            none.
     """
 
     videos: LabelledVideos
     num_frames: int
     frame_stride: int = 3
     mode: str | None = None
+    tta: TTA = field(default_factory=TTA)
 
     def __post_init__(self):
         check_clip_options(self.num_frames, self.frame_stride)
@@ -53,11 +57,13 @@ class EvaluationVideos:
         return self.videos.num_frames
 
     def num_calls(self, model: Any, row: Mapping[str, Any]) -> int:
-        """Number of times that a model is called for a video."""
+        """Number of times that a model is called for a video, in all passes over it together."""
         options = self.options_for(model)
+        num_passes = len(self.tta.passes)
         if options["mode"] in STEPWISE_MODES:
-            return row["num_frames"]
-        return len(evaluation_clips(row["num_frames"], self.num_frames, options.get("frame_stride", 1)))
+            return num_passes * row["num_frames"]
+        clips = evaluation_clips(row["num_frames"], self.num_frames, options.get("frame_stride", 1))
+        return num_passes * len(clips)
 
     def num_frames_of_call(self, model: Any) -> int:
         """Number of frames of a video that a model answers in one call."""
@@ -180,8 +186,8 @@ def _segmented_frames(
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
     """Yield name, label map and raw mask, if any, of every frame of one video, in order."""
     labelled = videos.videos
-    frames = (labelled.read_frame(row, index) for index in range(row["num_frames"]))
-    for index, label_map in segment_frames(model, processor, frames, device=device, **videos.options_for(model)):
+    frames, options = VideoFrames(labelled, row), videos.options_for(model)
+    for index, label_map in segment_frames_augmented(model, processor, frames, videos.tta, device=device, **options):
         mask = labelled.read_mask(row, index)
         if mask is not None:
             check_mask_size(mask.shape, labelled.root / row["masks"][index], label_map.shape)
