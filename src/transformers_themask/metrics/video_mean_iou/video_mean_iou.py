@@ -87,6 +87,10 @@ def confusion_matrix(
             f"`predictions` must have the shape of `labels`, {label_ids.shape}. Got {prediction_ids.shape}; resize "
             "the predictions to the label size."
         )
+    if label_ids.dtype == prediction_ids.dtype == np.uint8:
+        matrix = _byte_confusion_matrix(prediction_ids, label_ids, num_labels, ignore_index)
+        if matrix is not None:
+            return matrix
     is_counted = label_ids != ignore_index
     prediction_ids, label_ids = prediction_ids[is_counted], label_ids[is_counted]
     # The official scripts drop such labels, or count such predictions in another cell, without a word.
@@ -106,6 +110,22 @@ def confusion_matrix(
     )
     pairs = label_ids.astype(np.int64) * num_labels + prediction_ids
     return np.bincount(pairs, minlength=num_labels**2).reshape(num_labels, num_labels)
+
+
+def _byte_confusion_matrix(
+    predictions: np.ndarray, labels: np.ndarray, num_labels: int, ignore_index: int
+) -> np.ndarray | None:
+    """The matrix of ids in bytes, `None` if one is no class: all pairs are counted, and looked at afterwards."""
+    pairs = labels.ravel().astype(np.uint16)
+    pairs <<= 8
+    pairs |= predictions.ravel()
+    counts = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
+    if 0 <= ignore_index < 256:
+        counts[ignore_index] = 0
+    matrix = np.zeros((num_labels, num_labels), dtype=np.int64)
+    kept = counts[:num_labels, :num_labels]
+    matrix[: len(kept), : len(kept)] = kept
+    return matrix if matrix.sum() == counts.sum() else None
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, is_defined: np.ndarray) -> np.ndarray:
