@@ -215,7 +215,11 @@ def test_options_that_do_not_go_together_are_named(root, results, video_path, fr
     assert "`num_frames` must be at least 1. Got 0" in error(a, b, *data, "--num-frames", 0)
     assert "`split` must name a split file" in error(a, b, *data, "--split", "dev")
     missing = error(a, tmp_path / "nowhere", *data)
-    assert "`RESULT` must be a folder or Hub repository with a saved model" in missing and "nowhere" in missing
+    assert "`RESULT` must be a folder of label maps, that of a saved model, or a Hub id" in missing
+    assert "`RESULT` must be a folder of label maps" in error(a, "nowhere", *data)
+    for arguments in (["--scores", a / VIDEOS[0] / "00000000.png"], ["--scores", b / "scores.json"]):
+        assert "`--scores` must not lie in one of the results" in error(a, b, *data, *arguments)
+    assert "`--output` must not lie in one of the results" in error(a, b, "--data", root, "-o", a / "out")
     empty = tmp_path / "empty"
     empty.mkdir()
     assert f"{empty / VIDEOS[0]} must be a folder of label maps, one PNG per frame." in error(a, empty, *data)
@@ -271,7 +275,7 @@ def test_a_camera_is_refused(model_dir, tmp_path, capsys, monkeypatch):
 
 def test_a_missing_opencv_is_named_before_anything_is_loaded(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    error = error_of(capsys, "a", "b", "--data", tmp_path / "nowhere", "-o", tmp_path / "out")
+    error = error_of(capsys, "me/a", "me/b", "--data", tmp_path / "nowhere", "-o", tmp_path / "out")
     assert "`pip install transformers-themask[aggregation]` installs it." in error
 
 

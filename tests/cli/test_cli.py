@@ -215,7 +215,7 @@ def test_segment_refuses_passes_that_cannot_be(model_dir, video_path, tmp_path, 
         return error_of(["segment", video_path, *flags], capsys)
 
     assert "add scales" in error("--flip") and "Say `--tta-combine scores`" in error("--flip")
-    assert "`scales` must be positive numbers that differ" in error("--tta", "1.0,1.0")
+    assert "`scales` must be numbers from 0.1 to 10 that differ" in error("--tta", "1.0,1.0")
     assert "Got 1 and 1.01, which both make 32x64 of frames of 36x50" in error("--tta", "1,1.01,2")
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from tiny_vlm import VOCABULARY, answering_vlm, save_vlm
 from transformers_themask.cli import main
+from transformers_themask.inference.vision_language import MAX_NEW_TOKENS
 from transformers_themask.videos.video_reader import VideoReader
 
 CLASS_NAMES = ["sky", "river", "lake", "sea", "water", "grass"]
@@ -156,9 +157,9 @@ def test_long_answers_are_shown_in_part(data_set, tmp_path, capsys):
     output[:, VOCABULARY["river"]] = output[:, VOCABULARY[":"]]  # after a river comes a river
     assert run(labels, "--data", root, "--vlm", save_vlm(tmp_path / "vlm", model), "-o", tmp_path / "out") == 0
     line = capsys.readouterr().out.splitlines()[0]
-    assert line.startswith(f'a, water: "{"river " * 16}rive" -> river, ')
+    assert line.startswith(f'a, water: "{"river " * 16}rive" -> unchanged')
     [entry] = json.loads((tmp_path / "out_log" / "corrections.json").read_text())
-    assert entry["answer"] == " ".join(["river"] * 64)
+    assert entry["answer"] == " ".join(["river"] * MAX_NEW_TOKENS)
 
 
 def test_what_is_wrong_is_one_sentence(data_set, vlm, names_file, video_path, tmp_path, capsys, monkeypatch):

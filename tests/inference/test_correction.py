@@ -11,7 +11,6 @@ from transformers_themask.inference.confusable_groups import ConfusableGroup, re
 from transformers_themask.inference.correction import (
     VideoCorrector,
     correct_results,
-    parse_answer,
     question_of,
     relabel,
 )
@@ -105,100 +104,6 @@ def test_questions_are_the_papers(name, classes, question):
 def test_the_default_group_has_the_question_of_the_paper():
     [group] = read_groups()
     assert question_of(group) == "Is the water in the image a river, lake or sea? Please give me the only answer."
-
-
-@pytest.mark.parametrize(
-    ("answer", "decision"),
-    [
-        # The specification's.
-        ("The water in the image is a lake.", "lake"),
-        ("Sea", "sea"),
-        (
-            "The water in the image appears to be a river, as it is flowing and there is a visible waterfall",
-            "river",
-        ),
-        ("It could be a lake or a river", None),
-        ("It is not a lake", None),
-        ("", None),
-        # One class.
-        ("LAKE!", "lake"),
-        ("  \n river\n", "river"),
-        ("**River**", "river"),
-        ("These are rivers.", "river"),
-        ("I see two lakes: a lake, and another lake.", "lake"),
-        ("It's the lake's shore.", "lake"),
-        ("The answer is ＬＡＫＥ.", "lake"),
-        ("It is a river or a stream.", "river"),  # one class of the group
-        ("The water flows " + "on and on " * 50_000 + "as a river.", "river"),
-        # Several classes.
-        ("river/lake", None),
-        ("river, lake", None),
-        ("A lake. A lake! Well, or the sea.", None),
-        ("Is the water in the image a river, lake or sea? Please give me the only answer. Lake", None),
-        # Denied, refused, asked back.
-        ("It isn't a lake.", None),
-        ("It isn’t a lake.", None),
-        ("It isnt a lake.", None),
-        ("No, it is the sea.", None),
-        ("Neither a lake.", None),
-        ("A river without doubt", None),
-        ("This is never a lake", None),
-        ("I cannot see a lake.", None),
-        ("Anything but a lake.", None),
-        ("Something other than a lake.", None),
-        ("Hardly a lake.", None),
-        ("I'm sorry, I can't help with that lake.", None),
-        ("I'm sorry, I can't help with that", None),
-        ("I am unable to identify the lake.", None),
-        ("Unclear; a lake.", None),
-        ("Do you mean the lake?", None),
-        ("Do you mean the lake？", None),
-        # Other words.
-        ("seaside", None),
-        ("The Lakers", None),
-        ("sea-side", None),
-        ("lakelike, lake-like, salt_flats", None),
-        ("a waterfall", None),
-        ("lаke with a Cyrillic letter", None),
-        ("lake\N{COMBINING ACUTE ACCENT}", None),
-        ("la\N{ZERO WIDTH SPACE}ke", None),
-        ("42 🌊", None),
-        ("\0\ud800", None),
-        # The name of the group.
-        ("Water", "water"),
-        ("It is water.", "water"),
-        ("It's just water.", "water"),
-        ("The water in the image is water.", "water"),
-        ("The water in the image is murky.", None),
-        ("The water in the image", None),
-        ("The type of water is hard to tell.", None),
-        ("Water, as in a lake", "lake"),
-    ],
-)
-def test_answers_name_one_class_or_decide_nothing(answer, decision):
-    assert parse_answer(answer, GROUP) == decision
-
-
-@pytest.mark.parametrize(
-    ("classes", "answer", "decision"),
-    [
-        (("other_plant", "grass"), "That is some other  plant.", "other_plant"),
-        (("other_plant", "grass"), "Other plants", "other_plant"),
-        (("other_plant", "grass"), "other_plant", "other_plant"),
-        (("other_plant", "grass"), "another plant", None),
-        (("other_plant", "plant"), "other plant", "other_plant"),  # the longer name
-        (("other_plant", "plant"), "a plant", "plant"),
-        (("other_plant", "plant"), "a plant, the other plant", None),
-        (("Berry", "Bush"), "berries", "Berry"),
-        (("Berry", "Bush"), "bushes", "Bush"),
-        (("glass", "glasses"), "glasses", "glasses"),  # a class of its own, not the plural
-        (("glasses", "glass"), "glasses", "glasses"),
-        (("plant", "plant_pot"), "a plant pot", "plant_pot"),
-        (("T-shirt", "shirt"), "a t-shirt", "T-shirt"),
-    ],
-)
-def test_names_of_several_words_and_plurals(classes, answer, decision):
-    assert parse_answer(answer, ConfusableGroup("thing", classes)) == decision
 
 
 def test_a_group_becomes_one_class_and_the_rest_stays():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test-time augmentation: votes, passes over a video, and what they cost."""
 
+import errno
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from tiny_segmenters import opinionated, per_frame_model, save_native, save_vide
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.segment import segment_frames
+from transformers_themask.inference.spools import LabelSpool
 from transformers_themask.inference.tta import (
     TTA,
     Augmentation,
@@ -145,7 +148,7 @@ def test_priority_rises_with_the_scale_and_then_from_mirrored_to_not():
 
 @pytest.mark.parametrize("scales", [(), (1.0, 1.0), (0.0, 1.0), (-1.0,), (float("inf"),), (float("nan"), 1.0)])
 def test_scales_must_be_positive_and_differ(scales):
-    with pytest.raises(ValueError, match="`scales` must be positive numbers that differ"):
+    with pytest.raises(ValueError, match=r"`scales` must be numbers from 0\.1 to 10 that differ"):
         TTA(scales)
 
 
@@ -608,3 +611,14 @@ def test_eight_passes_take_the_memory_of_one():
     peaks = json.loads(run.stdout)
     for combine in ("votes", "scores"):
         assert peaks[combine] <= 1.10 * peaks["one pass"], peaks
+
+
+def test_without_room_for_the_results_the_folder_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with LabelSpool() as spool, monkeypatch.context() as patch:
+        spool.start_pass()
+        full = mock.Mock(wraps=spool._file)
+        full.write.side_effect = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(spool, "_file", full)
+        with pytest.raises(OSError, match=f"room for their results in {tmp_path}. Got: No space left on device"):
+            spool.put(0, np.zeros((4, 4), np.uint8))

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tiny_vlm import VOCABULARY, answering_vlm, save_vlm, tiny_vlm, tiny_vlm_processor
 from transformers_themask.inference.confusable_groups import ConfusableGroup
 from transformers_themask.inference.correction import parse_answer, question_of
-from transformers_themask.inference.vision_language import VisionLanguageModel
+from transformers_themask.inference.vision_language import MAX_NEW_TOKENS, VisionLanguageModel
 
 GROUP = ConfusableGroup("water", ("river", "lake", "sea", "water"))
 QUESTION = question_of(GROUP)
@@ -34,7 +34,7 @@ def generated_by_hand(model, image, question):
     processor = tiny_vlm_processor()
     inputs = processor(images=image, text=f"USER : <image> {question} ASSISTANT :", return_tensors="pt")
     ids, answer = inputs["input_ids"], []
-    while len(answer) < 64:
+    while len(answer) < MAX_NEW_TOKENS:
         with torch.no_grad():
             logits = model(
                 input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=inputs["pixel_values"]
@@ -94,7 +94,7 @@ def test_answers_have_an_end(tmp_path, image):
     with torch.no_grad():
         model.get_output_embeddings().weight[:, VOCABULARY["lake"]] = 0
         model.get_output_embeddings().weight[VOCABULARY["lake"], VOCABULARY["lake"]] = 1
-    assert VisionLanguageModel(save_vlm(tmp_path / "vlm", model))(image, QUESTION).split() == ["lake"] * 64
+    assert VisionLanguageModel(save_vlm(tmp_path / "vlm", model))(image, QUESTION).split() == ["lake"] * MAX_NEW_TOKENS
 
 
 def test_what_is_no_such_model_is_named(tmp_path, model_dir):

@@ -183,3 +183,15 @@ def test_clips_that_the_model_does_not_take_are_refused(clips, training_argument
         VSSTrainer(TRAINED_MODELS["themask_t1"].build(), training_arguments(), processor, train_dataset=clips((-3, 0)))
     with pytest.raises(ValueError, match=r"`reference_offsets` .* and 0, \[-2, -1, 0\]\. Got \[-4, -2, 0\]\."):
         VSSTrainer(TRAINED_MODELS["cffm"].build(), training_arguments(), processor, train_dataset=clips((-4, -2, 0)))
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_run_whose_weights_are_lost_stops(name, pixel_classifier, clips, training_arguments, processor):
+    weight = pixel_classifier.classifier.weight
+    if name == "loss":
+        weight.data.fill_(float("nan"))
+    else:
+        weight.register_hook(lambda gradient: gradient * float("nan"))
+    trainer = VSSTrainer(pixel_classifier, training_arguments(max_steps=4), processor, train_dataset=clips())
+    with pytest.raises(ValueError, match=f"`{name}` must be finite. Got nan at step 1"):
+        trainer.train()

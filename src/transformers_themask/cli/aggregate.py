@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,12 @@ def _check_options(options: argparse.Namespace, output: Path, scores_path: Path)
 
     if len(options.results) < 2:
         raise ValueError(f"`RESULT` must be given twice or more, to choose from. Got {options.results[0]} alone.")
+    for result in options.results:
+        if not Path(result).exists() and result.count("/") != 1:
+            raise ValueError(
+                "`RESULT` must be a folder of label maps, that of a saved model, or a Hub id OWNER/NAME. "
+                f"Got {result}."
+            )
     if options.video is not None:
         check_apart("--output", options.output, options.video)
         check_apart("--scores", scores_path, options.video)
@@ -80,6 +87,10 @@ def _check_options(options: argparse.Namespace, output: Path, scores_path: Path)
     if scores_path.is_dir() or output in (scores_path.resolve(), *scores_path.resolve().parents):
         raise ValueError(f"`--scores` must be a file outside the folder of `--output`. Got {scores_path}.")
     check_output_folder("--scores", scores_path.parent)
+    for result in filter(os.path.isdir, options.results):
+        for argument, path in (("--output", output), ("--scores", scores_path.resolve())):
+            if Path(result).resolve() in (path, *path.parents):
+                raise ValueError(f"`{argument}` must not lie in one of the results. Got {path} in {result}.")
     check_clips(options)
 
 

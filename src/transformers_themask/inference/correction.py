@@ -7,9 +7,7 @@ pixels of these classes in all frames of the video; any other answer changes not
 """
 
 import json
-import re
 import shutil
-import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -24,6 +22,7 @@ from transformers_themask.data.images import read_mask
 from transformers_themask.sinks.label_maps import write_label_map
 from transformers_themask.sinks.output_folder import check_new_folder, results_folder
 
+from .answers import parse_answer
 from .confusable_groups import MIN_CANDIDATES, ConfusableGroup, check_groups, spoken
 from .label_folders import ResultVideo, frames_with_label_maps
 
@@ -31,21 +30,6 @@ LOG_FILE = "corrections.json"
 DEFAULT_MINIMUM_SHARE = 0.01
 # Marks pixels without a class in label maps of 8 bits.
 IGNORE_INDEX = 255
-
-# Letters, digits and what joins them: "lake-like" and "isn't" are one word each, "river/lake" is two.
-WORD = re.compile(r"\w+(?:['-]\w+)*")
-ONE_CHARACTER_FOR_ALL = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "‐": "-", "_": " "})
-# One of them anywhere, and the answer decides nothing: what is denied, excluded or refused is not told apart.
-DENIAL = re.compile(
-    r"\w+n't|(?:ai|are|ca|could|did|do|does|has|have|is|should|was|were|wo|would)nt|"
-    r"no|non|not|nor|none|nothing|nobody|nowhere|never|neither|without|cannot|hardly|barely|scarcely|unlikely|unlike|"
-    r"except|excluding|instead|than|anything|lacks?|lacking|false|wrong|incorrect|doubt|doubtful|refuse|decline|"
-    r"sorry|unfortunately|unable|unsure|uncertain|unclear|unknown|undetermined|impossible"
-)
-GENERIC_ANSWER = (
-    r"(?:(?:it|this|that|the answer|(?:the )?{0}(?: in (?:the|this) image)?) is )?(?:just |simply |only )?"
-)
-GENERIC_ANSWER += r"(?:the |a |an )?{0}"
 
 
 class VisualQuestionAnswerer(Protocol):
@@ -100,70 +84,6 @@ def question_of(group: ConfusableGroup) -> str:
     choice = f"{', '.join(others)} or {last}"
     article = "an" if choice[0] in "aeiou" else "a"
     return f"Is the {spoken(group.name)} in the image {article} {choice}? Please give me the only answer."
-
-
-def parse_answer(answer: str, group: ConfusableGroup) -> str | None:
-    """The class that an answer in English names, if it names exactly one of the group.
-
-    Whole words count, in upper or lower case, singular or plural. An answer with a negation or an apology anywhere,
-    with a question, or with several classes of the group decides nothing. The class with the group's own name counts
-    only if the answer says nothing else, as in "It is water.": in "The water in the image is murky." it repeats the
-    question.
-
-    Args:
-        answer (`str`): The answer.
-        group ([`ConfusableGroup`]): The group that was asked about.
-
-    Returns:
-        `str`, *optional*: The name of the class in the data set; `None` if the answer decides nothing.
-    """
-    words = _words(answer)
-    if "?" in _plain(answer) or any(map(DENIAL.fullmatch, words)):
-        return None
-    generic = group.generic_class
-    mentioned = _mentioned_classes(words, group.classes)
-    specific = mentioned - {generic}
-    if specific:
-        return specific.pop() if len(specific) == 1 else None
-    if generic in mentioned:
-        pattern = GENERIC_ANSWER.format(re.escape(" ".join(_words(group.name))))
-        return generic if re.fullmatch(pattern, " ".join(words)) else None
-    return None
-
-
-def _plain(text: str) -> str:
-    """Text in lower case, with one character for each of those that look the same."""
-    return unicodedata.normalize("NFKC", text).translate(ONE_CHARACTER_FOR_ALL).casefold()
-
-
-def _words(text: str) -> list[str]:
-    return WORD.findall(re.sub(r"'s\b", " is", _plain(text)))
-
-
-def _mentioned_classes(words: Sequence[str], classes: Sequence[str]) -> set[str]:
-    """Classes whose names are among the words; of names within names, as in "other plant", the longest counts."""
-    names = _forms(classes)
-    longest = max(map(len, names))
-    mentioned = set()
-    position = 0
-    while position < len(words):
-        candidates = (tuple(words[position : position + length]) for length in range(longest, 0, -1))
-        found = next((candidate for candidate in candidates if candidate in names), None)
-        if found is not None:
-            mentioned.add(names[found])
-        position += 1 if found is None else len(found)
-    return mentioned
-
-
-def _forms(classes: Sequence[str]) -> dict[tuple[str, ...], str]:
-    """The classes by the words of their names, in singular and plural."""
-    singular = {tuple(_words(name)): name for name in classes}
-    plural = {
-        (*first, ending): name
-        for (*first, last), name in singular.items()
-        for ending in (f"{last}s", f"{last}es", re.sub("y$", "ies", last))
-    }
-    return plural | singular  # a class may be called like the plural of another
 
 
 def relabel(label_map: np.ndarray, members: Sequence[int], decision: int) -> np.ndarray:

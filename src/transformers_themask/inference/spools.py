@@ -4,6 +4,8 @@
 import tempfile
 import zlib
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,6 +17,18 @@ from .voting import vote
 # Label maps are flat: little effort makes them a tenth of their size, or less.
 COMPRESSION_LEVEL = 1
 NOT_SPOOLED = -1
+
+
+@contextmanager
+def _naming_folder() -> Iterator[None]:
+    """Say where there is no room."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"The passes of test-time augmentation must have room for their results in {tempfile.gettempdir()}. Got: "
+            f"{error.strerror}. Set the environment variable TMPDIR to another folder."
+        ) from error
 
 
 class LabelSpool:
@@ -42,9 +56,12 @@ class LabelSpool:
         bounds = self._bounds[-1]
         bounds.extend([NOT_SPOOLED] * (2 * index + 2 - len(bounds)))
         self._file.seek(self._end)
-        begin = self._end
-        self._end += self._file.write(zlib.compress(np.ascontiguousarray(values).data, COMPRESSION_LEVEL))
-        bounds[2 * index : 2 * index + 2] = array("q", [begin, self._end])
+        record = zlib.compress(np.ascontiguousarray(values).data, COMPRESSION_LEVEL)
+        with _naming_folder():
+            self._file.write(record)
+            self._file.flush()
+        bounds[2 * index : 2 * index + 2] = array("q", [self._end, self._end + len(record)])
+        self._end += len(record)
         self._dtype, self._shape = values.dtype, values.shape
 
     @property
@@ -103,7 +120,9 @@ class ScoreSpool:
         if self._num_passes > 1:
             total = total + self._read(index)
         self._file.seek(index * total.nbytes)
-        self._file.write(total.data)
+        with _naming_folder():
+            self._file.write(total.data)
+            self._file.flush()
 
     def combined(self, index: int) -> np.ndarray:
         """The label map of a frame `(height, width)`."""

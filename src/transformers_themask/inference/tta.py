@@ -36,6 +36,8 @@ from .spools import LabelSpool, ScoreSpool
 
 COMBINATIONS = ("votes", "scores")
 EDGES = ("shortest_edge", "longest_edge", "height", "width", "max_height", "max_width")
+# Beyond these nothing is left of a picture, or it fits nowhere.
+MIN_SCALE, MAX_SCALE = 0.1, 10
 # Pixels per cell of the grid on which scores are averaged; that of most models.
 GRID_STRIDE = 4
 
@@ -58,11 +60,14 @@ def augmentations(scales: Sequence[float], flip: bool) -> list[Augmentation]:
         flip (`bool`): Whether each is also used mirrored.
 
     Raises:
-        ValueError: Unless the scales are positive and differ.
+        ValueError: Unless the scales lie between 0.1 and 10 and differ.
     """
     rising = sorted(scales)
-    if not rising or len(set(rising)) < len(rising) or not all(0 < scale < math.inf for scale in rising):
-        raise ValueError(f"`scales` must be positive numbers that differ, at least one. Got {list(scales)}.")
+    in_range = all(MIN_SCALE <= scale <= MAX_SCALE for scale in rising)
+    if not rising or len(set(rising)) < len(rising) or not in_range:
+        raise ValueError(
+            f"`scales` must be numbers from {MIN_SCALE} to {MAX_SCALE} that differ, at least one. Got {list(scales)}."
+        )
     flips = (True, False) if flip else (False,)
     return [Augmentation(float(scale), flipped) for scale in rising for flipped in flips]
 
@@ -188,7 +193,7 @@ def check_sizes(processors: Mapping[float, Any], size: tuple[int, int]) -> None:
             raise ValueError(
                 "`scales` must differ in what the network sees. "
                 f"Got {other:g} and {scale:g}, which both make {seen[0]}x{seen[1]} of frames of {size[0]}x{size[1]}. "
-                "Choose scales further apart."
+                f"Choose scales further apart: edges are rounded to multiples of {processor.size_divisor or 1}."
             )
 
 

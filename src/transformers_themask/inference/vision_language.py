@@ -17,8 +17,8 @@ from transformers import (
 
 from .loading import LOADING_ERRORS, load_pretrained
 
-# One sentence is asked for.
-MAX_NEW_TOKENS = 64
+# One sentence is asked for, but what follows may take it back.
+MAX_NEW_TOKENS = 256
 
 
 class VisionLanguageModel:

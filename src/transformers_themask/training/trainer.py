@@ -216,8 +216,21 @@ class VSSTrainer(Trainer):
         if "loss" in logs:
             # `Trainer` forgets in a crash what it has added up since the last entry; the meter does not.
             logs.update(self.loss_meter.pop_means(self.accelerator, self.state.global_step))
+            self._check_finite(logs)
             logs.update(self.run_monitor.pop_readings(self.accelerator))
         super().log(logs, start_time)
+
+    def _check_finite(self, logs: Mapping[str, float]) -> None:
+        """Stop a run whose weights are lost, before it goes on for days and saves them."""
+        # With a loss scale a step may overflow, and is then left out.
+        names = ("loss",) if self.args.fp16 else ("loss", "grad_norm")
+        for name in names:
+            if not math.isfinite(logs.get(name, 0.0)):
+                masked = " Masked video consistency needs trained or pretrained weights to start from."
+                raise ValueError(
+                    f"`{name}` must be finite. Got {logs[name]} at step {self.state.global_step}. Lower "
+                    f"`learning_rate`, or train in float32.{masked if self.args.consistency_weight else ''}"
+                )
 
     def evaluate(
         self,
