@@ -217,9 +217,13 @@ def test_options_that_do_not_go_together_are_named(root, results, video_path, fr
     missing = error(a, tmp_path / "nowhere", *data)
     assert "`RESULT` must be a folder of label maps, that of a saved model, or a Hub id" in missing
     assert "`RESULT` must be a folder of label maps" in error(a, "nowhere", *data)
-    for arguments in (["--scores", a / VIDEOS[0] / "00000000.png"], ["--scores", b / "scores.json"]):
-        assert "`--scores` must not lie in one of the results" in error(a, b, *data, *arguments)
-    assert "`--output` must not lie in one of the results" in error(a, b, "--data", root, "-o", a / "out")
+    assert "`--scores` must be a file whose name ends in .json" in error(
+        a, b, *data, "--scores", a / VIDEOS[0] / "00000000.png"
+    )
+    for folder in (b, root):
+        refused = "must not lie in a result or in the data set"
+        assert f"`--scores` {refused}" in error(a, b, *data, "--scores", folder / "scores.json")
+        assert f"`--output` {refused}" in error(a, b, "--data", root, "-o", folder / "out")
     empty = tmp_path / "empty"
     empty.mkdir()
     assert f"{empty / VIDEOS[0]} must be a folder of label maps, one PNG per frame." in error(a, empty, *data)

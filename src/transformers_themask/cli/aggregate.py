@@ -87,10 +87,12 @@ def _check_options(options: argparse.Namespace, output: Path, scores_path: Path)
     if scores_path.is_dir() or output in (scores_path.resolve(), *scores_path.resolve().parents):
         raise ValueError(f"`--scores` must be a file outside the folder of `--output`. Got {scores_path}.")
     check_output_folder("--scores", scores_path.parent)
-    for result in filter(os.path.isdir, options.results):
+    if scores_path.suffix != ".json":
+        raise ValueError(f"`--scores` must be a file whose name ends in .json. Got {scores_path}.")
+    for folder in filter(os.path.isdir, [*options.results, *([] if options.data is None else [options.data])]):
         for argument, path in (("--output", output), ("--scores", scores_path.resolve())):
-            if Path(result).resolve() in (path, *path.parents):
-                raise ValueError(f"`{argument}` must not lie in one of the results. Got {path} in {result}.")
+            if Path(folder).resolve() in (path, *path.parents):
+                raise ValueError(f"`{argument}` must not lie in a result or in the data set. Got {path} in {folder}.")
     check_clips(options)
 
 

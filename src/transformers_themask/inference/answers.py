@@ -9,29 +9,39 @@ from .confusable_groups import ConfusableGroup
 
 # Letters, digits and what joins them: "lake-like" and "isn't" are one word each, "river/lake" is two.
 WORD = re.compile(r"\w+(?:['-]\w+)*")
+SENTENCE_END = re.compile(r"[.!:;]")
 ONE_CHARACTER_FOR_ALL = str.maketrans({**dict.fromkeys("’‘ʼ`´′", "'"), "‐": "-", "_": " "})
 
 # An answer is taken only if all of it has this form: what is refused, doubted or compared has too many forms to list.
-LEAD = r"(?:(?:the |my )?(?:(?:only|correct|final) )?answer(?: is)? |option |[a-d1-9] (?=\w)|yes |sure )*"
+MARKS = re.compile(r"[\w\s«»“”„.,!:;'\"*()#-]*")
+SHOWN = r"(?:image|picture|photo|frame|scene)"
+LEAD = (
+    rf"(?:(?:the |my )?(?:(?:only|correct|final) )?answer(?: is)? |based on the {SHOWN} |option |[a-d1-9] (?=\w)|yes |"
+    r"sure )*"
+)
 SUBJECT = (
-    r"(?:(?:it|this|that|these|those|(?:the|this|the type of) {group}|(?:the|this) (?:image|picture|photo|frame))"
-    r"(?: (?:shown|seen|visible|depicted))?(?: in (?:the|this) (?:image|picture|photo|frame|scene))? )?"
+    rf"(?:(?:it|this|that|these|those|(?:the|this|these|the (?:type|body) of) {{group}}(?:s|es)?|(?:the|this) {SHOWN})"
+    rf"(?: (?:shown|seen|visible|depicted))?(?: in (?:the|this) {SHOWN})? )?"
 )
 VERB = (
     r"(?:(?:is|are|shows|depicts|appears to be|appear to be|seems to be|looks like|looks to be)"
     r"(?: (?:most likely|likely|probably|clearly|definitely|just|simply|only))? )?"
 )
-ARTICLE = r"(?:just |simply |only )?(?:(?:a|an|the|some) )?"
-ADJECTIVES = r"(?:(?:small|large|big|wide|narrow|broad|shallow|deep|calm|still|flowing|freshwater|natural) )*"
-PLACE = r"(?P<place> in (?:the|this) (?:image|picture|photo|frame|scene))?"
-REASON = r"(?P<reason> (?:as|because|since|given|due to|based on|judging by) .+)?"
-# In a reason they may take back what was said before it.
+ARTICLE = r"(?:just |simply |only )?(?P<article>(?:a|an|the|some) )?"
+ADJECTIVES = (
+    r"(?P<adjectives>(?:(?:small|large|big|wide|narrow|broad|shallow|deep|calm|still|flowing|freshwater|natural) )*)"
+)
+PLACE = rf"(?P<place> in (?:the|this) {SHOWN})?"
+# One clause that says what can be seen.
+REASON = r"(?P<reason> (?:as|because|since) (?:it|they|there|this|the {group}) (?:is|are|has|have|flows?) .+)?"
+# There a statement may be taken back.
 DENIAL = re.compile(
     r"\w+n't|n't|(?:ai|are|ca|could|did|do|does|has|have|is|should|was|were|wo|would)nt|"
     r"no|non|not|nor|none|nothing|nobody|nowhere|never|neither|without|cannot|hardly|barely|scarcely|unlikely|unlike|"
-    r"except|excluding|instead|than|anything|lacks?|lacking|absent|missing|zero|far|false|wrong|incorrect|"
+    r"except|excluding|instead|than|anything|lacks?|lacking|absent|missing|zero|far|false|wrong|incorrect|deny|denied|"
     r"doubt|doubtful|refused?|decline|however|but|though|although|actually|rather|maybe|perhaps|either|or|if|whether|"
-    r"sorry|unfortunately|unable|unsure|uncertain|unclear|unknown|undetermined|impossible|hard|difficult|t"
+    r"may|might|could|would|should|must|can|also|too|both|yet|otherwise|well|guess|guessing|true|possible|possibly|"
+    r"sorry|unfortunately|unable|unsure|uncertain|unclear|unknown|undetermined|impossible|hard|difficult|t|i|me|my"
 )
 
 
@@ -39,9 +49,9 @@ def parse_answer(answer: str, group: ConfusableGroup) -> str | None:
     """The class that an answer in English names, if it says that it is exactly one of the group.
 
     The whole answer must be a name ("River."), a statement ("The water in the image is a lake.") or either with a
-    reason after it ("..., as it is flowing"), in upper or lower case, singular or plural. Anything else decides
-    nothing, and neither does a reason that denies or names another class. The class with the group's own name, which
-    is not offered, counts where it is all that is said, as in "It is water.".
+    reason in the same sentence ("..., as it is flowing"), in upper or lower case, singular or plural. Anything else
+    decides nothing, and neither does a reason that doubts, denies or names another class. The class with the group's
+    own name, which is not offered, counts where it is all that is said, as in "It is water.".
 
     Args:
         answer (`str`): The answer.
@@ -50,24 +60,26 @@ def parse_answer(answer: str, group: ConfusableGroup) -> str | None:
     Returns:
         `str`, *optional*: The name of the class in the data set; `None` if the answer decides nothing.
     """
-    if "?" in _plain(answer):
+    if MARKS.fullmatch(_plain(answer)) is None:
         return None
     words = _words(answer)
     names = _forms(group.classes)
     longest_first = sorted((" ".join(name) for name in names), key=len, reverse=True)
-    subject = SUBJECT.format(group=re.escape(" ".join(_words(group.name))))
     name = f"(?P<name>{'|'.join(map(re.escape, longest_first))})"
-    form = LEAD + subject + VERB + ARTICLE + ADJECTIVES + name + PLACE + REASON
-    found = re.fullmatch(form, " ".join(words))
+    group_name = re.escape(" ".join(_words(group.name)))
+    form = LEAD + SUBJECT.format(group=group_name) + VERB + ARTICLE + ADJECTIVES + name + PLACE
+    found = re.fullmatch(form + REASON.format(group=group_name), " ".join(words))
     if found is None:
         return None
     decision = names[tuple(found["name"].split(" "))]
-    reason = (found["reason"] or "").split()
-    if decision == group.generic_class and (reason or found["place"]):
-        return None  # "the water in the image" only repeats the question
-    others = _mentioned_classes(reason, names) - {decision, group.generic_class}
-    is_taken_back = others or any(map(DENIAL.fullmatch, reason))
-    return None if is_taken_back else decision
+    if found["reason"] is None:
+        # "The water in the image" only repeats the question.
+        is_repeated = found["article"] or found["adjectives"] or found["place"]
+        return None if decision == group.generic_class and is_repeated else decision
+    reason = found["reason"].split()
+    mentioned = _mentioned_classes(reason, names) - {group.generic_class}
+    is_taken_back = decision == group.generic_class or mentioned - {decision} or any(map(DENIAL.fullmatch, reason))
+    return None if is_taken_back or SENTENCE_END.search(_plain(answer).strip().rstrip(".!")) else decision
 
 
 def _plain(text: str) -> str:

@@ -117,6 +117,7 @@ class VSSTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.recipe = recipe
         self.loss_meter = LossMeter()
+        self._num_lost_steps: int | torch.Tensor = 0
         self.stop_signal = StopOnSignal(self.accelerator)
         self._is_writing_checkpoint = False
         self.run_monitor = RunMonitor()
@@ -160,7 +161,9 @@ class VSSTrainer(Trainer):
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, float("nan"), {})
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        self._check_finite()
+        return output
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """As `Trainer.training_step`, and with `consistency_weight` once more with hidden patches (MVC, Eq. 4).
@@ -216,21 +219,28 @@ class VSSTrainer(Trainer):
         if "loss" in logs:
             # `Trainer` forgets in a crash what it has added up since the last entry; the meter does not.
             logs.update(self.loss_meter.pop_means(self.accelerator, self.state.global_step))
-            self._check_finite(logs)
+            self._check_finite(logs["loss"])
             logs.update(self.run_monitor.pop_readings(self.accelerator))
         super().log(logs, start_time)
 
-    def _check_finite(self, logs: Mapping[str, float]) -> None:
-        """Stop a run whose weights are lost, before it goes on for days and saves them."""
-        # With a loss scale a step may overflow, and is then left out.
-        names = ("loss",) if self.args.fp16 else ("loss", "grad_norm")
-        for name in names:
-            if not math.isfinite(logs.get(name, 0.0)):
-                masked = " Masked video consistency needs trained or pretrained weights to start from."
-                raise ValueError(
-                    f"`{name}` must be finite. Got {logs[name]} at step {self.state.global_step}. Lower "
-                    f"`learning_rate`, or train in float32.{masked if self.args.consistency_weight else ''}"
-                )
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if not self.args.fp16:  # whose loss scale lets a step overflow, and leaves it out
+            value = norm.full_tensor() if hasattr(norm, "full_tensor") else torch.as_tensor(norm)
+            self._num_lost_steps = self._num_lost_steps + ~value.isfinite()  # read later: it would wait for the GPU
+        return norm
+
+    def _check_finite(self, loss: float = 0.0) -> None:
+        """Stop a run whose weights are lost, before it goes on for days or saves them."""
+        num_lost = int(self._num_lost_steps)
+        if num_lost == 0 and math.isfinite(loss):
+            return
+        problem = f"{num_lost} steps whose gradients are not" if num_lost else f"a loss of {loss}"
+        masked = " Masked video consistency needs trained or pretrained weights to start from."
+        raise ValueError(
+            f"Loss and gradients must be finite. Got {problem} up to step {self.state.global_step}. Lower "
+            f"`learning_rate`, or train in float32.{masked if self.args.consistency_weight else ''}"
+        )
 
     def evaluate(
         self,
@@ -348,6 +358,7 @@ class VSSTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial=None) -> None:
         """Write a checkpoint aside and move it to its place when it is complete."""
+        self._check_finite()
         run_dir = Path(super()._get_output_dir(trial))
         step = self.state.global_step
         writing, final = (folder / f"checkpoint-{step}" for folder in (run_dir / WRITING_DIR, run_dir))
