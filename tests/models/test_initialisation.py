@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tiny import tiny_model
 from transformers_themask import THEMaskForVideoSemanticSegmentation
-from transformers_themask.models.pixel_decoder import DeformableAttention
+from transformers_themask.models.deformable_attention import DeformableAttention
 
 WIDTH = 64  # of every layer here, so that each tensor has numbers enough for its spread to show
 

@@ -41,6 +41,7 @@ SOURCES = {
     "backbones.py",
     "configuration_themask.py",
     "decoder_themask.py",
+    "deformable_attention.py",
     "inputs.py",
     "loss_themask.py",
     "matching.py",

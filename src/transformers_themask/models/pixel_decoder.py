@@ -9,55 +9,13 @@ positions in the dtype of the features, which bfloat16 rounds to about half a ce
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.mask2former.modeling_mask2former import (
-    Mask2FormerPixelDecoder,
-    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
-    multi_scale_deformable_attention,
-)
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
 
 from .configuration_themask import THEMaskConfig
+from .deformable_attention import DeformableAttention, SamplingGrid, sampling_grid
 
-
-class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
-    """Multi-scale deformable self-attention (Deformable DETR, Eq. 3), sampling in float32 at least."""
-
-    def forward(
-        self, hidden_states: Tensor, position_embeddings: Tensor, level_shapes: list[tuple[int, int]]
-    ) -> Tensor:
-        """Attend from every cell to a few learned positions of every level.
-
-        Args:
-            hidden_states (`torch.Tensor` of shape `(batch, sequence, channels)`): Cells of all levels, level by level.
-            position_embeddings (`torch.Tensor` of shape `(sequence, channels)`): Added to the queries only.
-            level_shapes (`list[tuple[int, int]]`): Height and width of each level.
-
-        Returns:
-            `torch.Tensor` of shape `(batch, sequence, channels)`.
-        """
-        queries = hidden_states + position_embeddings
-        per_head = (self.n_heads, self.n_levels, self.n_points)
-        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
-        offsets = self.sampling_offsets(queries).unflatten(-1, (*per_head, 2)).to(dtype)
-        weights = self.attention_weights(queries).unflatten(-1, (self.n_heads, -1)).to(dtype).softmax(-1)
-        values = self.value_proj(hidden_states).unflatten(-1, (self.n_heads, -1)).to(dtype)
-
-        level_sizes = torch.tensor([(width, height) for height, width in level_shapes], device=offsets.device)
-        centres = cell_centres(level_shapes, offsets.device, dtype)[:, None, None, None]  # (sequence, 1, 1, 1, 2)
-        locations = centres + offsets / level_sizes[:, None]
-        attended = multi_scale_deformable_attention(
-            values, level_shapes, locations, weights.unflatten(-1, (self.n_levels, self.n_points))
-        )
-        return self.output_proj(attended.to(hidden_states.dtype))
-
-
-def cell_centres(level_shapes: list[tuple[int, int]], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Centres `(x, y)` in [0, 1] of the cells of all levels: shape `(sequence, 2)`."""
-    centres = []
-    for height, width in level_shapes:
-        rows = (torch.arange(height, device=device, dtype=dtype) + 0.5) / height
-        columns = (torch.arange(width, device=device, dtype=dtype) + 0.5) / width
-        centres.append(torch.cartesian_prod(rows, columns).flip(-1))
-    return torch.cat(centres)
+# Positions that a cell attends to in each level, per head.
+NUM_POINTS = 4
 
 
 class DeformableEncoderLayer(GradientCheckpointingLayer):
@@ -67,19 +25,17 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
         super().__init__()
         width = config.feature_size
         self.dropout = config.dropout
-        self.self_attn = DeformableAttention(width, config.num_attention_heads, n_levels=3, n_points=4)
+        self.self_attn = DeformableAttention(width, config.num_attention_heads, n_levels=3, n_points=NUM_POINTS)
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, config.encoder_feedforward_dim)
         self.fc2 = nn.Linear(config.encoder_feedforward_dim, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(
-        self, hidden_states: Tensor, position_embeddings: Tensor, level_shapes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, hidden_states: Tensor, position_embeddings: Tensor, grid: SamplingGrid) -> Tensor:
         """Update the cells of all levels; shapes as in [`DeformableAttention`]."""
-        attended = self.self_attn(hidden_states, position_embeddings, level_shapes)
+        attended = self.self_attn(hidden_states, position_embeddings, grid)
         hidden_states = self.self_attn_layer_norm(hidden_states + self._drop(attended))
-        expanded = self._drop(self.fc1(hidden_states).relu())
+        expanded = self._drop(self.fc1(hidden_states).relu_())
         return self.final_layer_norm(hidden_states + self._drop(self.fc2(expanded)))
 
     def _drop(self, hidden_states: Tensor) -> Tensor:
@@ -115,11 +71,12 @@ class PixelDecoder(Mask2FormerPixelDecoder):
         ]
         hidden_states = torch.cat([x.flatten(2).transpose(1, 2) for x in projected], dim=1)
         position_embeddings = torch.cat(positions)
+        grid = sampling_grid(level_shapes, self.config.num_attention_heads, NUM_POINTS, hidden_states)
         for layer in self.encoder.layers:
-            hidden_states = layer(hidden_states, position_embeddings, level_shapes)
+            hidden_states = layer(hidden_states, position_embeddings, grid)
 
         levels = hidden_states.split([height * width for height, width in level_shapes], dim=1)
         maps = [x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(levels, level_shapes, strict=True)]
-        lateral = self.adapter_1(features[0])
-        upsampled = nn.functional.interpolate(maps[-1], lateral.shape[-2:], mode="bilinear", align_corners=False)
-        return maps, self.mask_projection(self.layer_1(lateral + upsampled))
+        fused = self.adapter_1(features[0])
+        fused += nn.functional.interpolate(maps[-1], fused.shape[-2:], mode="bilinear", align_corners=False)
+        return maps, self.mask_projection(self.layer_1(fused))

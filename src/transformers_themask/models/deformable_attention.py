@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-scale deformable attention, on the CPU as one weighted gather."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag, pad
+from torch.utils.checkpoint import checkpoint
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
+    multi_scale_deformable_attention,
+)
+
+# What is made per query, indices and weights of all corners, then takes tens of megabytes at most.
+QUERIES_AT_ONCE = 2048
+
+
+class SamplingGrid(NamedTuple):
+    """Where the cells of all levels are; the same for every layer.
+
+    `level_shapes` are height and width of each level. `centres` are `(x, y)` in [0, 1] of the cells of all levels,
+    `(sequence, 2)`; `sizes` are width and height of each level, `(heads, levels, points, 2)`, as offsets are laid out.
+    Both are in the precision in which positions are computed, float32 at least.
+    """
+
+    level_shapes: list[tuple[int, int]]
+    centres: Tensor
+    sizes: Tensor
+
+
+class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+    """Multi-scale deformable self-attention (Deformable DETR, Eq. 3), sampling in float32 at least."""
+
+    def forward(self, hidden_states: Tensor, position_embeddings: Tensor, grid: SamplingGrid) -> Tensor:
+        """Attend from every cell to a few learned positions of every level.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch, sequence, channels)`): Cells of all levels, level by level.
+            position_embeddings (`torch.Tensor` of shape `(sequence, channels)`): Added to the queries only.
+            grid ([`SamplingGrid`]): Where the cells are.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, sequence, channels)`.
+        """
+        queries = hidden_states + position_embeddings
+        per_head = (self.n_heads, self.n_levels, self.n_points)
+        dtype = grid.centres.dtype
+        offsets = self.sampling_offsets(queries).unflatten(-1, (*per_head, 2)).to(dtype)
+        weights = self.attention_weights(queries).unflatten(-1, (self.n_heads, -1)).to(dtype).softmax(-1)
+        values = self.value_proj(hidden_states).unflatten(-1, (self.n_heads, -1)).to(dtype)
+
+        locations = grid.centres[:, None, None, None] + offsets / grid.sizes
+        attended = deformable_attention(
+            values, grid.level_shapes, locations, weights.unflatten(-1, (self.n_levels, self.n_points))
+        )
+        return self.output_proj(attended.to(hidden_states.dtype))
+
+
+def sampling_grid(level_shapes: list[tuple[int, int]], num_heads: int, num_points: int, like: Tensor) -> SamplingGrid:
+    """The grid of levels of some shapes.
+
+    Args:
+        level_shapes (`list[tuple[int, int]]`): Height and width of each level.
+        num_heads (`int`): Number of heads of the attention.
+        num_points (`int`): Number of positions per level and head.
+        like (`torch.Tensor`): Features; says where the grid lies and how precise it is at least.
+    """
+    precision: dict[str, Any] = {"device": like.device, "dtype": torch.promote_types(like.dtype, torch.float32)}
+    centres, sizes = [], []
+    for height, width in level_shapes:
+        rows = (torch.arange(height, **precision) + 0.5) / height
+        columns = (torch.arange(width, **precision) + 0.5) / width
+        centres.append(torch.cartesian_prod(rows, columns).flip(-1))
+        # Filled where it lies: to copy numbers to a GPU would wait for it.
+        sizes.append(torch.stack([torch.full((num_points,), edge, **precision) for edge in (width, height)], -1))
+    # Contiguous, for long inner loops.
+    return SamplingGrid(
+        level_shapes, torch.cat(centres), torch.stack(sizes).expand(num_heads, -1, -1, -1).contiguous()
+    )
+
+
+def deformable_attention(
+    values: Tensor, level_shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """Weighted sums of bilinear samples of several levels (Deformable DETR, Eq. 3); outside a level there are zeros.
+
+    On the CPU they are gathered from one table. Exported graphs and other devices take Transformers' form, which is a
+    quarter of the operations, hence of the kernel launches, and the one that every runtime has.
+
+    Args:
+        values (`torch.Tensor` of shape `(batch, sequence, heads, head_channels)`):
+            Cells of all levels, level by level and row by row.
+        level_shapes (`list[tuple[int, int]]`): Height and width of each level.
+        locations (`torch.Tensor` of shape `(batch, queries, heads, levels, points, 2)`):
+            Where to sample: `(x, y)` of which a level spans [0, 1].
+        weights (`torch.Tensor` of shape `(batch, queries, heads, levels, points)`): What samples are multiplied by.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, queries, heads * head_channels)`.
+    """
+    if values.device.type != "cpu" or torch.compiler.is_exporting() or not locations.numel():
+        return multi_scale_deformable_attention(values, level_shapes, locations, weights)
+    if torch.compiler.is_compiling():  # which fuses what is made per query, and knows best what to keep for gradients
+        return gathered_sums(padded_table(values, level_shapes), level_shapes, locations, weights)
+    sums = []
+    for image, *of_image in zip(values.split(1), locations.split(1), weights.split(1), strict=True):
+        table = padded_table(image, level_shapes)
+        for block in zip(*(x.split(QUERIES_AT_ONCE, 1) for x in of_image), strict=True):
+            arguments = (table, level_shapes, *block)
+            sums.append(checkpoint(gathered_sums, *arguments, use_reentrant=False, preserve_rng_state=False))
+    return torch.cat(sums, 1).view(*locations.shape[:2], -1)
+
+
+def padded_table(values: Tensor, level_shapes: list[tuple[int, int]]) -> Tensor:
+    """Values amid zeros: what is sampled up to one cell outside of a level is zero, and never of another level.
+
+    Args:
+        values (`torch.Tensor` of shape `(batch, sequence, heads, head_channels)`): As in `deformable_attention`.
+        level_shapes (`list[tuple[int, int]]`): As in `deformable_attention`.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, heads, cells, head_channels)`: a zero, then per level a row of zeros, its
+        rows with two zeros at the end of each, and two rows of zeros.
+    """
+    levels = values.transpose(1, 2).split([height * width for height, width in level_shapes], 2)
+    zero = values.new_zeros(values.shape[0], values.shape[2], 1, values.shape[3])
+    padded = [
+        pad(level.unflatten(2, shape), (0, 0, 0, 2, 1, 2)).flatten(2, 3)
+        for level, shape in zip(levels, level_shapes, strict=True)
+    ]
+    return torch.cat([zero, *padded], 2)
+
+
+def gathered_sums(table: Tensor, level_shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """The sums of `deformable_attention`, for some of the queries, from a padded table."""
+    num_images, num_heads, num_cells, num_channels = table.shape
+    num_points = weights.shape[-1]
+
+    def per_tap(numbers: list[int]) -> Tensor:
+        # Written out for all taps of a query: the inner loops are long, and what is compiled reads them as they are.
+        repeated = [number for number in numbers for _ in range(num_points)] * num_heads
+        return torch.tensor(repeated, dtype=torch.int32).view(num_heads, -1)
+
+    widths = per_tap([width for _, width in level_shapes])
+    heights = per_tap([height for height, _ in level_shapes])
+    columns, x = cells_before(locations[..., 0].flatten(3), widths)
+    rows, y = cells_before(locations[..., 1].flatten(3), heights)
+    firsts = per_tap(first_cells(level_shapes)) + torch.arange(num_heads, dtype=torch.int32)[:, None] * num_cells
+    images = torch.arange(num_images, dtype=torch.int32)[:, None, None, None] * (num_heads * num_cells)
+    top_left = rows.mul_(widths + 2).add_(columns).add_(firsts).add_(images)
+    bottom_left = top_left + (widths + 2)
+    corners = torch.stack([top_left, top_left + 1, bottom_left, bottom_left + 1], -2)
+
+    weights = weights.flatten(3)
+    below = weights * y
+    above = weights - below
+    top_right, bottom_right = above * x, below * x
+    shares = torch.stack([above - top_right, top_right, below - bottom_right, bottom_right], -2)
+    sums = embedding_bag(
+        corners.flatten(0, 2).flatten(1),  # a row for each query and head
+        table.flatten(0, 2),
+        mode="sum",
+        per_sample_weights=shares.flatten(0, 2).flatten(1),
+    )
+    return sums.view(*weights.shape[:2], num_heads * num_channels)
+
+
+def first_cells(level_shapes: list[tuple[int, int]]) -> list[int]:
+    """Where in a padded table the first cell of each level is."""
+    firsts, end = [], 1
+    for height, width in level_shapes:
+        firsts.append(end + width + 2)
+        end += (height + 3) * (width + 2)
+    return firsts
+
+
+def cells_before(places: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Along an axis, the cell at or before each place, and the distance from its centre as a share of a cell."""
+    places = (places * lengths).sub_(0.5).clamp_(min=-1).clamp_(max=lengths)
+    cells = places.detach().floor()
+    # What is not a number may be any index; the weight of its samples is not a number either.
+    return cells.to(torch.int32).clamp_(min=-1), places.sub_(cells)
