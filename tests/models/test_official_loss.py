@@ -23,7 +23,13 @@ from tiny import tiny_config
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.conversion.families import convert_official_checkpoint
 from transformers_themask.conversion.themask import convert_state_dict
-from transformers_themask.models.loss_themask import ClipTargets, HierarchicalLoss, LevelPrediction, loss_counts_of
+from transformers_themask.models.loss_themask import (
+    ClipTargets,
+    HierarchicalLoss,
+    LevelPrediction,
+    as_level,
+    loss_counts_of,
+)
 from transformers_themask.models.matching import Assignment
 from transformers_themask.models.video_processing_themask import segmentation_scores
 
@@ -33,11 +39,19 @@ DEVIATIONS = ("more_than_half", "more_than_queries", "zero_targets", "all_tied")
 
 def clip_targets_of(recorded, prefix=""):
     count = len({key.split(".")[0] for key in under(recorded, prefix)})
-    return ClipTargets(
-        class_labels=[recorded[f"{prefix}b{clip}.labels"] for clip in range(count)],
-        mask_labels=[recorded[f"{prefix}b{clip}.masks"].bool() for clip in range(count)],
-        ignored=None,
-    )
+    class_labels = [recorded[f"{prefix}b{clip}.labels"] for clip in range(count)]
+    masks = [recorded[f"{prefix}b{clip}.masks"].bool() for clip in range(count)]
+    maps = [label_map(*clip) for clip in zip(class_labels, masks, strict=True)]
+    return ClipTargets(class_labels, torch.stack(maps), ignore_value=None)
+
+
+def label_map(class_labels, masks):
+    """The label map that has these masks; 255 where there is none."""
+    assert masks.sum(0).max() <= 1 if len(masks) else True
+    labels = torch.full(masks.shape[1:], 255)
+    for label, mask in zip(class_labels, masks, strict=True):
+        labels[mask] = label
+    return labels
 
 
 def matched(name, case):
@@ -78,10 +92,9 @@ def test_two_round_matching_reproduces_the_official_one(name, case):
 @pytest.mark.parametrize("case", ["T1", "T2", "T4", "one_target", "negative_costs"])
 def test_cost_matrices_reproduce_the_official_ones(name, case):
     criterion, prediction, targets, recorded = matched(name, case)
-    points = criterion.point_sampler()
-    probabilities = prediction.class_logits.softmax(-1)
-    for clip in range(len(targets.class_labels)):
-        first, second = criterion._cost_matrices(clip, probabilities, prediction.mask_logits, targets, points)
+    costs = criterion._cost_matrices(prediction.class_logits.softmax(-1)[None], as_level([prediction]), targets)
+    for clip, classes in enumerate(targets.class_labels):
+        first, second = costs[0, 0, clip, :, : len(classes)], costs[-1, 0, clip, :, : len(classes)]
         torch.testing.assert_close(first, recorded[f"mid.b{clip}.C_first"], rtol=1e-4, atol=1e-5)
         # The official second matrix overwrites the matched rows by a huge number; ours leaves the rows out.
         free = torch.ones(len(second), dtype=torch.bool)
@@ -186,7 +199,7 @@ def test_frame_targets_are_the_clips_classes_with_each_frames_masks():
     official = clip_targets_of(recorded, "targets_frame.")
     for index in range(4):
         assert torch.equal(ours.class_labels[index], official.class_labels[index])
-        assert torch.equal(ours.mask_labels[index], official.mask_labels[index])
+        assert torch.equal(ours.labels[index], official.labels[index])
 
 
 # ---- whole networks ----

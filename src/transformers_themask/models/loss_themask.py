@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hierarchical loss of THE-Mask (section 3.2, Eq. 3–6), with deep supervision at video and frame level.
 
-Names: a *level* is one set of queries (`"video"`: one per clip, `"frame"`: one per frame); a *layer* is one of the
-predictions before the first and after each decoder layer; *primary* and *secondary* are the groups of the two matching
-rounds. Everything runs in float32.
+Names: a *level* is one set of queries (`"video"`: one per clip, `"frame"`: one per frame); an *entry* of a level is
+what one set sees, a clip or a frame; a *layer* is one of the predictions before the first and after each decoder
+layer; *primary* and *secondary* are the groups of the two matching rounds. Everything runs in float32.
+
+How many queries of an entry are matched depends on its targets alone, so that all layers have equally many. Whatever
+is computed for several layers or entries at once therefore has two leading axes for them. The host waits for the
+device twice: for the classes of the clips, and for the matching costs of all layers.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,65 +19,88 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .configuration_themask import THEMaskConfig
-from .matching import Assignment, pairwise_costs, two_round_assignment
-from .point_sampling import PointSampler, sample_points, select_uncertain
+from .matching import (
+    Assignment,
+    EmbeddedLevel,
+    Level,
+    LevelPrediction,
+    MaskedRows,
+    MaskLevel,
+    MatchedRows,
+    compare_at_points,
+    mask_costs,
+    masks_of_rows,
+    match_rows,
+    two_round_assignment,
+)
+from .point_sampling import (
+    LARGEST_LOGIT,
+    PointSampler,
+    TargetMaps,
+    as_float32,
+    clamped,
+    in_float32,
+    sample_points,
+    select_uncertain,
+)
 
-# float16 holds nothing larger; an overflowed logit counts as this large, so that the loss stays finite.
-LARGEST_LOGIT = 65504.0
+# How many numbers are worked on at once: on a CPU as many as its cache holds, elsewhere so many that few operations
+# are launched for a step.
+CHUNK_SIZES = {"cpu": 2**19}
+CHUNK_SIZE_ELSEWHERE = 2**27
 
 
-class LevelPrediction(NamedTuple):
-    """Predictions of one level and layer for `entries` clips (or single frames) of `num_frames` frames.
-
-    `class_logits` are `(entries, num_queries, num_labels + 1)`, `mask_logits`
-    `(entries, num_frames, num_queries, height, width)`.
-    """
-
-    class_logits: Tensor
-    mask_logits: Tensor
+Predictions = EmbeddedLevel | Sequence[LevelPrediction]
 
 
-class DeferredPrediction(NamedTuple):
-    """A [`LevelPrediction`] that makes its mask logits anew at each access instead of holding them."""
-
-    class_logits: Tensor
-    make_mask_logits: Callable[[], Tensor]
-
-    @property
-    def mask_logits(self) -> Tensor:
-        """As in [`LevelPrediction`]."""
-        return self.make_mask_logits()
-
-
-Predictions = Sequence[LevelPrediction | DeferredPrediction]
+def as_level(predictions: Predictions) -> Level:
+    """Predictions of a level, seen through the interface that the two kinds share."""
+    return predictions if isinstance(predictions, EmbeddedLevel) else MaskLevel(predictions)
 
 
 class ClipTargets(NamedTuple):
-    """What the labels of a batch of clips (or single frames) ask for.
+    """What the labels of a batch of clips (or single frames) ask for: one mask per class and clip.
 
     Attributes:
-        class_labels (`list[torch.Tensor]`): Per entry the classes present, ascending: `(num_targets,)`.
-        mask_labels (`list[torch.Tensor]`): Per entry their boolean masks: `(num_targets, num_frames, height, width)`.
-        ignored (`torch.Tensor` of shape `(entries, num_frames, height, width)`, *optional*):
-            `True` at pixels to leave out of matching and mask losses; `None` if every pixel counts.
+        class_labels (`list[torch.Tensor]`): Per entry the classes present, ascending: `(num_targets,)`, on the CPU.
+        labels (`torch.Tensor` of shape `(entries, num_frames, height, width)`): The class of every pixel.
+        ignore_value (`int`, *optional*): Label of pixels to leave out of matching and mask losses; `None` if every
+            pixel counts.
     """
 
     class_labels: list[Tensor]
-    mask_labels: list[Tensor]
-    ignored: Tensor | None
+    labels: Tensor
+    ignore_value: int | None
 
     def per_frame(self) -> "ClipTargets":
         """Split every clip into its frames. A class absent from a frame keeps its, then empty, mask there."""
-        num_frames = self.mask_labels[0].shape[1]
+        num_frames = self.labels.shape[1]
         return ClipTargets(
             class_labels=[labels for labels in self.class_labels for _ in range(num_frames)],
-            mask_labels=[masks[:, frame : frame + 1] for masks in self.mask_labels for frame in range(num_frames)],
-            ignored=None if self.ignored is None else self.ignored.flatten(0, 1)[:, None],
+            labels=self.labels.flatten(0, 1)[:, None],
+            ignore_value=self.ignore_value,
         )
+
+    @property
+    def most_targets(self) -> int:
+        """The largest number of targets of any entry."""
+        return max(map(len, self.class_labels))
+
+    def class_table(self, filling: int) -> Tensor:
+        """The classes of all entries, those with fewer targets filled up: `(entries, most_targets)`."""
+        table = np.full((len(self.class_labels), self.most_targets), filling)
+        for row, classes in zip(table, self.class_labels, strict=True):
+            row[: len(classes)] = classes
+        return torch.from_numpy(table).to(self.labels.device, non_blocking=True)
+
+    def maps(self, class_table: Tensor, size: tuple[int, int]) -> TargetMaps:
+        """What the labels say of the targets' masks, to be compared with masks of a size."""
+        classes = class_table[:, None].expand(-1, self.labels.shape[1], -1).flatten(0, 1).contiguous()
+        return TargetMaps(self.labels.flatten(0, 1), classes, size, self.ignore_value)
 
 
 def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ignored: bool) -> ClipTargets:
-    """Split label maps into one binary mask per class and clip.
+    """Find the classes of every clip.
 
     Args:
         labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices; `ignore_value` for none.
@@ -85,13 +112,10 @@ def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ign
         ValueError: If a label is neither a class index nor `ignore_value`, or `ignore_value` is a class index.
     """
     counts = count_classes(labels, num_labels, ignore_value)
-    labels = labels.long()
-    ignored = labels == ignore_value
-    class_labels = [clip_counts.nonzero()[:, 0].to(labels.device) for clip_counts in counts]
     return ClipTargets(
-        class_labels=class_labels,
-        mask_labels=[clip == classes[:, None, None, None] for clip, classes in zip(labels, class_labels, strict=True)],
-        ignored=ignored if exclude_ignored else None,
+        class_labels=[torch.from_numpy(np.flatnonzero(clip_counts)) for clip_counts in counts.numpy()],
+        labels=labels.long(),
+        ignore_value=ignore_value if exclude_ignored else None,
     )
 
 
@@ -116,19 +140,18 @@ def count_classes(labels: Tensor, num_labels: int, ignore_value: int) -> Tensor:
         )
     labels = labels.long()  # narrower integers may not hold the two extra bins below
     ignored = labels == ignore_value
-    out_of_range = ~ignored & ((labels < 0) | (labels >= num_labels))
-    # One histogram per clip, with two more bins for ignored and invalid pixels, read in a single transfer.
-    bins = torch.where(ignored, num_labels, torch.where(out_of_range, num_labels + 1, labels)).flatten(1)
-    offsets = torch.arange(len(labels), device=labels.device)[:, None] * (num_labels + 2)
-    histogram = torch.bincount((bins + offsets).flatten(), minlength=len(labels) * (num_labels + 2))
-    histogram = histogram.view(len(labels), num_labels + 2).cpu()
-    if histogram[:, -1].any():
-        wrong = int(labels[out_of_range][0])
+    out_of_range = (labels < 0) | (labels >= num_labels)
+    # One histogram per clip, with two more bins for invalid and ignored pixels, read in a single transfer.
+    # (`bincount` would wait for the device to learn how many bins there are.)
+    bins = labels.masked_fill(out_of_range, num_labels).masked_fill_(ignored, num_labels + 1).flatten(1)
+    histogram = bins.new_zeros(len(labels), num_labels + 2).scatter_add_(1, bins, torch.ones_like(bins)).cpu().numpy()
+    if histogram[:, num_labels].any():
+        wrong = int(labels[out_of_range & ~ignored][0])
         raise ValueError(
             f"`labels` must hold class indices 0 to {num_labels - 1}, or {ignore_value} for no class. Got {wrong}. "
             "Raw dataset ids are reduced by the video processor (`do_reduce_labels=True`)."
         )
-    return histogram[:, :num_labels]
+    return torch.from_numpy(histogram[:, :num_labels])
 
 
 def loss_counts_of(num_targets: Tensor, config: THEMaskConfig, matching_rounds: int) -> Tensor:
@@ -138,19 +161,19 @@ def loss_counts_of(num_targets: Tensor, config: THEMaskConfig, matching_rounds: 
     query weighs 1 in the class term, any other `no_object_weight`.
 
     Args:
-        num_targets (`torch.Tensor` of shape `(batch,)`): Number of classes in each clip.
+        num_targets (`torch.Tensor` of shape `(batch,)`): Number of classes in each clip, on the CPU.
         config ([`THEMaskConfig`]): Number of queries and weight of "no object".
         matching_rounds (`int`): 1 or 2.
 
     Returns:
         `torch.Tensor` of shape `(2,)`, float64: number of targets, and class weights of all queries together.
     """
-    num_targets = num_targets.to(torch.float64)
-    primary = num_targets.clamp(max=config.num_queries)
-    secondary = torch.minimum(num_targets, config.num_queries - primary) if matching_rounds == 2 else 0 * primary
+    targets = num_targets.numpy().astype(np.float64)
+    primary = np.minimum(targets, config.num_queries)
+    secondary = np.minimum(targets, config.num_queries - primary) if matching_rounds == 2 else 0 * primary
     matched = primary + secondary
     class_weights = matched + config.no_object_weight * (config.num_queries - matched)
-    return torch.stack([num_targets.sum(), class_weights.sum()])
+    return torch.from_numpy(np.stack([targets.sum(), class_weights.sum()]))
 
 
 def averaged_over_processes(counts: Tensor) -> Tensor:
@@ -182,9 +205,8 @@ class HierarchicalLoss:
         point_sampler ([`PointSampler`]): Source of all random points.
         generator (`torch.Generator` or a sequence of them, *optional*): Passed on to the point sampler. With one per
             clip the points of a clip do not depend on the other clips of the batch.
-        recompute (`bool`, *optional*, defaults to `False`): Keep nothing of a layer's loss for the backward pass but
-            its points, and compute it a second time there. Saves memory with [`DeferredPrediction`]. The instance
-            then serves one call.
+        recompute (`bool`, *optional*, defaults to `False`): Keep nothing of the mask losses for the backward pass but
+            their points, and compute them, masks included, a second time there. Saves memory.
     """
 
     def __init__(
@@ -198,7 +220,6 @@ class HierarchicalLoss:
         self.point_sampler = point_sampler
         self.generator = generator
         self.recompute = recompute
-        self._kept_points: dict[tuple[str, int], Tensor] = {}
 
     def __call__(
         self,
@@ -211,10 +232,10 @@ class HierarchicalLoss:
         """Compute the weighted loss terms.
 
         Args:
-            video_predictions (`Sequence[LevelPrediction | DeferredPrediction]`): One per layer, for `batch`
-            clips; may be empty.
-            frame_predictions (`Sequence[LevelPrediction | DeferredPrediction]`): One per layer, for
-            `batch * num_frames` frames; may be empty.
+            video_predictions ([`EmbeddedLevel`] or `Sequence[LevelPrediction]`, one per layer): For `batch` clips;
+            an empty sequence if there are no video queries.
+            frame_predictions ([`EmbeddedLevel`] or `Sequence[LevelPrediction]`, one per layer): For
+            `batch * num_frames` frames; an empty sequence if there are no frame queries.
             labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
             matching_rounds (`int`): 1 for the one-round loss of the warm-up, 2 for the hierarchical loss.
             loss_counts (`torch.Tensor` of shape `(2,)`, *optional*): Sum of [`loss_counts_of`] over all clips of the
@@ -233,10 +254,11 @@ class HierarchicalLoss:
         assignments = self.match(video_predictions, frame_predictions, targets, matching_rounds)
         num_frames = labels.shape[1]
         if loss_counts is None:
-            num_targets = torch.tensor([len(classes) for classes in targets.class_labels], device=labels.device)
-            loss_counts = averaged_over_processes(loss_counts_of(num_targets, config, matching_rounds))
-        dtype = as_float32((video_predictions or frame_predictions)[0].class_logits).dtype
-        divisors = loss_counts.to(labels.device, dtype).clamp(min=1)
+            num_targets = torch.tensor([len(classes) for classes in targets.class_labels])
+            own_counts = loss_counts_of(num_targets, config, matching_rounds)
+            loss_counts = averaged_over_processes(own_counts.to(labels.device, non_blocking=True))
+        dtype = in_float32(as_level(video_predictions or frame_predictions).class_logits[:0]).dtype
+        divisors = loss_counts.to(labels.device, dtype, non_blocking=True).clamp(min=1)
 
         terms: dict[str, Tensor] = {}
         if video_predictions:
@@ -267,60 +289,85 @@ class HierarchicalLoss:
         attention of each frame refines. Only frame queries: classes are averaged over the frames. All cost matrices
         cross to the host in one copy.
         """
-        num_clips = len(targets.class_labels)
-        matrices: list[Tensor] = []
-        for layer in range(max(len(video_predictions), len(frame_predictions))):
-            classes = video_predictions[layer] if video_predictions else frame_predictions[layer]
-            masks = frame_predictions[layer] if frame_predictions else video_predictions[layer]
-            probabilities = as_float32(classes.class_logits).softmax(-1).unflatten(0, (num_clips, -1)).mean(1)
-            mask_logits = as_float32(masks.mask_logits)
-            mask_logits = mask_logits.unflatten(0, (num_clips, -1)).flatten(1, 2)  # (clips, frames, queries, h, w)
-            points = self._draw("matching", layer, [1] * num_clips, self.config.train_num_points, mask_logits.device)
-            for clip in range(num_clips):
-                matrices += self._cost_matrices(clip, probabilities, mask_logits, targets, points)
-        on_host = torch.cat([matrix.flatten() for matrix in matrices]).cpu().numpy()
-        sizes = np.cumsum([matrix.numel() for matrix in matrices])[:-1]
-        arrays = [part.reshape(m.shape) for part, m in zip(np.split(on_host, sizes), matrices, strict=True)]
-        pairs = [
-            two_round_assignment(first, second if matching_rounds == 2 else None)
-            for first, second in zip(arrays[::2], arrays[1::2], strict=True)
+        classes = as_level(video_predictions or frame_predictions).class_logits
+        probabilities = as_float32(classes).softmax(-1).unflatten(1, (len(targets.class_labels), -1)).mean(2)
+        costs = self._cost_matrices(probabilities, as_level(frame_predictions or video_predictions), targets)
+        on_host = costs.cpu().numpy()
+        num_targets = [len(labels) for labels in targets.class_labels]
+        return [
+            [
+                two_round_assignment(
+                    on_host[0, layer, clip, :, :count],
+                    on_host[-1, layer, clip, :, :count] if matching_rounds == 2 else None,
+                )
+                for clip, count in enumerate(num_targets)
+            ]
+            for layer in range(on_host.shape[1])
         ]
-        return [pairs[start : start + num_clips] for start in range(0, len(pairs), num_clips)]
 
-    def _cost_matrices(
-        self, clip: int, probabilities: Tensor, mask_logits: Tensor, targets: ClipTargets, points: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _cost_matrices(self, probabilities: Tensor, level: Level, targets: ClipTargets) -> Tensor:
+        """Costs `(rounds, layers, clips, num_queries, most_targets)`, one round standing for two if they are alike."""
         config = self.config
-        masks = targets.mask_labels[clip].to(mask_logits.dtype)
-        if len(masks) == 0:
-            empty = mask_logits.new_empty((config.num_queries, 0))
-            return empty, empty
-        per_frame = points[clip : clip + 1].expand(mask_logits.shape[1], -1, -1)
-        usable = point_usability(targets, clip, map_size(mask_logits), per_frame)
-        costs = pairwise_costs(
-            probabilities[clip],
-            sample_points(mask_logits[clip], per_frame).transpose(0, 1).flatten(1),
-            targets.class_labels[clip],
-            sample_points(masks.transpose(0, 1), per_frame).transpose(0, 1).flatten(1),
-            None if usable is None else usable.flatten().to(mask_logits.dtype),
-        )
-        full = (
-            config.mask_weight * costs.mask_cost
-            + config.class_weight * costs.class_cost
-            + config.dice_weight * costs.dice_cost
-        )
+        num_layers, num_clips, num_queries = probabilities.shape[:3]
+        if targets.most_targets == 0:
+            return probabilities.new_empty(1, num_layers, num_clips, num_queries, 0)
+        classes = targets.class_table(filling=config.num_labels)
+        runs = self._matching_points(num_layers, num_clips, probabilities)
+        pairs = [self._mask_costs(level, layers, points, targets, classes) for layers, points in runs]
+        mask_cost, dice_cost = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        class_cost = -probabilities.gather(-1, classes[:, None].expand(num_layers, -1, num_queries, -1))
+        full = config.mask_weight * mask_cost + config.class_weight * class_cost + config.dice_weight * dice_cost
         mask_only = config.second_round_cost == "mask" or (
             config.second_round_cost == "auto" and config.num_frames == 1
         )
-        second = costs.mask_cost if mask_only else full
         # A diverged (NaN) prediction is as bad a match as can be; the NaN loss itself then tells the user.
-        return torch.nan_to_num(full, nan=LARGEST_LOGIT), torch.nan_to_num(second, nan=LARGEST_LOGIT)
+        return torch.nan_to_num(torch.stack([full, mask_cost] if mask_only else [full]), nan=LARGEST_LOGIT)
+
+    def _matching_points(self, num_layers: int, num_clips: int, like: Tensor) -> list[tuple[slice, Tensor]]:
+        """Points `(clips, num_points, 2)`, and the layers that are matched at them."""
+        runs: list[tuple[slice, Tensor]] = []
+        for layer in range(num_layers):
+            points = self._draw("matching", layer, [1] * num_clips, self.config.train_num_points, like)
+            if points is not None:
+                runs.append((slice(layer, layer + 1), points))
+            elif runs:
+                layers, points = runs[-1]
+                runs[-1] = slice(layers.start, layer + 1), points
+        return runs
+
+    def _mask_costs(
+        self, level: Level, layers: slice, points: Tensor, targets: ClipTargets, classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Costs of cross-entropy and dice, each `(layers, clips, num_queries, targets)`, of layers sharing points."""
+        num_clips, num_frames = targets.labels.shape[:2]
+        num_layers = layers.stop - layers.start
+        points = points[:, None].expand(-1, num_frames, -1, -1).flatten(0, 1)
+        maps = targets.maps(classes, level.size)
+        indices = torch.arange(len(points), device=points.device)
+        values = self.config.num_queries * points.shape[1]
+        layers_at_once, frames_at_once = chunk_lengths(num_layers, len(points), values, points.device)
+        sums, sizes = [], []
+        for frames in slices(0, len(points), frames_at_once):
+            usable = maps.usable(indices[frames], points[frames])
+            truth = sample_points(maps.masks[frames].to(points.dtype), points[frames])
+            whole = torch.ones_like(truth[:, :1]) if usable is None else usable[:, None].to(truth.dtype)
+            truth = torch.cat([truth if usable is None else truth * whole, whole], dim=1)
+            read = level.read(frames, points[frames])
+            compared = [
+                compare_at_points(level.logits_at(read, part, frames), truth)
+                for part in slices(layers.start, layers.stop, layers_at_once)
+            ]
+            sums.append(torch.cat(compared, dim=2))
+            sizes.append(truth.sum(-1))
+        of_clips = [torch.cat(x).unflatten(0, (num_clips, num_frames)).sum(1) for x in (sums, sizes)]
+        mask_cost, dice_cost = (x.unflatten(2, (num_layers, -1)).permute(2, 0, 3, 1) for x in mask_costs(*of_clips))
+        return mask_cost, dice_cost
 
     # ---- losses ---------------------------------------------------------------------------------------------------
 
     def level_terms(
         self,
-        level: str,
+        name: str,
         predictions: Predictions,
         targets: ClipTargets,
         assignments: Sequence[Sequence[tuple[Assignment, Assignment]]],
@@ -330,145 +377,128 @@ class HierarchicalLoss:
         """Weighted terms of one level, a vector over layers each.
 
         Args:
-            level (`str`): `"video"` or `"frame"`; names the points' kind.
-            predictions (`Sequence[LevelPrediction | DeferredPrediction]`): One per layer.
+            name (`str`): `"video"` or `"frame"`; names the points' kind.
+            predictions ([`EmbeddedLevel`] or `Sequence[LevelPrediction]`, one per layer): What the level predicts.
             targets ([`ClipTargets`]): Targets of the level's entries.
             assignments (`Sequence[Sequence[tuple[Assignment, Assignment]]]`): Per layer and entry, primary and
             secondary.
             matching_rounds (`int`): Whether there is a secondary group.
             divisors (`torch.Tensor` of shape `(2,)`): What mask and class terms are divided by.
         """
-        layers = []
-        for layer, (prediction, pairs) in enumerate(zip(predictions, assignments, strict=True)):
-            arguments = (level, layer, prediction, targets, pairs, matching_rounds, divisors)
-            if self.recompute:  # all randomness is in the points, and these are kept
-                terms = checkpoint(self._layer_terms, *arguments, use_reentrant=False, preserve_rng_state=False)
-            else:
-                terms = self._layer_terms(*arguments)
-            layers.append(terms)
-        return {name: torch.stack([terms[name] for terms in layers]) for name in layers[0]}
-
-    def _layer_terms(
-        self,
-        level: str,
-        layer: int,
-        prediction: LevelPrediction | DeferredPrediction,
-        targets: ClipTargets,
-        pairs: Sequence[tuple[Assignment, Assignment]],
-        matching_rounds: int,
-        divisors: Tensor,
-    ) -> dict[str, Tensor]:
-        """One layer of `level_terms`."""
-        config = self.config
+        config, level = self.config, as_level(predictions)
         num_masks, class_weights = divisors.unbind()
-        mask_logits = prediction.mask_logits
-        primary = MatchedRows.gather([first for first, _ in pairs], mask_logits, targets)
-        secondary = MatchedRows.gather([second for _, second in pairs], mask_logits, targets)
-        class_loss = self._class_loss(prediction.class_logits, (primary, secondary))
-        mask, dice = self._sampled_mask_losses(f"{level}_primary", layer, primary, targets, num_masks)
-        terms = {
-            "loss_class": config.class_weight * class_loss / class_weights,
-            "loss_mask": config.mask_weight * mask,
-            "loss_dice": config.dice_weight * dice,
-        }
-        if matching_rounds == 2:
-            mask, dice = self._secondary_losses(level, layer, secondary, targets, num_masks)
-            terms |= {"loss_secondary_mask": mask, "loss_secondary_dice": dice}
+        classes, groups = match_rows(
+            assignments, targets.class_labels, level.num_frames, config.num_queries, config.num_labels, divisors.device
+        )
+        class_loss = self._class_loss(level.class_logits, classes)
+        terms = {"loss_class": config.class_weight * class_loss / class_weights}
+        maps = targets.maps(targets.class_table(config.num_labels), level.size)
+        num_entries, most_rows = groups[0].queries.shape[1:]
+        values = max(most_rows, 1) * level.num_frames * max(self._num_candidates, maps.labels[0].numel())
+        at_once = chunk_lengths(len(assignments), num_entries, values, divisors.device)
+        rows = [
+            [group.part(entries) for group in groups[:matching_rounds]]
+            for entries in slices(0, num_entries, at_once[1])
+        ]
+        parts = list(zip(rows, level.split(at_once[1]), strict=True))
+        losses = self._mask_losses(name, parts, maps, at_once[0]) / (num_masks * level.num_frames)
+        for prefix, of_group, factors in zip(("loss_", "loss_secondary_"), losses, self._mask_factors(), strict=False):
+            terms |= {f"{prefix}mask": factors[0] * of_group[0], f"{prefix}dice": factors[1] * of_group[1]}
         return terms
 
-    def _class_loss(self, class_logits: Tensor, groups: tuple["MatchedRows", ...]) -> Tensor:
-        """Cross-entropy of all queries: both groups towards their class, the rest towards "no object", summed."""
-        logits = as_float32(class_logits)
-        classes = torch.full(logits.shape[:2], self.config.num_labels, device=logits.device)
-        for rows in groups:
-            classes[rows.entries, rows.queries] = rows.classes
+    def _mask_factors(self) -> Sequence[tuple[float, float]]:
+        """Weights of cross-entropy and dice in both groups."""
+        config = self.config
+        primary = (config.mask_weight, config.dice_weight)
+        if config.secondary_loss == "original":  # Table 4, "two round, original loss"
+            return primary, primary
+        weight = config.secondary_round_weight
+        return primary, (weight * config.secondary_mask_weight, weight * config.secondary_dice_weight)
+
+    def _class_loss(self, class_logits: Tensor, classes: Tensor) -> Tensor:
+        """Cross-entropy of all queries: both groups towards their class, the rest towards "no object"; per layer."""
+        logits = as_float32(class_logits).flatten(1, 2).transpose(1, 2)
         weights = logits.new_ones(self.config.num_labels + 1)
         weights[-1] = self.config.no_object_weight
-        return nn.functional.cross_entropy(logits.transpose(1, 2), classes, weights, reduction="sum")
+        return nn.functional.cross_entropy(logits, classes.flatten(1), weights, reduction="none").sum(1)
 
-    def _secondary_losses(
-        self,
-        level: str,
-        layer: int,
-        rows: "MatchedRows",
-        targets: ClipTargets,
-        num_masks: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        config = self.config
-        if config.secondary_loss == "original":  # Table 4, "two round, original loss"
-            mask, dice = self._sampled_mask_losses(f"{level}_secondary", layer, rows, targets, num_masks)
-            return config.mask_weight * mask, config.dice_weight * dice
-        if config.secondary_points == "dense":
-            mask, dice = self._dense_soft_losses(rows, targets, num_masks)
-        else:
-            mask, dice = self._sampled_mask_losses(f"{level}_secondary", layer, rows, targets, num_masks, soft=True)
-        weight = config.secondary_round_weight
-        return weight * config.secondary_mask_weight * mask, weight * config.secondary_dice_weight * dice
+    def _mask_losses(
+        self, name: str, parts: Sequence[tuple[list[MatchedRows], Level]], maps: TargetMaps, layers_at_once: int
+    ) -> Tensor:
+        """Sums of cross-entropy and dice of the masks of all parts: `(groups, 2, layers)`."""
+        if not self.recompute:
+            masked = [masks_of_rows(*part) for part in parts]
+            points = self._loss_points(name, masked, maps, layers_at_once)
+            pairs = zip(masked, points, strict=True)
+            return torch.stack([self._part_losses(*pair, maps, layers_at_once) for pair in pairs]).sum(0)
+        with torch.no_grad():
+            points = self._loss_points(name, [masks_of_rows(*part) for part in parts], maps, layers_at_once)
+        losses = [
+            self._once_more(self._unmasked_part_losses, *part, of_part, maps, layers_at_once)
+            for part, of_part in zip(parts, points, strict=True)
+        ]
+        return torch.stack(losses).sum(0)
 
-    def _sampled_mask_losses(
-        self,
-        kind: str,
-        layer: int,
-        rows: "MatchedRows",
-        targets: ClipTargets,
-        num_masks: Tensor,
-        soft: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and dice at points, three quarters of them where the masks are uncertain."""
-        logits, masks = rows.logits, rows.masks
-        if len(logits) == 0:
-            return logits.sum(), logits.sum()  # 0, connected to the masks as distributed training needs
-        num_frames = logits.shape[1]
-        logits, masks = logits.flatten(0, 1)[:, None], masks.flatten(0, 1)[:, None].to(logits.dtype)
-        points = self._kept_points.get((kind, layer))
-        if points is None:
-            points = self._loss_points(kind, layer, logits.detach(), rows, targets)
-            if self.recompute:
-                self._kept_points[kind, layer] = points
-        usable = rows.usability(targets, points)
-        weights = None if usable is None else usable.to(logits.dtype)
-        sampled = sample_points(logits, points)[:, 0]
-        sampled_masks = sample_points(masks, points)[:, 0]
+    def _once_more(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """Call a function, with `recompute` so that the backward pass calls it again."""
+        if not self.recompute:
+            return function(*arguments)
+        # All randomness is in the points, and these are kept.
+        return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+    def _unmasked_part_losses(
+        self, rows: list[MatchedRows], level: Level, points: list[Tensor], maps: TargetMaps, layers_at_once: int
+    ) -> Tensor:
+        return self._part_losses(masks_of_rows(rows, level), points, maps, layers_at_once)
+
+    def _part_losses(
+        self, groups: list[MaskedRows], points: list[Tensor], maps: TargetMaps, layers_at_once: int
+    ) -> Tensor:
+        """Sums of cross-entropy and dice `(groups, 2, layers)`."""
+        chunks = zip(*(group.split(layers_at_once) for group in groups), strict=True)
+        points_of_chunks = zip(*(of_group.split(layers_at_once) for of_group in points), strict=True)
+        losses = [
+            self._once_more(self._chunk_losses, chunk, of_chunk, maps)
+            for chunk, of_chunk in zip(chunks, points_of_chunks, strict=True)
+        ]
+        return torch.cat(losses, dim=2)
+
+    def _chunk_losses(self, groups: Sequence[MaskedRows], points: Sequence[Tensor], maps: TargetMaps) -> Tensor:
+        """The same of a few layers; a group without points takes every pixel."""
+        is_soft = (False, self.config.secondary_loss == "soft")
+        losses = []
+        for index, group in enumerate(groups):
+            if group.logits.numel() == 0:
+                losses.append(group.nothing())
+            elif index < len(points):
+                losses.append(self._sampled_losses(group, points[index], maps, is_soft[index]))
+            else:
+                losses.append(self._dense_losses(group, maps))
+        return torch.stack(losses)
+
+    def _sampled_losses(self, group: MaskedRows, points: Tensor, maps: TargetMaps, soft: bool) -> Tensor:
+        """Cross-entropy and dice at points `(layers, rows * num_frames, num_points, 2)`: `(2, layers)`."""
+        shape, points = points.shape[:3], points.flatten(0, 1)
+        frames = group.frames()
+        sampled = sample_points(clamped(group.logits.flatten(0, 2)[:, None]), points).view(shape)
+        masks = sample_points(maps.masks[frames, group.targets()][:, None].to(points.dtype), points).view(shape)
+        usable = maps.usable(frames, points)
+        counts = torch.ones_like(masks) if usable is None else usable.to(masks.dtype).view(shape)
         if soft:
-            sampled_masks = self._soft_mask(sampled.detach().sigmoid(), sampled_masks)
-        counts = torch.ones_like(sampled) if weights is None else weights
-        return weighted_mask_losses(sampled, sampled_masks * counts, counts, num_masks * num_frames)
+            masks = self._soft_mask(sampled.detach().sigmoid(), masks)
+        return mask_losses(sampled, masks * counts, counts)
 
-    def _loss_points(self, kind: str, layer: int, logits: Tensor, rows: "MatchedRows", targets: ClipTargets) -> Tensor:
-        config = self.config
-        num_candidates = int(config.train_num_points * config.oversample_ratio)
-        num_uncertain = int(config.train_num_points * config.importance_sample_ratio)
-        num_uniform = config.train_num_points - num_uncertain
-        num_rows = [count * targets.mask_labels[0].shape[1] for count in rows.per_entry]
-        candidates = self._draw(f"{kind}_candidates", layer, num_rows, num_candidates, logits.device)
-        usable = rows.usability(targets, candidates)
-        uncertain = select_uncertain(sample_points(logits, candidates)[:, 0], candidates, num_uncertain, usable)
-        if num_uniform == 0:
-            return uncertain
-        uniform = self._draw(f"{kind}_uniform", layer, num_rows, num_uniform, logits.device)
-        return torch.cat([uncertain, uniform], dim=1)
-
-    def _dense_soft_losses(
-        self, rows: "MatchedRows", targets: ClipTargets, num_masks: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The soft loss over every pixel of the label map.
+    def _dense_losses(self, group: MaskedRows, maps: TargetMaps) -> Tensor:
+        """The soft loss over every pixel of the label map: `(2, layers)`.
 
         The reference enlarges the logits to the label map by nearest neighbour, so prediction and loss are constant
         over the pixels of one logit, and the number of pixels of each kind under a logit says all. Nothing is
         enlarged.
         """
-        if len(rows.logits) == 0:
-            return rows.logits.sum(), rows.logits.sum()  # as above
-        size = map_size(rows.logits)
-        inside = count_pixels(rows.masks.to(rows.logits.dtype), size)
-        if targets.ignored is None:
-            counts = count_pixels(torch.ones_like(rows.masks[:1, :1], dtype=inside.dtype), size).expand_as(inside)
-        else:
-            counts = count_pixels((~targets.ignored[rows.entries]).to(inside.dtype), size)
-        soft_masks = self._soft_mask(rows.logits.detach().sigmoid(), inside)
-        num_frames = rows.logits.shape[1]
-        logits, soft_masks, counts = (x.flatten(0, 1).flatten(1) for x in (rows.logits, soft_masks, counts))
-        return weighted_mask_losses(logits, soft_masks, counts, num_masks * num_frames)
+        logits = clamped(group.logits.flatten(3).flatten(1, 2))
+        masks, counts = maps.pixels_under(group.frames(), group.targets(), logits.dtype)
+        masks = self._soft_mask(logits.detach().sigmoid(), masks.view(logits.shape))
+        return mask_losses(logits, masks, counts.view(logits.shape))
 
     def _soft_mask(self, scores: Tensor, masks: Tensor) -> Tensor:
         """Predicted mask ∘ label (Eq. 5); the released code thresholds the product at one half."""
@@ -478,59 +508,88 @@ class HierarchicalLoss:
             return (scores * masks > 0.5).to(masks.dtype)
         return masks * (scores > 0.5)  # pixel counts: the label itself is 0 or 1, so only the score decides
 
-    def _draw(self, kind: str, layer: int, num_rows: Sequence[int], num_points: int, device: torch.device) -> Tensor:
+    # ---- points ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _num_candidates(self) -> int:
+        return int(self.config.train_num_points * self.config.oversample_ratio)
+
+    @property
+    def _num_uncertain(self) -> int:
+        return int(self.config.train_num_points * self.config.importance_sample_ratio)
+
+    @torch.no_grad()
+    def _loss_points(
+        self, name: str, parts: Sequence[list[MaskedRows]], maps: TargetMaps, layers_at_once: int
+    ) -> list[list[Tensor]]:
+        """Per part the points of each group that has some, `(layers, rows * num_frames, num_points, 2)`.
+
+        They are drawn layer by layer, whatever is then worked on at once.
+        """
+        is_dense = self.config.secondary_loss == "soft" and self.config.secondary_points == "dense"
+        groups = list(zip(*parts, strict=True))[: 1 if is_dense else 2]
+        kinds = (f"{name}_primary", f"{name}_secondary")
+        chosen: list[list[list[Tensor]]] = [[] for _ in groups]
+        split = [zip(*(part.split(layers_at_once) for part in group), strict=True) for group in groups]
+        num_layers = len(groups[0][0].logits)
+        for layers, *of_groups in zip(slices(0, num_layers, layers_at_once), *split, strict=True):
+            drawn = [
+                [self._draw_for_loss(kind, layer, group) for kind, group in zip(kinds, groups, strict=False)]
+                for layer in range(layers.start, layers.stop)
+            ]
+            for own, of_group, of_layers in zip(chosen, of_groups, zip(*drawn, strict=True), strict=True):
+                candidates, uniform = (torch.stack(each) for each in zip(*of_layers, strict=True))
+                own.append(self._most_uncertain(of_group, candidates, uniform, maps))
+        points = [[torch.cat(pieces) for pieces in zip(*own, strict=True)] for own in chosen]
+        return [list(of_part) for of_part in zip(*points, strict=True)]
+
+    def _most_uncertain(
+        self, parts: Sequence[MaskedRows], candidates: Tensor, uniform: Tensor, maps: TargetMaps
+    ) -> list[Tensor]:
+        """Points of each part: the candidates where its masks are most uncertain, and the uniform ones."""
+        lengths = [part.logits.shape[1] * part.logits.shape[2] for part in parts]
+        points = []
+        for part, own, rest in zip(parts, candidates.split(lengths, 1), uniform.split(lengths, 1), strict=True):
+            kept = own[:, :, : self._num_uncertain]
+            if own.numel() > 0:
+                places = own.flatten(0, 1)
+                logits = sample_points(clamped(part.logits.flatten(0, 2)[:, None]), places)[:, 0]
+                usable = maps.usable(part.frames(), places)
+                kept = select_uncertain(logits, places, self._num_uncertain, usable).view(kept.shape)
+            points.append(torch.cat([kept, rest], dim=2))
+        return points
+
+    def _draw_for_loss(self, kind: str, layer: int, parts: Sequence[MaskedRows]) -> tuple[Tensor, Tensor]:
+        """Candidates for uncertain points, and uniform points, `(rows * num_frames, points, 2)`."""
+        num_frames = parts[0].logits.shape[2]
+        num_rows = [count * num_frames for part in parts for count in part.rows.per_entry]
+        num_uniform = self.config.train_num_points - self._num_uncertain
+        candidates, uniform = (
+            self._draw(f"{kind}_{purpose}", layer, num_rows, count, parts[0].logits)
+            for purpose, count in (("candidates", self._num_candidates), ("uniform", num_uniform))
+        )
+        if candidates is None or uniform is None:
+            raise ValueError(
+                f"`point_sampler` must return points for a loss. Got None for {kind!r}, layer {layer}. Only points of "
+                "matching may be those of the layer before."
+            )
+        return candidates, uniform
+
+    def _draw(self, kind: str, layer: int, num_rows: Sequence[int], num_points: int, like: Tensor) -> Tensor | None:
         """Draw points for rows ordered by entry, `num_rows` for each: `(rows, num_points, 2)`."""
-        with device:  # so that the sampler's new tensors live where they are used
+        if sum(num_rows) * num_points == 0:
+            return like.new_empty(sum(num_rows), num_points, 2)
+        with like.device:  # so that the sampler's new tensors live where they are used
             if not isinstance(self.generator, Sequence):
-                return self.point_sampler(kind, layer, (sum(num_rows), num_points, 2), self.generator).to(device)
+                points = self.point_sampler(kind, layer, (sum(num_rows), num_points, 2), self.generator)
+                return None if points is None else points.to(like, non_blocking=True)
             per_clip = np.reshape(num_rows, (len(self.generator), -1)).sum(1)
             parts = [
                 self.point_sampler(kind, layer, (int(count), num_points, 2), generator)
                 for count, generator in zip(per_clip, self.generator, strict=True)
             ]
-            return torch.cat(parts).to(device)
-
-
-class MatchedRows(NamedTuple):
-    """The matched queries of one group, entry by entry, with what they predict and what they should.
-
-    `entries`, `queries` and `classes` are `(rows,)`, `logits` `(rows, num_frames, h, w)` and `masks`
-    `(rows, num_frames, height, width)` boolean; `per_entry` is the number of rows of each entry.
-    """
-
-    entries: Tensor
-    queries: Tensor
-    classes: Tensor
-    logits: Tensor
-    masks: Tensor
-    per_entry: list[int]
-
-    @classmethod
-    def gather(cls, assignments: Sequence[Assignment], mask_logits: Tensor, targets: ClipTargets) -> "MatchedRows":
-        """Collect the rows of one assignment per entry."""
-        first_targets = np.cumsum([0, *(len(classes) for classes in targets.class_labels)])
-        entries = np.concatenate([np.full(len(a.query_indices), entry) for entry, a in enumerate(assignments)])
-        queries = np.concatenate([a.query_indices for a in assignments])
-        chosen = np.concatenate(
-            [first + a.target_indices for first, a in zip(first_targets, assignments, strict=False)]
-        )
-        index = torch.from_numpy(np.stack([entries, queries, chosen]).astype(np.int64))
-        entries_, queries_, chosen_ = index.to(mask_logits.device)
-        return cls(
-            entries=entries_,
-            queries=queries_,
-            classes=torch.cat(targets.class_labels)[chosen_],
-            logits=as_float32(mask_logits[entries_, :, queries_]),
-            masks=torch.cat(targets.mask_labels)[chosen_],
-            per_entry=[len(a.query_indices) for a in assignments],
-        )
-
-    def usability(self, targets: ClipTargets, points: Tensor) -> Tensor | None:
-        """Boolean `(rows * frames, num_points)`, `False` where a point touches an ignored pixel (`None`: none)."""
-        if targets.ignored is None:
-            return None
-        ignored = targets.ignored[self.entries].flatten(0, 1)[:, None]
-        return ~touches_ignored(ignored, map_size(self.logits), points)[:, 0]
+            drawn = [part for part in parts if part is not None]
+            return torch.cat(drawn).to(like, non_blocking=True) if drawn else None
 
 
 def query_shares(pairs: Sequence[tuple[Assignment, Assignment]], num_queries: int) -> dict[str, Tensor]:
@@ -540,74 +599,32 @@ def query_shares(pairs: Sequence[tuple[Assignment, Assignment]], num_queries: in
     return {"primary_query_share": torch.tensor(primary), "secondary_query_share": torch.tensor(secondary)}
 
 
-def as_float32(logits: Tensor) -> Tensor:
-    """Bring logits to (at least) float32 and within float16's range, which also turns infinities finite."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+def chunk_lengths(num_layers: int, num_others: int, values: int, device: torch.device) -> tuple[int, int]:
+    """How many layers, and how many frames or entries, of `values` numbers each to work on at once."""
+    most = max(CHUNK_SIZES.get(device.type, CHUNK_SIZE_ELSEWHERE) // values, 1)
+    others = min(most, num_others)
+    return min(max(most // others, 1), num_layers), others
 
 
-def map_size(maps: Tensor) -> tuple[int, int]:
-    """Height and width of maps `(..., height, width)`."""
-    return maps.shape[-2], maps.shape[-1]
+def slices(start: int, stop: int, length: int) -> list[slice]:
+    """Cut a range into pieces of a length."""
+    return [slice(first, min(first + length, stop)) for first in range(start, stop, length)]
 
 
-def weighted_mask_losses(logits: Tensor, masks: Tensor, counts: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and dice loss of mask logits that stand for `counts` pixels each.
+def mask_losses(logits: Tensor, masks: Tensor, counts: Tensor) -> Tensor:
+    """Cross-entropy and dice loss of mask logits that stand for `counts` pixels each, summed per layer.
 
     Args:
-        logits (`torch.Tensor` of shape `(rows, cells)`): Mask logits.
-        masks (`torch.Tensor` of shape `(rows, cells)`): Of those pixels, how many belong to the mask.
-        counts (`torch.Tensor` of shape `(rows, cells)`): Pixels per cell; 0 takes a cell out.
-        divisor (`torch.Tensor` of shape `()`): Number of masks the summed rows are divided by.
+        logits (`torch.Tensor` of shape `(layers, rows, cells)`): Mask logits.
+        masks (`torch.Tensor` of shape `(layers, rows, cells)`): Of those pixels, how many belong to the mask.
+        counts (`torch.Tensor` of shape `(layers, rows, cells)`): Pixels per cell; 0 takes a cell out.
 
     Returns:
-        Two scalars: per row the mean cross-entropy and `1 - (2·Σ s·m + 1) / (Σ s + Σ m + 1)`, summed and divided.
+        `torch.Tensor` of shape `(2, layers)`: the sums over rows of the mean cross-entropy, and of
+        `1 - (2·Σ s·m + 1) / (Σ s + Σ m + 1)`.
     """
-    total = counts.sum(-1).clamp(min=1)
-    cross_entropy = (counts * nn.functional.softplus(logits) - masks * logits).sum(-1) / total
+    cross_entropy = (counts * nn.functional.softplus(logits) - masks * logits).sum(-1) / counts.sum(-1).clamp(min=1)
     scores = logits.sigmoid()
-    overlap = (scores * masks).sum(-1)
-    dice = 1 - (2 * overlap + 1) / ((scores * counts).sum(-1) + masks.sum(-1) + 1)
-    return cross_entropy.sum() / divisor, dice.sum() / divisor
-
-
-def count_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Sum full-size maps over the pixels that nearest-neighbour enlarging of a `size` map would fill from each cell.
-
-    Args:
-        maps (`torch.Tensor` of shape `(..., height, width)`): Maps to sum.
-        size (`tuple[int, int]`): Height and width of the small map.
-    """
-
-    def membership(full: int, small: int) -> Tensor:
-        cells = torch.arange(small, device=maps.device, dtype=torch.float32)
-        sources = nn.functional.interpolate(cells[None, None], full, mode="nearest")[0, 0].long()
-        return nn.functional.one_hot(sources, small).to(maps.dtype)  # (full, small)
-
-    (height, width), (rows, columns) = maps.shape[-2:], size
-    return membership(height, rows).T @ maps @ membership(width, columns)
-
-
-def touches_ignored(ignored: Tensor, logits_size: tuple[int, int], points: Tensor) -> Tensor:
-    """Tell which points read anything of an ignored pixel, in the label map or in the mask logits.
-
-    A logit is ignored if it has pixels and all of them are.
-
-    Args:
-        ignored (`torch.Tensor` of shape `(maps, 1, height, width)`): Boolean.
-        logits_size (`tuple[int, int]`): Height and width of the mask logits.
-        points (`torch.Tensor` of shape `(maps, num_points, 2)`): Coordinates in [0, 1].
-
-    Returns:
-        Boolean `(maps, 1, num_points)`.
-    """
-    full = ignored.to(points.dtype)
-    used, unused = count_pixels(1 - full, logits_size), count_pixels(full, logits_size)
-    whole_cells = ((used == 0) & (unused > 0)).to(points.dtype)
-    return (sample_points(full, points) > 0) | (sample_points(whole_cells, points) > 0)
-
-
-def point_usability(targets: ClipTargets, clip: int, logits_size: tuple[int, int], points: Tensor) -> Tensor | None:
-    """Boolean `(num_frames, num_points)` for one clip's matching points; `None` if every pixel counts."""
-    if targets.ignored is None:
-        return None
-    return ~touches_ignored(targets.ignored[clip][:, None], logits_size, points)[:, 0]
+    sizes = torch.addcmul(masks, scores, counts).sum(-1)
+    dice = 1 - (2 * (scores * masks).sum(-1) + 1) / (sizes + 1)
+    return torch.stack([cross_entropy, dice]).sum(-1)

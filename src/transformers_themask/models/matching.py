@@ -1,15 +1,172 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two-round Hungarian matching of queries to the classes of a clip (THE-Mask, section 3.2, Eq. 1 and 2)."""
+"""Two-round Hungarian matching of queries to the classes of a clip (THE-Mask, section 3.2, Eq. 1 and 2).
 
-from typing import NamedTuple
+Its costs need the masks of all queries at a few points, and the losses after it whole masks of a few queries: a
+[`Level`] gives both, and no more.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
+
+from .point_sampling import as_float32, clamped, in_float32, map_size, sample_points
 
 # Smaller than float32 resolves in a cost, larger than the rounding errors of the assignment.
 TIE_BREAKER = 1e-10
+
+
+class LevelPrediction(NamedTuple):
+    """Predictions of one level and layer for `entries` clips (or single frames) of `num_frames` frames.
+
+    `class_logits` are `(entries, num_queries, num_labels + 1)`, `mask_logits`
+    `(entries, num_frames, num_queries, height, width)`.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+
+
+class Level(Protocol):
+    """All predictions of one level, whichever way their masks come about."""
+
+    @property
+    def class_logits(self) -> Tensor:
+        """Classes `(layers, entries, num_queries, num_labels + 1)`."""
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames of an entry."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the masks."""
+
+    def read(self, frames: slice, points: Tensor) -> tuple[Tensor, Tensor]:
+        """What `logits_at` needs of some frames of all entries at points `(frames, num_points, 2)`."""
+
+    def logits_at(self, read: tuple[Tensor, Tensor], layers: slice, frames: slice) -> Tensor:
+        """Mask logits there, `(frames, layers * num_queries, num_points)`."""
+
+    def masks_of(self, queries: Tensor) -> Tensor:
+        """Mask logits of some `queries` `(layers, entries, rows)`: `(layers, entries, rows, num_frames, h, w)`.
+
+        They are as large as they come, unlike those that `logits_at` returns.
+        """
+
+    def split(self, entries_at_once: int) -> Sequence["Level"]:
+        """The same of a few entries after the other."""
+
+
+class EmbeddedLevel(NamedTuple):
+    """Predictions of all layers of one level whose masks are products, made of the queries that need one only.
+
+    Attributes:
+        class_logits (`torch.Tensor` of shape `(layers, entries, num_queries, num_labels + 1)`): Classes.
+        mask_embeddings (`torch.Tensor` of shape `(layers, entries, num_frames, num_queries, channels)`): One frame
+            may stand for all.
+        mask_features (`torch.Tensor` of shape `(entries, num_frames, channels, height, width)`): Shared by the layers.
+    """
+
+    class_logits: Tensor
+    mask_embeddings: Tensor
+    mask_features: Tensor
+
+    def per_frame(self) -> "EmbeddedLevel":
+        """Make every frame an entry; classes `(layers, entries, num_frames, …)` become those of the frames."""
+        return EmbeddedLevel(
+            self.class_logits.flatten(1, 2),
+            self.mask_embeddings.flatten(1, 2)[:, :, None],
+            self.mask_features.flatten(0, 1)[:, None],
+        )
+
+    @property
+    def num_frames(self) -> int:
+        """As in [`Level`]."""
+        return self.mask_features.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """As in [`Level`]."""
+        return map_size(self.mask_features)
+
+    def read(self, frames: slice, points: Tensor) -> tuple[Tensor, Tensor]:
+        """As in [`Level`]: mask features there, and the embeddings `(frames, layers, num_queries, channels)`."""
+        embeddings = in_float32(self.mask_embeddings).expand(-1, -1, self.num_frames, -1, -1).flatten(1, 2)[:, frames]
+        features = sample_points(in_float32(self.mask_features.flatten(0, 1)[frames]), points)
+        return features, embeddings.transpose(0, 1).contiguous()
+
+    def logits_at(self, read: tuple[Tensor, Tensor], layers: slice, frames: slice) -> Tensor:
+        """As in [`Level`]."""
+        features, embeddings = read
+        return clamped(embeddings[:, layers].flatten(1, 2) @ features)
+
+    def masks_of(self, queries: Tensor) -> Tensor:
+        """As in [`Level`]."""
+        embeddings = in_float32(self.mask_embeddings)
+        num_sets, channels = embeddings.shape[2], embeddings.shape[-1]
+        chosen = embeddings.gather(3, queries[:, :, None, :, None].expand(-1, -1, num_sets, -1, channels))
+        # The rows of all layers in one product: each would else have a gradient of the size of the features.
+        chosen = chosen.permute(1, 2, 0, 3, 4).flatten(2, 3).expand(-1, self.num_frames, -1, -1)
+        masks = chosen @ in_float32(self.mask_features).flatten(3)
+        masks = masks.unflatten(-1, self.size).unflatten(2, (queries.shape[0], queries.shape[2]))
+        return masks.permute(2, 0, 3, 1, 4, 5)
+
+    def split(self, entries_at_once: int) -> Sequence["EmbeddedLevel"]:
+        """As in [`Level`]."""
+        parts = (
+            self.class_logits.split(entries_at_once, dim=1),
+            self.mask_embeddings.split(entries_at_once, dim=1),
+            self.mask_features.split(entries_at_once),
+        )
+        return [EmbeddedLevel(*part) for part in zip(*parts, strict=True)]
+
+
+class MaskLevel(NamedTuple):
+    """Predictions of one level whose masks exist: one [`LevelPrediction`] per layer."""
+
+    layers: Sequence[LevelPrediction]
+
+    @property
+    def class_logits(self) -> Tensor:
+        """As in [`Level`]."""
+        return torch.stack([layer.class_logits for layer in self.layers])
+
+    @property
+    def num_frames(self) -> int:
+        """As in [`Level`]."""
+        return self.layers[0].mask_logits.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """As in [`Level`]."""
+        return map_size(self.layers[0].mask_logits)
+
+    def read(self, frames: slice, points: Tensor) -> tuple[Tensor, Tensor]:
+        """As in [`Level`]: the points, twice."""
+        return points, points
+
+    def logits_at(self, read: tuple[Tensor, Tensor], layers: slice, frames: slice) -> Tensor:
+        """As in [`Level`]."""
+        masks = (layer.mask_logits.flatten(0, 1)[frames] for layer in self.layers[layers])
+        return torch.cat([sample_points(as_float32(part), read[0]) for part in masks], dim=1)
+
+    def masks_of(self, queries: Tensor) -> Tensor:
+        """As in [`Level`]."""
+        entries = torch.arange(queries.shape[1], device=queries.device)[:, None]
+        pairs = zip(self.layers, queries, strict=True)
+        return in_float32(torch.stack([layer.mask_logits[entries, :, chosen] for layer, chosen in pairs]))
+
+    def split(self, entries_at_once: int) -> Sequence["MaskLevel"]:
+        """As in [`Level`]."""
+        layers = [
+            [LevelPrediction(*part) for part in zip(*(x.split(entries_at_once) for x in layer), strict=True)]
+            for layer in self.layers
+        ]
+        return [MaskLevel(part) for part in zip(*layers, strict=True)]
 
 
 class Assignment(NamedTuple):
@@ -19,47 +176,40 @@ class Assignment(NamedTuple):
     target_indices: np.ndarray
 
 
-class PairwiseCosts(NamedTuple):
-    """Unweighted matching costs of one clip, each `(num_queries, num_targets)`."""
-
-    class_cost: Tensor
-    mask_cost: Tensor
-    dice_cost: Tensor
-
-
-def pairwise_costs(
-    class_probabilities: Tensor,
-    point_logits: Tensor,
-    class_labels: Tensor,
-    point_targets: Tensor,
-    point_weights: Tensor | None = None,
-) -> PairwiseCosts:
-    """Compare every query with every target of a clip at sampled points.
+def compare_at_points(point_logits: Tensor, point_targets: Tensor) -> Tensor:
+    """Compare every query with every target at sampled points.
 
     Args:
-        class_probabilities (`torch.Tensor` of shape `(num_queries, num_labels + 1)`): Class distribution of each
-        query.
-        point_logits (`torch.Tensor` of shape `(num_queries, num_points)`): Mask logits, all frames' points in one row.
-        class_labels (`torch.Tensor` of shape `(num_targets,)`): Classes of the clip.
-        point_targets (`torch.Tensor` of shape `(num_targets, num_points)`): Target masks in [0, 1] at the same points.
-        point_weights (`torch.Tensor` of shape `(num_points,)`, *optional*): 0 takes a point out of the comparison.
+        point_logits (`torch.Tensor` of shape `(batch, num_queries, num_points)`): Mask logits.
+        point_targets (`torch.Tensor` of shape `(batch, num_targets + 1, num_points)`): Target masks in [0, 1] at the
+            same points; and last the whole, which is 0 where a point is left out, as in all targets, and else 1.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, 2 * num_targets + 1, num_queries)`: sums over the points of the cross-entropy
+        and of the overlap with every target, and of the scores. Those of more points add up.
     """
-    if point_weights is None:
-        point_weights = torch.ones_like(point_logits[0])
-    weighted_targets = point_targets * point_weights
-    total = point_weights.sum().clamp(min=1)
-    # Cross-entropy inside and outside the target: softplus(∓x), from one logarithm without cancellation.
-    softplus = nn.functional.softplus(-point_logits.abs())
-    inside, outside = softplus + (-point_logits).relu(), softplus + point_logits.relu()
-    mask_cost = inside @ weighted_targets.T + outside @ (point_weights - weighted_targets).T
-    scores = point_logits.sigmoid()
-    overlap = scores @ weighted_targets.T
-    sizes = (scores @ point_weights)[:, None] + weighted_targets.sum(-1)
-    return PairwiseCosts(
-        class_cost=-class_probabilities[:, class_labels],
-        mask_cost=mask_cost / total,
-        dice_cost=1 - (2 * overlap + 1) / (sizes + 1),
-    )
+    inside, whole = point_targets[:, :-1], point_targets[:, -1:]
+    # Cross-entropy inside and outside the target is softplus(∓x) = log(1 + exp(-|x|)) + relu(∓x). Its other form,
+    # softplus(x) minus x inside, needs one product less, but loses the small costs of good masks to cancellation.
+    # (`softplus` itself takes three times as long.)
+    common = whole @ point_logits.abs().neg_().exp_().log1p_().transpose(1, 2)
+    missed = inside @ point_logits.neg().relu_().transpose(1, 2)
+    wrong = (whole - inside) @ point_logits.relu().transpose(1, 2)
+    overlap = point_targets @ point_logits.sigmoid().transpose(1, 2)
+    return torch.cat([common + missed + wrong, overlap], dim=1)
+
+
+def mask_costs(sums: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """The unweighted costs of cross-entropy and of dice, each `(..., num_targets, num_queries)`.
+
+    Args:
+        sums (`torch.Tensor` of shape `(..., 2 * num_targets + 1, num_queries)`): Of [`compare_at_points`].
+        sizes (`torch.Tensor` of shape `(..., num_targets + 1)`): Sums of the targets, and of the whole, at the points.
+    """
+    num_targets = sizes.shape[-1] - 1
+    cross_entropy, overlap, scores = sums.split([num_targets, num_targets, 1], dim=-2)
+    targets, whole = sizes[..., None].split([num_targets, 1], dim=-2)
+    return cross_entropy / whole.clamp(min=1), 1 - (2 * overlap + 1) / (scores + (targets + 1))
 
 
 def two_round_assignment(
@@ -101,3 +251,112 @@ def assign(cost_matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     positions = np.outer(*(np.arange(1, length + 1) for length in cost_matrix.shape))
     return linear_sum_assignment(cost_matrix.astype(np.float64) + TIE_BREAKER * positions)
+
+
+class MatchedRows(NamedTuple):
+    """The matched queries of one group in all layers, entry by entry, and their targets.
+
+    `queries` are `(layers, entries, most_rows)`, zeros filling up entries with fewer rows, and `places` `(rows,)` say
+    which of `entries * most_rows` are rows. `targets` are their numbers within the entry, `(layers, rows)`, `frames`
+    their frames' among those of all entries, `(rows, num_frames)`; `per_entry` is the number of rows of each entry.
+    """
+
+    per_entry: list[int]
+    queries: Tensor
+    targets: Tensor
+    places: Tensor
+    frames: Tensor
+
+    def part(self, entries: slice) -> "MatchedRows":
+        """The same of some entries."""
+        first, per_entry = sum(self.per_entry[: entries.start]), self.per_entry[entries]
+        rows = slice(first, first + sum(per_entry))
+        most_rows = self.queries.shape[2] if len(set(per_entry)) > 1 else per_entry[0]
+        return MatchedRows(
+            per_entry,
+            self.queries[:, entries, :most_rows],
+            self.targets[:, rows],
+            self.places[rows] - entries.start * most_rows,
+            self.frames[rows],
+        )
+
+    def without_filling(self, masks: Tensor) -> Tensor:
+        """Masks `(layers, rows, …)` out of those of `queries`, `(layers, entries, most_rows, …)`."""
+        masks = masks.flatten(1, 2)
+        return masks if len(set(self.per_entry)) == 1 else masks.index_select(1, self.places)
+
+
+def match_rows(
+    assignments: Sequence[Sequence[tuple[Assignment, Assignment]]],
+    class_labels: Sequence[Tensor],
+    num_frames: int,
+    num_queries: int,
+    num_labels: int,
+    device: torch.device,
+) -> tuple[Tensor, list[MatchedRows]]:
+    """Bring assignments to a device, in one copy.
+
+    Args:
+        assignments (`Sequence[Sequence[tuple[Assignment, Assignment]]]`): Per layer and entry, primary and secondary.
+        class_labels (`Sequence[torch.Tensor]`): Per entry the classes of its targets, on the CPU.
+        num_frames (`int`): Frames of an entry.
+        num_queries (`int`): Queries of an entry.
+        num_labels (`int`): Number of classes, which stands for "no object".
+        device (`torch.device`): Where to.
+
+    Returns:
+        The class that every query should say, `(layers, entries, num_queries)`, and the rows of both groups.
+    """
+    num_layers, num_entries = len(assignments), len(class_labels)
+    wanted = np.full((num_layers, num_entries, num_queries), num_labels)
+    arrays: list[np.ndarray] = [wanted]
+    counts = []
+    for group in range(2):
+        per_entry = [len(pair[group].query_indices) for pair in assignments[0]]
+        targets = np.zeros((num_layers, sum(per_entry)), dtype=np.int64)
+        queries = np.zeros((num_layers, num_entries, max(per_entry)), dtype=np.int64)
+        for layer, pairs in enumerate(assignments):
+            targets[layer] = np.concatenate([pair[group].target_indices for pair in pairs])
+            for entry, pair in enumerate(pairs):
+                chosen, _ = pair[group]
+                queries[layer, entry, : len(chosen)] = chosen
+                wanted[layer, entry, chosen] = class_labels[entry].numpy()[pair[group].target_indices]
+        entries = np.repeat(np.arange(num_entries), per_entry)
+        places = np.flatnonzero(np.arange(queries.shape[2]) < np.array(per_entry)[:, None])
+        arrays += [queries, targets, places, entries[:, None] * num_frames + np.arange(num_frames)]
+        counts.append(per_entry)
+    packed = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]).astype(np.int64))
+    parts = packed.to(device, non_blocking=True).split([array.size for array in arrays])
+    wanted_classes, *rows = (part.view(array.shape) for part, array in zip(parts, arrays, strict=True))
+    return wanted_classes, [MatchedRows(counts[0], *rows[:4]), MatchedRows(counts[1], *rows[4:])]
+
+
+class MaskedRows(NamedTuple):
+    """Matched rows of some entries with their masks `logits`, `(layers, rows, num_frames, h, w)`."""
+
+    rows: MatchedRows
+    logits: Tensor
+
+    def split(self, layers_at_once: int) -> list["MaskedRows"]:
+        """The same of a few layers after the other."""
+        pairs = zip(self.rows.targets.split(layers_at_once), self.logits.split(layers_at_once), strict=True)
+        return [MaskedRows(self.rows._replace(targets=targets), logits) for targets, logits in pairs]
+
+    def frames(self) -> Tensor:
+        """For every mask, layer by layer, the number of its frame among those of all entries."""
+        return self.rows.frames.expand(self.logits.shape[:3]).flatten()
+
+    def targets(self) -> Tensor:
+        """For every mask, layer by layer, the number of its target."""
+        return self.rows.targets[..., None].expand(self.logits.shape[:3]).flatten()
+
+    def nothing(self) -> Tensor:
+        """Zeros `(2, layers)`, connected to the masks, of which there are none, as distributed training needs."""
+        return self.logits.flatten(1).sum(1).expand(2, -1)
+
+
+def masks_of_rows(groups: Sequence[MatchedRows], level: Level) -> list[MaskedRows]:
+    """The masks of the rows of all groups."""
+    queries = [rows.queries for rows in groups]
+    masks = level.masks_of(torch.cat(queries, dim=2)).split([each.shape[2] for each in queries], dim=2)
+    return [MaskedRows(rows, rows.without_filling(own)) for rows, own in zip(groups, masks, strict=True)]

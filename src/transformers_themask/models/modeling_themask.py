@@ -23,9 +23,11 @@ from .decoder_themask import (
     TemporalAggregator,
     TransformerModule,
 )
+from .deformable_attention import DeformableAttention
 from .inputs import check_inputs, check_single_frames
-from .loss_themask import DeferredPrediction, HierarchicalLoss, LossTerms, count_classes, loss_counts_of
-from .pixel_decoder import DeformableAttention, PixelDecoder
+from .loss_themask import HierarchicalLoss, LossTerms, Predictions, count_classes, loss_counts_of
+from .matching import EmbeddedLevel
+from .pixel_decoder import PixelDecoder
 from .point_sampling import PointSampler, uniform_points
 from .pretrained_model import VideoPreTrainedModel
 from .streaming import StreamingMixin
@@ -69,6 +71,17 @@ class THEMaskForVideoSemanticSegmentationOutput(ModelOutput):
     auxiliary_logits: list[dict[str, Tensor]] | None = None
 
 
+class ClassifiedQueries(NamedTuple):
+    """What one set of queries predicts after one decoder layer, and its classes.
+
+    `class_logits` are `(batch, num_queries, num_labels + 1)`, or of frame queries
+    `(batch, num_frames, num_queries, num_labels + 1)`.
+    """
+
+    class_logits: Tensor
+    prediction: QueryPrediction
+
+
 class SlidingWindow(NamedTuple):
     """What a stream remembers: `features` of the frames that windows to come reach back to, or `None`.
 
@@ -89,8 +102,20 @@ class PixelLevelModule(nn.Module):
         self.decoder = PixelDecoder(config, list(self.encoder.channels))
 
     def forward(self, pixel_values: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Encode frames `(frames, 3, height, width)`; returns what [`PixelDecoder`] does."""
-        return self.decoder(four_feature_maps(self.encoder, pixel_values))
+        """Encode frames `(frames, 3, height, width)`; returns what [`PixelDecoder`] does.
+
+        In inference on the CPU frames are encoded one by one: in the same time, with what one needs on the way.
+        """
+        is_plain_inference = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if not is_plain_inference or pixel_values.device.type != "cpu" or len(pixel_values) < 2:
+            return self.decoder(four_feature_maps(self.encoder, pixel_values))
+        results: list[Tensor] = []
+        for index, frame in enumerate(pixel_values.split(1)):
+            maps, mask_features = self.decoder(four_feature_maps(self.encoder, frame))
+            results = results or [x.new_empty(len(pixel_values), *x.shape[1:]) for x in (*maps, mask_features)]
+            for result, of_frame in zip(results, (*maps, mask_features), strict=True):
+                result[index] = of_frame[0]
+        return results[:-1], results[-1]
 
 
 class THEMaskModel(nn.Module):
@@ -303,22 +328,23 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
             num_frames,
             all_predictions=output_auxiliary_logits or labels is not None,
         )
-        recompute = self.gradient_checkpointing and self.training and labels is not None
-        video_levels, frame_levels = self._classified(video, frame, recompute)
+        video_layers, frame_layers = self._classified(video, frame)
 
         loss, loss_terms, statistics = None, None, None
         if labels is not None:
             rounds = self.config.matching_rounds if matching_rounds is None else matching_rounds
+            recompute = self.gradient_checkpointing and self.training
             criterion = HierarchicalLoss(self.config, point_sampler, point_generator, recompute)
             loss_terms, statistics = self._loss_terms(
-                criterion, video_levels, frame_levels, labels, rounds, loss_counts
+                criterion, video_layers, frame_layers, labels, rounds, loss_counts
             )
-            loss = torch.stack([term.sum() for term in loss_terms.values()]).sum()
+            totals = torch.stack(list(loss_terms.values())).sum(1)
+            loss = totals.sum()
             if not output_layer_loss_terms:
-                loss_terms = {name: term.sum().detach() for name, term in loss_terms.items()}
+                loss_terms = dict(zip(loss_terms, totals.detach(), strict=True))
         last = max(len(video), len(frame)) - 1
         first = 0 if output_auxiliary_logits else last
-        layers = [name_logits(video_levels, frame_levels, layer) for layer in range(first, last + 1)]
+        layers = [name_logits(video_layers, frame_layers, layer) for layer in range(first, last + 1)]
         return THEMaskForVideoSemanticSegmentationOutput(
             loss=loss,
             loss_terms=loss_terms,
@@ -367,69 +393,57 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
         video, frame = transformer.decode_newest(
             frames.frames(slice(first, None, state.frame_stride)), feature_maps, mask_features
         )
-        levels = self._classified(video, frame, recompute=False)
-        fields: dict[str, Any] = name_logits(*levels, layer=-1)
+        fields: dict[str, Any] = name_logits(*self._classified(video, frame), layer=-1)
         outputs = THEMaskForVideoSemanticSegmentationOutput(**fields)
         reach = (state.num_frames - 1) * state.frame_stride
         return outputs, state._replace(features=frames.newest(reach) if reach else None)
 
     def _classified(
-        self, video: list[QueryPrediction], frame: list[QueryPrediction], recompute: bool
-    ) -> tuple[list[DeferredPrediction], list[DeferredPrediction]]:
+        self, video: list[QueryPrediction], frame: list[QueryPrediction]
+    ) -> tuple[list[ClassifiedQueries], list[ClassifiedQueries]]:
         frame_head = self.class_predictor if self.frame_class_predictor is None else self.frame_class_predictor
         return (
-            [classify(prediction, self.class_predictor, recompute) for prediction in video],
-            [classify(prediction, frame_head, recompute) for prediction in frame],
+            [ClassifiedQueries(self.class_predictor(prediction.queries), prediction) for prediction in video],
+            [ClassifiedQueries(frame_head(prediction.queries), prediction) for prediction in frame],
         )
 
     def _loss_terms(
         self,
         criterion: HierarchicalLoss,
-        video_levels: list[DeferredPrediction],
-        frame_levels: list[DeferredPrediction],
+        video_layers: list[ClassifiedQueries],
+        frame_layers: list[ClassifiedQueries],
         labels: Tensor,
         matching_rounds: int,
         loss_counts: Tensor | None,
     ) -> LossTerms:
-        frames = [fold_frames(level) for level in frame_levels]
+        videos: Predictions = stack_layers(video_layers) if video_layers else []
+        frames: Predictions = stack_layers(frame_layers).per_frame() if frame_layers else []
         if self.config.num_frames == 1 and frames:  # a one-frame model: every frame is a clip
-            video_levels, frames, labels = frames, [], labels.flatten(0, 1)[:, None]
+            videos, frames, labels = frames, [], labels.flatten(0, 1)[:, None]
         with torch.autocast(labels.device.type, enabled=False):
-            return criterion(video_levels, frames, labels, matching_rounds, loss_counts)
+            return criterion(videos, frames, labels, matching_rounds, loss_counts)
 
 
-def classify(prediction: QueryPrediction, head: nn.Linear, recompute: bool) -> DeferredPrediction:
-    """Add class logits to what queries predict. The masks are made once, or with `recompute` at each access."""
-    class_logits = head(prediction.queries)
-    if not recompute:
-        mask_logits = prediction.mask_logits
-        return DeferredPrediction(class_logits, lambda: mask_logits)
-    device = class_logits.device.type
-    precision = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
-
-    def make_mask_logits() -> Tensor:
-        with precision:  # the loss, which asks for them, turns it off
-            return prediction.mask_logits
-
-    return DeferredPrediction(class_logits, make_mask_logits)
-
-
-def fold_frames(level: DeferredPrediction) -> DeferredPrediction:
-    """Make every frame a clip of one frame."""
-    return DeferredPrediction(level.class_logits.flatten(0, 1), lambda: level.mask_logits.flatten(0, 1)[:, None])
+def stack_layers(layers: list[ClassifiedQueries]) -> EmbeddedLevel:
+    """One level's predictions of all layers, as the criterion takes them; its layers share their mask features."""
+    return EmbeddedLevel(
+        torch.stack([layer.class_logits for layer in layers]),
+        torch.stack([layer.prediction.mask_embeddings for layer in layers]),
+        layers[0].prediction.mask_features,
+    )
 
 
 def name_logits(
-    video_levels: list[DeferredPrediction], frame_levels: list[DeferredPrediction], layer: int
+    video_layers: list[ClassifiedQueries], frame_layers: list[ClassifiedQueries], layer: int
 ) -> dict[str, Tensor]:
     """The output fields of one prediction layer."""
     fields: dict[str, Tensor] = {}
-    if video_levels:
-        fields["class_queries_logits"] = video_levels[layer].class_logits
-        fields["masks_queries_logits"] = video_levels[layer].mask_logits
-    if frame_levels:
-        fields["frame_class_queries_logits"] = frame_levels[layer].class_logits
-        fields["frame_masks_queries_logits"] = frame_levels[layer].mask_logits
+    if video_layers:
+        fields["class_queries_logits"] = video_layers[layer].class_logits
+        fields["masks_queries_logits"] = video_layers[layer].prediction.mask_logits
+    if frame_layers:
+        fields["frame_class_queries_logits"] = frame_layers[layer].class_logits
+        fields["frame_masks_queries_logits"] = frame_layers[layer].prediction.mask_logits
     return fields
 
 

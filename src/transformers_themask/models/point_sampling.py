@@ -9,12 +9,20 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+# float16 holds nothing larger; an overflowed logit counts as this large, so that the loss stays finite.
+LARGEST_LOGIT = 65504.0
+
 
 class PointSampler(Protocol):
     """Where random points come from; tests and trainers may put their own in its place."""
 
-    def __call__(self, kind: str, layer: int, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        """Return coordinates in [0, 1].
+    def __call__(
+        self, kind: str, layer: int, shape: tuple[int, ...], generator: torch.Generator | None
+    ) -> Tensor | None:
+        """Return coordinates in [0, 1], or `None` for those of the layer before.
+
+        Layers are asked for in ascending order. `None` is for matching after layer 0 only; what layers that share
+        their points read of the mask features is then read once.
 
         Args:
             kind (`str`): What the points are for: `"matching"`, or for a mask loss
@@ -27,9 +35,13 @@ class PointSampler(Protocol):
         """
 
 
-def uniform_points(kind: str, layer: int, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """The default [`PointSampler`]: uniform, independent of kind and layer."""
-    return torch.rand(shape, generator=generator)
+def uniform_points(kind: str, layer: int, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor | None:
+    """The default [`PointSampler`]: uniform.
+
+    All layers are matched at the same points, where Transformers and the official code draw new ones per layer: for
+    each of them by itself the distribution is the same.
+    """
+    return None if kind == "matching" and layer > 0 else torch.rand(shape, generator=generator)
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -58,8 +70,113 @@ def select_uncertain(logits: Tensor, candidates: Tensor, count: int, usable: Ten
     Returns:
         `torch.Tensor` of shape `(masks, count, 2)`.
     """
-    uncertainty = -logits.abs()
+    certainty = logits.abs()
     if usable is not None:
-        uncertainty = uncertainty.masked_fill(~usable, float("-inf"))
-    chosen = uncertainty.topk(count, dim=1).indices
+        certainty = certainty.masked_fill(~usable, float("inf"))
+    chosen = certainty.topk(count, dim=1, largest=False, sorted=False).indices
     return candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+
+
+class TargetMaps:
+    """What the labels of frames say of target masks, at points and under the cells of masks of logits.
+
+    Args:
+        labels (`torch.Tensor` of shape `(frames, height, width)`): The class of every pixel.
+        classes (`torch.Tensor` of shape `(frames, most_targets)`): The classes asked for in every frame, ascending.
+        size (`tuple[int, int]`): Height and width of the masks of logits.
+        ignore_value (`int`, *optional*): Label of pixels to leave out; `None` if every pixel counts.
+    """
+
+    def __init__(self, labels: Tensor, classes: Tensor, size: tuple[int, int], ignore_value: int | None):
+        self.labels = labels
+        self.classes = classes
+        self.size = size
+        self.ignore_value = ignore_value
+        # Boolean, `(frames, most_targets, height, width)`.
+        self.masks = labels[:, None] == classes[..., None, None]
+        self._counts: Tensor | None = None
+
+    def usable(self, frames: Tensor, points: Tensor) -> Tensor | None:
+        """Tell which points read nothing of an ignored pixel, in the labels or in the logits.
+
+        A logit is ignored if it has pixels and all of them are.
+
+        Args:
+            frames (`torch.Tensor` of shape `(maps,)`): Numbers of frames.
+            points (`torch.Tensor` of shape `(maps, num_points, 2)`): Coordinates in [0, 1].
+
+        Returns:
+            Boolean `(maps, num_points)`, or `None` if every pixel counts.
+        """
+        if self.ignore_value is None:
+            return None
+        counts = self._pixel_counts(points.dtype).unflatten(2, self.size)
+        ignored = (self.labels == self.ignore_value).to(points.dtype)
+        blind = ((counts[:, :-1].sum(1) == 0) & (counts[:, -1] > 0)).to(points.dtype)
+        touched = [sample_points(maps[frames][:, None], points)[:, 0] > 0 for maps in (ignored, blind)]
+        return ~(touched[0] | touched[1])
+
+    def pixels_under(self, frames: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Number of pixels under the cells of masks.
+
+        Args:
+            frames (`torch.Tensor` of shape `(maps,)`): Numbers of frames.
+            targets (`torch.Tensor` of shape `(maps,)`): Places among the classes of the frames.
+            dtype (`torch.dtype`): Of the numbers.
+
+        Returns:
+            Those of the targets, and all that are not left out, each `(maps, cells)`.
+        """
+        counts = self._pixel_counts(dtype)
+        whole = counts[:, :-1].sum(1)
+        # Without ignored pixels all frames have the same.
+        whole = whole[:1].expand(len(frames), -1) if self.ignore_value is None else whole[frames]
+        return counts[frames, targets], whole
+
+    def _pixel_counts(self, dtype: torch.dtype) -> Tensor:
+        """Pixels under every cell: `(frames, most_targets + 2, cells)`, of each target, of no target, and ignored.
+
+        Those that nearest-neighbour enlarging of a mask would fill from that cell.
+        """
+        if self._counts is None:
+            num_frames, num_targets = self.classes.shape
+            labels = self.labels.flatten(1)
+            slots = torch.searchsorted(self.classes, labels).clamp(max=num_targets - 1)
+            slots = torch.where(self.classes.gather(1, slots) == labels, slots, num_targets)
+            if self.ignore_value is not None:
+                slots = torch.where(labels == self.ignore_value, num_targets + 1, slots)
+            (height, width), (rows, columns) = map_size(self.labels), self.size
+            device = labels.device
+            cells = (
+                nearest_cells(height, rows, device)[:, None] * columns + nearest_cells(width, columns, device)
+            ).flatten()
+            counts = torch.zeros(num_frames, (num_targets + 2) * rows * columns, dtype=dtype, device=device)
+            counts.scatter_add_(1, slots * (rows * columns) + cells, torch.ones_like(labels, dtype=dtype))
+            self._counts = counts.unflatten(1, (num_targets + 2, rows * columns))
+        return self._counts
+
+
+def nearest_cells(full: int, small: int, device: torch.device) -> Tensor:
+    """The cell of a row of `small` that nearest-neighbour enlarging to `full` fills each pixel from: `(full,)`."""
+    cells = torch.arange(small, device=device, dtype=torch.float32)
+    return nn.functional.interpolate(cells[None, None], full, mode="nearest")[0, 0].long()
+
+
+def in_float32(values: Tensor) -> Tensor:
+    """Bring values to (at least) float32."""
+    return values if values.element_size() >= 4 else values.float()
+
+
+def clamped(logits: Tensor) -> Tensor:
+    """Bring logits within float16's range, which also turns infinities finite."""
+    return logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+
+
+def as_float32(logits: Tensor) -> Tensor:
+    """Bring logits to (at least) float32 and within float16's range."""
+    return clamped(in_float32(logits))
+
+
+def map_size(maps: Tensor) -> tuple[int, int]:
+    """Height and width of maps `(..., height, width)`."""
+    return maps.shape[-2], maps.shape[-1]
