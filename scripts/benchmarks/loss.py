@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows 8 to 11: prediction heads, matching and loss, the second round's mask loss, and the frozen stage."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers import Mask2FormerConfig
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
+
+from transformers_themask import THEMaskConfig, THEMaskForVideoSemanticSegmentation
+from transformers_themask.models.decoder_themask import MaskPredictor, QueryPrediction
+from transformers_themask.models.loss_themask import HierarchicalLoss, LevelPrediction
+from transformers_themask.models.point_sampling import uniform_points
+
+from .measuring import Bound, Case, Setting, faster, saved_bytes
+from .models import TARGETS_PER_IMAGE, blocky_labels, config_fields, random_frames, themask
+
+BATCH_SIZES = (2, 8)
+CROP, QUICK_CROP = (480, 480), (96, 96)
+NUM_IMAGES = 2
+CLIP_LENGTH = 2
+
+
+def crop_size(setting: Setting) -> tuple[int, int]:
+    """Height and width of training crops."""
+    return QUICK_CROP if setting.quick else CROP
+
+
+# ---- rows 8 and 9 ---------------------------------------------------------------------------------------------------
+
+
+class FixedPixelLevel(nn.Module):
+    """Stands in for backbone and pixel decoder: the same mask features whatever it is given."""
+
+    def __init__(self, mask_features: Tensor):
+        super().__init__()
+        self.mask_features = mask_features
+
+    def forward(self, pixel_values: Tensor) -> tuple[list[Tensor], Tensor]:
+        """As `PixelLevelModule`."""
+        return [], self.mask_features
+
+
+class FixedDecoder(nn.Module):
+    """Stands in for the decoder: the same queries at every prediction layer, of which it makes mask embeddings."""
+
+    def __init__(self, mask_predictor: MaskPredictor, queries: Tensor):
+        super().__init__()
+        self.mask_predictor = mask_predictor
+        self.queries = queries
+
+    def forward(
+        self, feature_maps: list[Tensor], mask_features: Tensor, num_frames: int, all_predictions: bool
+    ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
+        """As `TransformerModule`."""
+        maps = mask_features[:, None]
+        return [QueryPrediction(layer, self.mask_predictor(layer)[:, None], maps) for layer in self.queries], []
+
+
+class HeadsAndLoss:
+    """Prediction heads, matching and loss of all layers, by Transformers and by us, on the same query states."""
+
+    def __init__(self, setting: Setting, batch_size: int):
+        model = self.model = themask(setting, num_frames=1).train()
+        config, size = model.config, crop_size(setting)
+        generator = torch.Generator().manual_seed(0)
+        shapes = (
+            (config.decoder_layers, batch_size, config.num_queries, config.hidden_dim),
+            (batch_size, config.mask_feature_size, size[0] // 4, size[1] // 4),
+        )
+        self.queries, self.mask_features = (
+            torch.randn(shape, generator=generator).to(setting.device).requires_grad_() for shape in shapes
+        )
+        self.mask_predictor = model.model.transformer_module.decoder.mask_predictor
+        parts: nn.Module = model.model
+        parts.pixel_level_module = FixedPixelLevel(self.mask_features)
+        parts.transformer_module = FixedDecoder(self.mask_predictor, self.queries)
+        model.requires_grad_(True)
+        self.labels = blocky_labels(setting, batch_size, size)
+        self.frames = torch.zeros(batch_size, 1, 3, *size, device=setting.device)
+        self.class_labels = [clip.unique() for clip in self.labels]
+        pairs = zip(self.labels, self.class_labels, strict=True)
+        self.masks = [(clip == classes[:, None, None]).float() for clip, classes in pairs]
+        self.weights = {
+            "loss_cross_entropy": config.class_weight,
+            "loss_mask": config.mask_weight,
+            "loss_dice": config.dice_weight,
+        }
+        self.criterion = Mask2FormerLoss(Mask2FormerConfig(**config_fields(setting)), self.weights).to(setting.device)
+
+    def transformers_loss(self) -> Tensor:
+        """One round, as `Mask2FormerForUniversalSegmentation` does it."""
+        predictions = []
+        for layer in self.queries:
+            masks = torch.einsum("bqc,bchw->bqhw", self.mask_predictor(layer), self.mask_features)
+            predictions.append(
+                {"masks_queries_logits": masks, "class_queries_logits": self.model.class_predictor(layer)}
+            )
+        last, targets = predictions[-1], {"mask_labels": self.masks, "class_labels": self.class_labels}
+        terms = self.criterion(**last, **targets, auxiliary_predictions=predictions[:-1])
+        return sum(weight * terms[name] for weight, name in self._weighted(terms))
+
+    def _weighted(self, terms: dict[str, Tensor]) -> Iterator[tuple[float, str]]:
+        for name in terms:
+            yield next(weight for start, weight in self.weights.items() if name.startswith(start)), name
+
+    def our_loss(self, matching_rounds: int = 2, point_sampler: Any = uniform_points) -> Tensor:
+        """Both rounds, through the model's own `forward`."""
+        return self.model(
+            pixel_values_videos=self.frames,
+            labels=self.labels,
+            matching_rounds=matching_rounds,
+            point_sampler=point_sampler,
+        ).loss
+
+    def difference(self) -> float:
+        """How far the two losses differ with one round each and the same points, relative to their size."""
+        with torch.no_grad(), SamePoints():
+            theirs = self.transformers_loss()
+            ours = self.our_loss(1, lambda kind, layer, shape, generator: torch.rand(shape, device=self.labels.device))
+        return ((theirs - ours).abs() / theirs).item()
+
+
+class SamePoints(TorchFunctionMode):
+    """Lets `torch.rand` return the same points in every row, whoever asks."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not torch.rand:
+            return func(*args, **(kwargs or {}))
+        *rows, num_points, axes = args[0] if isinstance(args[0], (tuple, list, torch.Size)) else args
+        points = torch.rand(num_points, axes, generator=torch.Generator().manual_seed(num_points))
+        return points.repeat(*rows, 1, 1).to((kwargs or {}).get("device", "cpu"))
+
+
+def loss_cases(setting: Setting) -> Iterator[Case]:
+    """Row 8: forward and backward pass, for two and eight images."""
+    for batch_size in BATCH_SIZES:
+        both = HeadsAndLoss(setting, batch_size)
+        yield Case(
+            f"B={batch_size}",
+            lambda both=both: both.transformers_loss().backward(),  # type: ignore[misc]
+            lambda both=both: both.our_loss().backward(),  # type: ignore[misc]
+            (faster(1.4, 1.7), Bound("flops", 0.45), Bound("difference", 1e-5)),
+            {"difference": both.difference()},
+            has_gradients=True,
+        )
+
+
+def launch_cases(setting: Setting) -> Iterator[Case]:
+    """Row 9: what the forward pass of row 8 launches, and how often it waits."""
+    for batch_size in BATCH_SIZES:
+        both = HeadsAndLoss(setting, batch_size)
+        bounds: tuple[Bound, ...] = (Bound("syncs.ours", 2),)
+        if batch_size == BATCH_SIZES[0]:
+            bounds += (Bound("operations", 0.15),)
+        yield Case(
+            f"B={batch_size}", both.transformers_loss, both.our_loss, bounds, measures=("counts",), has_gradients=True
+        )
+
+
+# ---- row 10 ---------------------------------------------------------------------------------------------------------
+
+
+def second_round_cases(setting: Setting) -> Iterator[Case]:
+    """Row 10: the mask loss of the second round, forward and backward pass, for eight masks of each of two images."""
+    height, width = crop_size(setting)
+    generator = torch.Generator().manual_seed(0)
+    cells = torch.arange((height // 32) * (width // 32)).view(height // 32, width // 32) % TARGETS_PER_IMAGE
+    labels = cells.repeat_interleave(32, 0).repeat_interleave(32, 1).expand(NUM_IMAGES, 1, -1, -1).contiguous()
+    masks = torch.stack([clip == label for clip in labels for label in range(TARGETS_PER_IMAGE)])
+    logits = 3 * torch.randn(NUM_IMAGES, TARGETS_PER_IMAGE, height // 4, width // 4, generator=generator)
+    labels, masks, logits = (tensor.to(setting.device) for tensor in (labels, masks, logits))
+    theirs = logits.flatten(0, 1)[:, None].requires_grad_()
+    ours = OurSecondRound(setting, logits, labels)
+
+    def official() -> Tensor:
+        return official_second_round(theirs, masks)
+
+    with torch.no_grad():
+        difference = ((official() - ours()).abs() / official()).item()
+    yield Case(
+        "",
+        lambda: official().backward(),
+        lambda: ours().backward(),
+        (faster(8, 12), Bound("memory", 0.1), Bound("difference", 1e-6)),
+        {"difference": difference},
+        has_gradients=True,
+    )
+
+
+def official_second_round(logits: Tensor, masks: Tensor) -> Tensor:
+    """As released: enlarge the logits to the label map, threshold label times score, cross-entropy and dice.
+
+    Args:
+        logits (`torch.Tensor` of shape `(masks, 1, height / 4, width / 4)`): Mask logits.
+        masks (`torch.Tensor` of shape `(masks, 1, height, width)`): Boolean labels.
+    """
+    enlarged = nn.functional.interpolate(logits, masks.shape[-2:]).flatten(1)
+    truth = masks.to(enlarged.dtype).flatten(1)
+    targets = (truth * enlarged.sigmoid() > 0.5).to(enlarged.dtype).detach()
+    cross_entropy = nn.functional.binary_cross_entropy_with_logits(enlarged, targets, reduction="none").mean(1).sum()
+    scores = enlarged.sigmoid()
+    dice = 1 - (2 * (scores * targets).sum(1) + 1) / (scores.sum(1) + targets.sum(1) + 1)
+    return (cross_entropy + dice.sum()) / len(logits)
+
+
+class OurSecondRound:
+    """The same by our whole criterion, in which everything else is made negligible.
+
+    Matching goes by classes alone, of which each has a first and a second best query, and the other mask losses look
+    at four points.
+
+    Args:
+        setting ([`Setting`]): The device.
+        logits (`torch.Tensor` of shape `(images, masks, height / 4, width / 4)`): Masks of the secondary queries.
+        labels (`torch.Tensor` of shape `(images, 1, height, width)`): Classes, the first for the first mask.
+    """
+
+    def __init__(self, setting: Setting, logits: Tensor, labels: Tensor):
+        num_images, num_masks = logits.shape[:2]
+        config = THEMaskConfig(
+            num_queries=2 * num_masks,
+            num_labels=num_masks,
+            train_num_points=4,
+            second_round_cost="full",
+            mask_weight=0,
+            dice_weight=0,
+            secondary_mask_weight=1,
+            secondary_dice_weight=1,
+            secondary_round_weight=1,
+        )
+        self.criterion, self.labels = HierarchicalLoss(config, uniform_points), labels
+        best = torch.eye(num_masks, num_masks + 1, device=setting.device)
+        self.class_logits = torch.cat([10 * best, 8 * best]).expand(num_images, -1, -1)
+        self.mask_logits = torch.cat([torch.zeros_like(logits), logits], dim=1)[:, None].requires_grad_()
+
+    def __call__(self) -> Tensor:
+        """Cross-entropy plus dice."""
+        prediction = LevelPrediction(self.class_logits, self.mask_logits)
+        terms = self.criterion([prediction], [], self.labels, matching_rounds=2).terms
+        return terms["loss_secondary_mask"].sum() + terms["loss_secondary_dice"].sum()
+
+
+# ---- row 11 ---------------------------------------------------------------------------------------------------------
+
+
+def frozen_stage_cases(setting: Setting) -> Iterator[Case]:
+    """Row 11: a training step of the second stage with gradients of the pixel level, and with it frozen."""
+    crops = Setting(setting.device, crop_size(setting), setting.repeats, setting.quick)
+    frames = random_frames(crops, 1, CLIP_LENGTH)
+    trained, frozen = (themask(setting, CLIP_LENGTH).requires_grad_(True).train() for _ in range(2))
+    frozen.freeze_pixel_level()
+
+    def kept(model: THEMaskForVideoSemanticSegmentation) -> int:
+        return saved_bytes(lambda: predict(model, frames), model.parameters())
+
+    saved = {"baseline": kept(trained), "ours": kept(frozen)}
+    yield Case(
+        f"T={CLIP_LENGTH}",
+        lambda: predict(trained, frames).backward(),
+        lambda: predict(frozen, frames).backward(),
+        (Bound("saved_bytes", 0.25, 0.22),),
+        {"saved_bytes": saved["ours"] / saved["baseline"]},
+        has_gradients=True,
+    )
+
+
+def predict(model: THEMaskForVideoSemanticSegmentation, frames: Tensor) -> Tensor:
+    """A number that depends on every prediction of a clip, as a loss does."""
+    outputs = model(pixel_values_videos=frames, output_auxiliary_logits=True)
+    layers = [*outputs.auxiliary_logits, {name: value for name, value in outputs.items() if name.endswith("logits")}]
+    return torch.stack(
+        [
+            logits.mean()
+            for layer in layers
+            for name, logits in layer.items()
+            if name.endswith("queries_logits") and logits is not None
+        ]
+    ).sum()

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows 4, 5 and 13: whole clips from frames to classes and masks, official style, beside peers and in bfloat16."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    SwinConfig,
+    VideomtConfig,
+    VideomtForUniversalSegmentation,
+)
+
+from transformers_themask import THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor
+from transformers_themask.data.synthetic import render_synthetic_video
+from transformers_themask.inference.loading import load_model
+from transformers_themask.models.backbones import four_feature_maps
+
+from .decoder import NUM_FRAMES, TOLERANCE, ClipPrediction, OfficialDecoder, clip_difference, clip_prediction
+from .measuring import Bound, Case, Setting, faster
+from .models import config_fields, random_frames, themask, transformers_pixel_decoder
+
+QUICK_SWIN = {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 3, 4), "window_size": 4}
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+# Of VidEoMT-S; its class takes square frames only. 640 x 640 are as many pixels as 480 x 864.
+VIDEOMT_SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "num_queries": 100}
+QUICK_VIDEOMT = {"hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 2, "num_queries": 20}
+
+
+class OfficialClip(nn.Module):
+    """Backbone, Transformers' pixel decoder and the official decoder on all frames of a clip at once."""
+
+    def __init__(self, model: THEMaskForVideoSemanticSegmentation):
+        super().__init__()
+        self.encoder = model.model.pixel_level_module.encoder
+        self.pixel_decoder = transformers_pixel_decoder(model)
+        self.decoder = OfficialDecoder(model)
+
+    def forward(self, frames: Tensor) -> ClipPrediction:
+        """The last prediction for one clip `(num_frames, 3, height, width)`."""
+        decoded = self.pixel_decoder(four_feature_maps(self.encoder, frames))
+        return self.decoder(list(decoded.multi_scale_features), decoded.mask_features)[-1]
+
+
+def our_clip(model: THEMaskForVideoSemanticSegmentation, frames: Tensor) -> ClipPrediction:
+    """The same of our model."""
+    return clip_prediction(model(pixel_values_videos=frames[None]))
+
+
+def clip_cases(setting: Setting) -> Iterator[Case]:
+    """Row 4: THE-Mask as released, and ours, on a clip of four frames."""
+    model, frames = themask(setting, NUM_FRAMES), random_frames(setting, NUM_FRAMES)
+    official = OfficialClip(model).eval().requires_grad_(False)
+    with torch.no_grad():
+        found = {"difference": clip_difference(official(frames), our_clip(model, frames))}
+    bounds = (faster(1.6, 2.2), Bound("flops", 0.9), Bound("memory", 0.45), Bound("difference", TOLERANCE))
+    yield Case("", lambda: official(frames), lambda: our_clip(model, frames), bounds, found)
+
+
+def peer_cases(setting: Setting) -> Iterator[Case]:
+    """Row 5: other models of Transformers, and ours, on a clip of four frames; weights are random."""
+    model, frames = themask(setting, NUM_FRAMES), random_frames(setting, NUM_FRAMES)
+    mask2former = mask2former_swin(setting)
+    yield Case(
+        "Mask2Former Swin-T",
+        lambda: mask2former(pixel_values=frames),
+        lambda: our_clip(model, frames),
+        (faster(1.6, 2),),
+    )
+    side = 96 if setting.quick else 640
+    videomt = VideomtForUniversalSegmentation(
+        VideomtConfig(image_size=side, **(QUICK_VIDEOMT if setting.quick else VIDEOMT_SMALL))
+    )
+    videomt = videomt.to(setting.device).eval().requires_grad_(False)
+    squares = torch.randn(1, NUM_FRAMES, 3, side, side, device=setting.device)
+    yield Case(
+        "VidEoMT-S",
+        lambda: videomt(pixel_values_videos=squares),
+        lambda: our_clip(model, frames),
+        (faster(None, 1 / 1.5),),
+    )
+
+
+def mask2former_swin(setting: Setting) -> Mask2FormerForUniversalSegmentation:
+    """Transformers' Mask2Former with a Swin-T, or a tiny one."""
+    swin = QUICK_SWIN if setting.quick else {"depths": (2, 2, 6, 2)}
+    config = Mask2FormerConfig(
+        backbone_config=SwinConfig(**swin, out_features=STAGES),
+        **config_fields(setting),
+    )
+    torch.manual_seed(0)
+    return Mask2FormerForUniversalSegmentation(config).to(setting.device).eval().requires_grad_(False)
+
+
+def precision_cases(setting: Setting) -> Iterator[Case]:
+    """Row 13: float32 and bfloat16 autocast on a clip of synthetic video, by a trained model where one is named."""
+    if setting.model is None:
+        model, processor = themask(setting, NUM_FRAMES), THEMaskVideoProcessor(do_resize=False)
+    else:
+        model, processor = load_model(setting.model, setting.device)
+    pictures, _ = render_synthetic_video(0, NUM_FRAMES, setting.size, num_classes=8)
+    frames = processor([list(pictures)], return_tensors="pt")["pixel_values_videos"].to(setting.device)
+
+    def in_bfloat16() -> Any:
+        with torch.autocast(setting.device, torch.bfloat16):
+            return model(pixel_values_videos=frames)
+
+    def in_float32() -> Any:
+        return model(pixel_values_videos=frames)
+
+    with torch.no_grad():
+        (expected,), (labels,) = (
+            processor.post_process_semantic_segmentation(run(), target_sizes=[setting.size])
+            for run in (in_float32, in_bfloat16)
+        )
+    agreement = (labels == expected).double().mean().item()
+    if setting.model is None:  # which says nothing about the labels of a trained model
+        yield Case("random weights", in_float32, in_bfloat16, (faster(1.3, 1.5),), {"agreement_untrained": agreement})
+    else:
+        bounds = (faster(1.3, 1.5), Bound("agreement", 0.995, at_least=True))
+        yield Case("trained", in_float32, in_bfloat16, bounds, {"agreement": agreement})

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The side-by-side benchmark: its tools against closed forms, its exact figures against what must hold.
+
+Times are never tested. Of the exact musts these are asserted here: where they do not depend on size in a quick run,
+operations of rows 3, 4 and 12 and memory of rows 6 and 10 at full size. Row 1's memory is in
+`models/test_deformable_attention.py`. What takes longer at full size (memory of rows 2 to 4, bytes of row 11) is left
+to the benchmark.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import Mask2FormerConfig, logging
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+CPU_ROWS = [str(number) for number in range(1, 16)]
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The modules of the benchmark."""
+    sys.path.insert(0, str(SCRIPTS))
+    verbosity = logging.get_verbosity()
+    try:
+        names = ("growth", "loss", "measuring", "models", "post_processing")
+        modules = {name: importlib.import_module(f"benchmarks.{name}") for name in names}
+        modules |= {name: importlib.import_module(name) for name in ("benchmark", "plot_performance")}
+        yield SimpleNamespace(**modules)
+    finally:
+        sys.path.remove(str(SCRIPTS))
+        logging.set_verbosity(verbosity)
+
+
+@pytest.fixture(scope="module")
+def report_path(scripts, tmp_path_factory):
+    path = tmp_path_factory.mktemp("benchmark") / "report.json"
+    threads = torch.get_num_threads()
+    scripts.benchmark.main(["--quick", "--json", str(path)])
+    torch.set_num_threads(threads)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cases(report_path):
+    """Figures by row and name of the case."""
+    rows = json.loads(report_path.read_text())["rows"]
+    return {number: {case["name"]: case["figures"] for case in row["cases"]} for number, row in rows.items()}
+
+
+# ---- the tools ----------------------------------------------------------------------------------------------------
+
+
+def test_operations_of_a_product_are_counted(scripts):
+    one, other = torch.randn(3, 5), torch.randn(5, 7)
+    counts = scripts.measuring.count(lambda: (one @ other).T.reshape(-1, 1).relu(), "cpu")
+    assert counts.flops == 2 * 3 * 5 * 7
+    assert counts.operations == 3  # the product, the copy that `reshape` makes of a transposed one, and `relu`
+
+
+def test_operations_of_a_backward_pass_are_counted(scripts):
+    layer, inputs = nn.Linear(5, 7), torch.randn(3, 5)
+    flops = scripts.measuring.count(lambda: layer(inputs).sum().backward(), "cpu").flops
+    assert flops == 2 * (2 * 3 * 5 * 7)  # the output and the gradient of the weight
+
+
+def test_peak_memory_is_what_is_held_at_once(scripts):
+    def work():
+        for _ in range(3):
+            kept = torch.empty(1000)
+            torch.empty(500)
+            del kept
+
+    case = scripts.measuring.Case("", work, lambda: torch.empty(375), measures=("memory",))
+    figures = scripts.measuring.measure(case, scripts.measuring.Setting())
+    assert figures == {"memory": {"value": 0.25, "baseline": 4 * 1500, "ours": 4 * 375}}
+
+
+def read_three_times():
+    values = torch.arange(3, device="cpu")
+    return values[0].item() + int(values[1]) + float(values.sum())
+
+
+def move_there_and_back():
+    values = torch.arange(3, device="cpu")
+    on_host = values.cpu()  # 1
+    on_host[0].item()
+    on_host.to(torch.device("cpu"), non_blocking=True)
+    moved = on_host.to(torch.device("cpu"))  # 2
+    return moved[0].item()  # 3
+
+
+def index_from_the_host():
+    values = torch.arange(12, device="cpu").view(3, 4)
+    on_host = torch.tensor([0, 2])
+    values[on_host, on_host] = 1  # 1, 2
+    return values[on_host]  # 3
+
+
+def index_by_content():
+    values = torch.arange(3, device="cpu")
+    values[values > 1] = 0
+    return values[values > 0], values.nonzero(), torch.where(values > 0), torch.unique(values)  # 1 to 4
+
+
+def stay_on_the_host():
+    on_host = torch.tensor([1.0, 2.0]) * 2
+    return on_host.sum().item(), on_host.cpu(), on_host[on_host > 2], torch.from_numpy(on_host.numpy()).tolist()
+
+
+def make_there_from_numbers():
+    with torch.device("cpu"):
+        return torch.tensor([1, 2]), torch.zeros(2).sum().tolist()  # 1, 2
+
+
+@pytest.mark.parametrize(
+    ("work", "waits"),
+    [
+        (read_three_times, 3),
+        (move_there_and_back, 3),
+        (index_from_the_host, 3),
+        (index_by_content, 4),
+        (stay_on_the_host, 0),
+        (make_there_from_numbers, 2),
+    ],
+)
+def test_waits_of_host_and_device_are_counted_as_on_a_gpu(scripts, work, waits):
+    assert scripts.measuring.count(work, "cpu").syncs == waits
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_waits_of_transformers_loss_are_those_read_off_its_code(scripts, batch_size):
+    """For each prediction and image the costs and the labels cross, for each prediction seven more."""
+    criterion = Mask2FormerLoss(Mask2FormerConfig(num_labels=6, train_num_points=16), {})
+    targets = {
+        "mask_labels": [torch.ones(2, 8, 8) for _ in range(batch_size)],
+        "class_labels": [torch.tensor([0, 3]) for _ in range(batch_size)],
+    }
+    prediction = {
+        "masks_queries_logits": torch.randn(batch_size, 5, 8, 8),
+        "class_queries_logits": torch.randn(batch_size, 5, 7),
+    }
+    counts = scripts.measuring.count(
+        lambda: criterion(**prediction, **targets, auxiliary_predictions=[prediction] * 9), "cpu"
+    )
+    assert counts.syncs == 20 * batch_size + 70
+
+
+def test_saved_bytes_count_each_storage_once_and_no_parameter(scripts):
+    layer, inputs = nn.Linear(10, 20), torch.randn(30, 10)
+
+    def work():
+        outputs = layer(inputs)  # keeps its inputs, and the weight not
+        return outputs.sigmoid() * inputs[:, :1]  # keeps both; the inputs a second time
+
+    assert scripts.measuring.saved_bytes(work, layer.parameters()) == 4 * (30 * 10 + 30 * 20)
+
+
+def test_a_speed_up_is_the_median_of_paired_ratios(scripts):
+    figure = scripts.measuring.summarise_pairs([(2.0, 1.0), (9.0, 3.0), (4.0, 4.0), (10.0, 2.0), (8.0, 2.0)])
+    assert figure["value"] == 3.0 and figure["quartiles"] == [2.0, 4.0]
+    assert figure["seconds"] == {"baseline": 8.0, "ours": 2.0}
+
+
+def test_bounds_judge_speed_ups_from_below_and_costs_from_above(scripts):
+    figures = {"speed_up": {"value": 3.0}, "syncs": {"value": None, "baseline": 0, "ours": 2}}
+    faster, bound = scripts.measuring.faster, scripts.measuring.Bound
+    assert [faster(must).holds(faster(must).value(figures)) for must in (2, 3, 4, None)] == [True, True, False, None]
+    assert [bound("syncs.ours", must).holds(bound("syncs.ours", must).value(figures)) for must in (1, 2)] == [
+        False,
+        True,
+    ]
+
+
+# ---- the rows -----------------------------------------------------------------------------------------------------
+
+
+def test_a_quick_run_reports_every_row_of_the_cpu(report_path):
+    report = json.loads(report_path.read_text())
+    assert list(report["rows"]) == CPU_ROWS
+    assert report["setting"]["quick"] and report["setting"]["device"] == "cpu"
+    assert {"machine", "threads", "commit", "python", "torch", "transformers", "command"} == report["machine"].keys()
+    for number, row in report["rows"].items():
+        assert row["name"] and row["baseline"] and row["ours"] and row["cases"], number
+        for case in row["cases"]:
+            assert case["bounds"], (number, case["name"])
+            for bound in case["bounds"]:
+                assert bound.keys() == {"figure", "must", "aim", "at_least", "value", "holds"}
+                assert bound["value"] is not None and bound["holds"] is None
+            if number != "9":
+                speed_up = case["figures"]["speed_up"]
+                assert speed_up["value"] > 0 and len(speed_up["quartiles"]) == 2 and speed_up["seconds"]["ours"] > 0
+
+
+@pytest.mark.parametrize(
+    ("row", "case", "tolerance"),
+    [
+        ("1", "eager", 1e-5),
+        ("2", "eager", 1e-5),
+        ("3", "", 2e-3),
+        ("4", "", 2e-3),
+        ("8", "B=2", 1e-5),
+        ("8", "B=8", 1e-5),
+        ("10", "", 1e-6),
+        ("12", "official", 2e-3),
+        ("12", "ours anew", 2e-3),
+    ],
+)
+def test_both_ways_do_the_same_work(cases, row, case, tolerance):
+    assert cases[row][case]["difference"]["value"] <= tolerance
+
+
+def test_labels_and_scores_are_identical(cases):
+    assert [figures["equal_labels"]["value"] for figures in cases["6"].values()] == [1, 1, 1]
+    assert [figures["identical"]["value"] for figures in cases["15"].values()] == [1, 1]
+
+
+def test_the_decoder_needs_half_the_operations_a_third_of_the_memory_and_never_waits(cases):
+    figures = cases["3"][""]
+    assert figures["flops"]["value"] <= 0.5 and figures["memory"]["value"] <= 0.35
+    assert figures["syncs"]["ours"] == 0 < figures["syncs"]["baseline"]
+
+
+def test_a_whole_clip_needs_less_of_everything(cases):
+    assert cases["4"][""]["flops"]["value"] <= 0.9 and cases["4"][""]["memory"]["value"] <= 0.45
+
+
+def test_a_frozen_pixel_level_keeps_nothing(cases):
+    figures = cases["11"]["T=2"]
+    assert figures["saved_bytes"]["value"] < 0.5 and figures["flops"]["value"] < 0.6
+
+
+def test_a_stream_encodes_each_frame_once(cases):
+    assert [figures["encodings_per_frame"]["value"] for figures in cases["12"].values()] == [1, 1]
+
+
+def test_operations_at_the_published_size(scripts):
+    """Rows 4 and 12, counted on tensors without content."""
+    growth, setting = scripts.growth, scripts.measuring.Setting()
+    official, anew, step = (
+        growth.gigaflops(setting, 4, setting.size, way)
+        for way in (growth.official_work, growth.our_work, growth.our_step)
+    )
+    assert anew <= 0.9 * official
+    assert step <= 0.31 * official and step <= 0.35 * anew
+
+
+def test_memory_of_post_processing_at_the_published_size(scripts):
+    setting = scripts.measuring.Setting()
+    for case in scripts.post_processing.direct_cases(setting):
+        baseline, ours = memory_of(scripts, case)
+        assert ours <= 0.25 * baseline, case.name
+
+
+@pytest.mark.xfail(reason="the whole criterion still holds a quarter of what the official second round does")
+def test_memory_of_the_second_round_at_the_published_size(scripts):
+    (case,) = scripts.loss.second_round_cases(scripts.measuring.Setting())
+    baseline, ours = memory_of(scripts, case)
+    assert ours <= 0.1 * baseline
+
+
+def test_the_loss_waits_twice_whatever_its_batch(cases):
+    assert all(figures["syncs"]["ours"] <= 2 for figures in cases["9"].values())
+
+
+def memory_of(scripts, case):
+    with torch.set_grad_enabled(case.has_gradients):
+        return [scripts.measuring.peak_memory(work, "cpu") for work in (case.baseline, case.ours)]
+
+
+# ---- the command line and the page --------------------------------------------------------------------------------
+
+
+def test_a_row_that_there_is_not_is_refused(scripts, capsys):
+    with pytest.raises(SystemExit):
+        scripts.benchmark.main(["17"])
+    assert "`ROW` must be a number from 1 to 16. Got '17'" in capsys.readouterr().err
+
+
+def test_the_row_of_the_gpu_is_refused_on_the_cpu(scripts):
+    with pytest.raises(ValueError, match=r"`--device` must be cuda for row 16. Got cpu"):
+        scripts.benchmark.main(["16", "--quick"])
+
+
+def test_figures_are_printed_with_what_must_hold(scripts):
+    bounds = (scripts.measuring.faster(2, 3), scripts.measuring.Bound("syncs.ours", 2))
+    figures = {
+        "speed_up": scripts.measuring.summarise_pairs([(4e-3, 1e-3), (2e-3, 1e-3)]),
+        "syncs": scripts.measuring.share(0, 3),
+        "memory": scripts.measuring.share(8e6, 2e6),
+    }
+    case = scripts.benchmark.case_report(scripts.measuring.Result("eager", bounds, figures), is_judged=True)
+    name, *lines = (" ".join(line.split()) for line in scripts.benchmark.case_lines(case))
+    assert name == "eager"
+    assert lines[0] == "speed_up 3 must >= 2 aim 3 holds 2.50 to 3.50; 3 ms, 1 ms"
+    assert lines[1] == "syncs.ours 3 must <= 2 FAILS"
+    assert lines[2] == "syncs - 0, 3"
+    assert lines[3] == "memory 0.25 8 MB, 2 MB"
+
+
+def test_the_page_shows_every_bound_and_every_curve(scripts, report_path, tmp_path):
+    curve = {"x_label": "frames", "y_label": "GFLOP", "x": [1, 2], "lines": {"official style": [3, 6], "ours": [1, 2]}}
+    grown = tmp_path / "grown.json"
+    grown.write_text(json.dumps({"rows": {}, "machine": {}, "growth": {"frames": curve}}))
+    scripts.plot_performance.main([str(report_path), str(grown), "--docs", str(tmp_path / "docs")])
+    page = (tmp_path / "docs" / "performance.md").read_text()
+    num_bounds = sum(
+        len(case["bounds"]) for row in json.loads(report_path.read_text())["rows"].values() for case in row["cases"]
+    )
+    assert page.count("\n| ") - page.count("\n| case |") == num_bounds
+    assert "images/performance_frames.svg" in page
+    drawn = (tmp_path / "docs" / "images" / "performance_frames.svg").read_text()
+    assert 'id="official style"' in drawn and 'id="ours"' in drawn
+
+
+def test_a_stream_needs_no_more_memory_for_a_longer_video(scripts):
+    setting = scripts.measuring.Setting()
+    short, long = (scripts.growth.video_megabytes(setting, length, is_stream=True) for length in (6, 12))
+    assert long <= 1.05 * short
+    assert long < 0.6 * scripts.growth.video_megabytes(setting, 12, is_stream=False)
