@@ -81,7 +81,7 @@ def train(data_root: str, name: str, batch_size: int, accumulation: int, dtype: 
             max_steps=STEPS,
             one_round_steps=trained.one_round_steps,
             consistency_weight=trained.consistency_weight,
-            mask_patch_size=32,
+            mask_patch_size=16,
             learning_rate=1e-3,
             max_grad_norm=0.0,
         )

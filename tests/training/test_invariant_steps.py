@@ -46,8 +46,6 @@ def test_a_step_is_the_same_however_it_is_spread(runs, world, layout, model, dty
     for name in whole["logs"][0]:
         if name.removeprefix("frame_").startswith("loss") or name.endswith(("_loss", "query_share")):
             assert spread["logs"][0][name] == pytest.approx(whole["logs"][0][name], rel=max(tolerance, 1e-6)), name
-    if dtype == torch.float32 and TRAINED_MODELS[model].consistency_weight:
-        tolerance *= 10  # hidden patches are flat, and layer norms enlarge what rounding leaves of flat patches
     exact = runs[1, "8x1", model, "torch.float64"]["gradients"]
     for name, gradient in whole["gradients"].items():
         difference = (spread["gradients"][name] - gradient).abs().max()
