@@ -3,10 +3,10 @@
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
+from allocated_memory import peak_bytes
 from tiny import random_clips, tiny_model
 from transformers_themask.models import deformable_attention as module
 from transformers_themask.models.deformable_attention import deformable_attention
@@ -167,14 +167,7 @@ def test_a_block_of_queries_is_one_gather(monkeypatch):
 def peak(function):
     """The most memory in bytes that a call holds at a time, as the allocator counts it."""
     function()  # what is made once
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
-    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = highest = 0
-    for change in sorted(changes, key=lambda event: event.start_ns()):
-        held += change.nbytes()
-        highest = max(highest, held)
-    return highest
+    return peak_bytes(function)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What matching and loss cost beside Transformers': arithmetic, operations, waits for the device and memory."""
 
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,13 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
+from allocated_memory import peak_bytes
 from tiny import random_clips, tiny_config, tiny_model
 from transformers_themask.models import loss_themask
 from transformers_themask.models.loss_themask import EmbeddedLevel, HierarchicalLoss, LevelPrediction, clip_targets
 from transformers_themask.models.matching import Assignment, MaskLevel, masks_of_rows, match_rows
 from transformers_themask.models.point_sampling import uniform_points
 
-MEASURE_MEMORY = Path(__file__).parents[2] / "scripts" / "measure_memory.py"
 WEIGHTS = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
 
 
@@ -279,8 +276,7 @@ def test_the_second_round_equals_the_released_one_in_a_tenth_of_its_memory():
         results.append((loss(leaf), *works[-1]()))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-6, atol=0)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-6 * results[1][1].abs().max().item())
-    peak_memory = runpy.run_path(str(MEASURE_MEMORY))["peak_memory"]
-    ours, official = map(peak_memory, works)
+    ours, official = map(peak_bytes, works)
     assert ours <= 0.1 * official
 
 

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .command import add_clip_options, add_command, check_apart, check_clips, counted, usable_device
+from .command import (
+    add_clip_options,
+    add_command,
+    add_labelled_videos,
+    check_apart,
+    check_clips,
+    counted,
+    usable_device,
+)
 
 
 def add_to(commands: Any) -> None:
@@ -22,10 +30,7 @@ def add_to(commands: Any) -> None:
         help="two or more: a folder of label maps (<frame>.png, or <video>/<frame>.png for a data set) or a saved "
         "model (folder or Hub id), which labels the videos first; the first wins where scores are equal",
     )
-    videos = command.add_mutually_exclusive_group(required=True)
-    videos.add_argument("--video", metavar="VIDEO", help="video file or URL, or folder of jpg or png frames")
-    videos.add_argument("--data", type=Path, metavar="ROOT", help="data set")
-    command.add_argument("--split", default="val", help="name of the split file of --data (default: val)")
+    add_labelled_videos(command)
     command.add_argument(
         "-o",
         "--output",

@@ -52,6 +52,14 @@ def add_clip_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
 
 
+def add_labelled_videos(command: argparse.ArgumentParser) -> None:
+    """Add which videos label maps belong to: one, or those of a data set."""
+    videos = command.add_mutually_exclusive_group(required=True)
+    videos.add_argument("--video", metavar="VIDEO", help="video file or URL, or folder of jpg or png frames")
+    videos.add_argument("--data", type=Path, metavar="ROOT", help="data set")
+    command.add_argument("--split", default="val", help="name of the split file of --data (default: val)")
+
+
 def check_labelling_options(options: argparse.Namespace) -> None:
     """Find what is wrong with the options of [`add_labelling_options`]."""
     from transformers_themask.drawing.palettes import named_palette

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .command import add_command, check_apart, counted, naming, usable_device
+from .command import add_command, add_labelled_videos, check_apart, counted, naming, usable_device
 
 # Longer answers are shown in part; the log has them whole.
 MAX_SHOWN_CHARACTERS = 100
@@ -19,10 +19,7 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "labels", type=Path, metavar="LABELS", help="holds <frame>.png with --video, <video>/<frame>.png with --data"
     )
-    videos = command.add_mutually_exclusive_group(required=True)
-    videos.add_argument("--video", metavar="VIDEO", help="video file or URL, or folder of jpg or png frames")
-    videos.add_argument("--data", type=Path, metavar="ROOT", help="data set")
-    command.add_argument("--split", default="val", help="name of the split file of --data (default: val)")
+    add_labelled_videos(command)
     command.add_argument(
         "--class-names",
         type=Path,
