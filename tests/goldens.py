@@ -52,9 +52,9 @@ class RecordedPoints:
     def __init__(self, draws: dict[tuple[str, int], Tensor]):
         self.draws = draws
 
-    def __call__(self, kind: str, layer: int, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        drawn = self.draws.pop((kind, layer))
-        assert tuple(drawn.shape) == tuple(shape), f"{kind}, layer {layer}: recorded {drawn.shape}, asked {shape}"
+    def __call__(self, kind: str, layers: range, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        drawn = torch.stack([self.draws.pop((kind, layer)) for layer in layers])
+        assert tuple(drawn.shape) == tuple(shape), f"{kind}, {layers}: recorded {drawn.shape}, asked {shape}"
         return drawn
 
 

@@ -205,8 +205,7 @@ def test_a_quick_run_reports_every_row_of_the_cpu(report_path):
         ("2", "eager", 1e-5),
         ("3", "", 2e-3),
         ("4", "", 2e-3),
-        ("8", "B=2", 1e-5),
-        ("8", "B=8", 1e-5),
+        *(("8", f"B={batch_size}, {num_classes} classes", 1e-5) for batch_size in (2, 8) for num_classes in (4, 8)),
         ("10", "", 1e-6),
         ("12", "official", 2e-3),
         ("12", "ours anew", 2e-3),
@@ -258,7 +257,6 @@ def test_memory_of_post_processing_at_the_published_size(scripts):
         assert ours <= 0.25 * baseline, case.name
 
 
-@pytest.mark.xfail(reason="the whole criterion still holds a quarter of what the official second round does")
 def test_memory_of_the_second_round_at_the_published_size(scripts):
     (case,) = scripts.loss.second_round_cases(scripts.measuring.Setting())
     baseline, ours = memory_of(scripts, case)
@@ -267,6 +265,13 @@ def test_memory_of_the_second_round_at_the_published_size(scripts):
 
 def test_the_loss_waits_twice_whatever_its_batch(cases):
     assert all(figures["syncs"]["ours"] <= 2 for figures in cases["9"].values())
+
+
+def test_the_loss_gives_a_gpu_few_operations_whatever_its_batch(cases):
+    """Heads, matching and both rounds; how many there are does not depend on sizes, as long as one chunk holds all."""
+    operations = [figures["operations"] for figures in cases["9"].values()]
+    assert operations[0]["value"] <= 0.15
+    assert operations[0]["ours"] == operations[1]["ours"]
 
 
 def memory_of(scripts, case):

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows 8 to 11: prediction heads, matching and loss, the second round's mask loss, and the frozen stage."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -11,14 +14,17 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from transformers_themask import THEMaskConfig, THEMaskForVideoSemanticSegmentation
+from transformers_themask.models import loss_themask
 from transformers_themask.models.decoder_themask import MaskPredictor, QueryPrediction
-from transformers_themask.models.loss_themask import HierarchicalLoss, LevelPrediction
+from transformers_themask.models.loss_themask import HierarchicalLoss, clip_targets
+from transformers_themask.models.matching import Assignment, LevelPrediction, MaskLevel, masks_of_rows, match_rows
 from transformers_themask.models.point_sampling import uniform_points
 
 from .measuring import Bound, Case, Setting, faster, saved_bytes
-from .models import TARGETS_PER_IMAGE, blocky_labels, config_fields, random_frames, themask
+from .models import TARGETS_PER_IMAGE, blocky_labels, config_fields, random_frames, themask, themask_config
 
 BATCH_SIZES = (2, 8)
+NUMBERS_OF_TARGETS = (4, 8)
 CROP, QUICK_CROP = (480, 480), (96, 96)
 NUM_IMAGES = 2
 CLIP_LENGTH = 2
@@ -63,7 +69,7 @@ class FixedDecoder(nn.Module):
 class HeadsAndLoss:
     """Prediction heads, matching and loss of all layers, by Transformers and by us, on the same query states."""
 
-    def __init__(self, setting: Setting, batch_size: int):
+    def __init__(self, setting: Setting, batch_size: int, num_targets: int = TARGETS_PER_IMAGE):
         model = self.model = themask(setting, num_frames=1).train()
         config, size = model.config, crop_size(setting)
         generator = torch.Generator().manual_seed(0)
@@ -79,7 +85,7 @@ class HeadsAndLoss:
         parts.pixel_level_module = FixedPixelLevel(self.mask_features)
         parts.transformer_module = FixedDecoder(self.mask_predictor, self.queries)
         model.requires_grad_(True)
-        self.labels = blocky_labels(setting, batch_size, size)
+        self.labels = blocky_labels(setting, batch_size, size, num_targets)
         self.frames = torch.zeros(batch_size, 1, 3, *size, device=setting.device)
         self.class_labels = [clip.unique() for clip in self.labels]
         pairs = zip(self.labels, self.class_labels, strict=True)
@@ -120,7 +126,9 @@ class HeadsAndLoss:
         """How far the two losses differ with one round each and the same points, relative to their size."""
         with torch.no_grad(), SamePoints():
             theirs = self.transformers_loss()
-            ours = self.our_loss(1, lambda kind, layer, shape, generator: torch.rand(shape, device=self.labels.device))
+            ours = self.our_loss(
+                1, lambda kind, layers, shape, generator: torch.rand(shape, device=self.labels.device)
+            )
         return ((theirs - ours).abs() / theirs).item()
 
 
@@ -136,11 +144,11 @@ class SamePoints(TorchFunctionMode):
 
 
 def loss_cases(setting: Setting) -> Iterator[Case]:
-    """Row 8: forward and backward pass, for two and eight images."""
-    for batch_size in BATCH_SIZES:
-        both = HeadsAndLoss(setting, batch_size)
+    """Row 8: forward and backward pass, for two and eight images of few and more classes each."""
+    for batch_size, num_targets in itertools.product(BATCH_SIZES, NUMBERS_OF_TARGETS):
+        both = HeadsAndLoss(setting, batch_size, num_targets)
         yield Case(
-            f"B={batch_size}",
+            f"B={batch_size}, {num_targets} classes",
             lambda both=both: both.transformers_loss().backward(),  # type: ignore[misc]
             lambda both=both: both.our_loss().backward(),  # type: ignore[misc]
             (faster(1.4, 1.7), Bound("flops", 0.45), Bound("difference", 1e-5)),
@@ -150,14 +158,20 @@ def loss_cases(setting: Setting) -> Iterator[Case]:
 
 
 def launch_cases(setting: Setting) -> Iterator[Case]:
-    """Row 9: what the forward pass of row 8 launches, and how often it waits."""
+    """Row 9: what the forward pass of row 8 launches on a GPU, and how often it waits."""
     for batch_size in BATCH_SIZES:
         both = HeadsAndLoss(setting, batch_size)
+
+        def as_on_gpu(both: HeadsAndLoss = both) -> Tensor:
+            # Also on a CPU, which by itself works on what its cache holds.
+            with patch.dict(loss_themask.CHUNK_SIZES, clear=True):
+                return both.our_loss()
+
         bounds: tuple[Bound, ...] = (Bound("syncs.ours", 2),)
         if batch_size == BATCH_SIZES[0]:
             bounds += (Bound("operations", 0.15),)
         yield Case(
-            f"B={batch_size}", both.transformers_loss, both.our_loss, bounds, measures=("counts",), has_gradients=True
+            f"B={batch_size}", both.transformers_loss, as_on_gpu, bounds, measures=("counts",), has_gradients=True
         )
 
 
@@ -165,19 +179,25 @@ def launch_cases(setting: Setting) -> Iterator[Case]:
 
 
 def second_round_cases(setting: Setting) -> Iterator[Case]:
-    """Row 10: the mask loss of the second round, forward and backward pass, for eight masks of each of two images."""
+    """Row 10: the mask loss of the second round of a step, forward and backward pass.
+
+    Every layer has eight masks for each of two images. What the labels say is found by us once for all layers, and
+    counts here.
+    """
     height, width = crop_size(setting)
+    num_layers = themask_config(setting, 1).decoder_layers
     generator = torch.Generator().manual_seed(0)
     cells = torch.arange((height // 32) * (width // 32)).view(height // 32, width // 32) % TARGETS_PER_IMAGE
     labels = cells.repeat_interleave(32, 0).repeat_interleave(32, 1).expand(NUM_IMAGES, 1, -1, -1).contiguous()
     masks = torch.stack([clip == label for clip in labels for label in range(TARGETS_PER_IMAGE)])
-    logits = 3 * torch.randn(NUM_IMAGES, TARGETS_PER_IMAGE, height // 4, width // 4, generator=generator)
+    shape = (num_layers, NUM_IMAGES, TARGETS_PER_IMAGE, height // 4, width // 4)
+    logits = 3 * torch.randn(shape, generator=generator)
     labels, masks, logits = (tensor.to(setting.device) for tensor in (labels, masks, logits))
-    theirs = logits.flatten(0, 1)[:, None].requires_grad_()
-    ours = OurSecondRound(setting, logits, labels)
+    theirs, ours = logits.clone().requires_grad_(), OurSecondRound(logits, labels)
 
     def official() -> Tensor:
-        return official_second_round(theirs, masks)
+        layers = theirs.flatten(1, 2)[:, :, None].unbind()
+        return torch.stack([official_second_round(layer, masks) for layer in layers]).sum()
 
     with torch.no_grad():
         difference = ((official() - ours()).abs() / official()).item()
@@ -204,44 +224,34 @@ def official_second_round(logits: Tensor, masks: Tensor) -> Tensor:
     cross_entropy = nn.functional.binary_cross_entropy_with_logits(enlarged, targets, reduction="none").mean(1).sum()
     scores = enlarged.sigmoid()
     dice = 1 - (2 * (scores * targets).sum(1) + 1) / (scores.sum(1) + targets.sum(1) + 1)
-    return (cross_entropy + dice.sum()) / len(logits)
+    return cross_entropy + dice.sum()
 
 
 class OurSecondRound:
-    """The same by our whole criterion, in which everything else is made negligible.
-
-    Matching goes by classes alone, of which each has a first and a second best query, and the other mask losses look
-    at four points.
+    """The same by us.
 
     Args:
-        setting ([`Setting`]): The device.
-        logits (`torch.Tensor` of shape `(images, masks, height / 4, width / 4)`): Masks of the secondary queries.
+        logits (`torch.Tensor` of shape `(layers, images, masks, height / 4, width / 4)`): Masks of secondary queries.
         labels (`torch.Tensor` of shape `(images, 1, height, width)`): Classes, the first for the first mask.
     """
 
-    def __init__(self, setting: Setting, logits: Tensor, labels: Tensor):
-        num_images, num_masks = logits.shape[:2]
-        config = THEMaskConfig(
-            num_queries=2 * num_masks,
-            num_labels=num_masks,
-            train_num_points=4,
-            second_round_cost="full",
-            mask_weight=0,
-            dice_weight=0,
-            secondary_mask_weight=1,
-            secondary_dice_weight=1,
-            secondary_round_weight=1,
-        )
-        self.criterion, self.labels = HierarchicalLoss(config, uniform_points), labels
-        best = torch.eye(num_masks, num_masks + 1, device=setting.device)
-        self.class_logits = torch.cat([10 * best, 8 * best]).expand(num_images, -1, -1)
-        self.mask_logits = torch.cat([torch.zeros_like(logits), logits], dim=1)[:, None].requires_grad_()
+    def __init__(self, logits: Tensor, labels: Tensor):
+        num_layers, _, num_masks = logits.shape[:3]
+        config = THEMaskConfig(num_queries=num_masks, num_labels=num_masks)
+        self.criterion = HierarchicalLoss(config, uniform_points)
+        self.targets = clip_targets(labels, num_masks, config.ignore_value, exclude_ignored=False)
+        self.class_table = self.targets.class_table(num_masks)
+        self.logits = logits[:, :, None].clone().requires_grad_()
+        every, none = np.arange(num_masks), np.empty(0, dtype=np.int64)
+        pairs = [[(Assignment(none, none), Assignment(every, every))] * len(labels)] * num_layers
+        _, (_, self.rows) = match_rows(pairs, self.targets.class_labels, 1, num_masks, num_masks, labels.device)
 
     def __call__(self) -> Tensor:
-        """Cross-entropy plus dice."""
-        prediction = LevelPrediction(self.class_logits, self.mask_logits)
-        terms = self.criterion([prediction], [], self.labels, matching_rounds=2).terms
-        return terms["loss_secondary_mask"].sum() + terms["loss_secondary_dice"].sum()
+        """Cross-entropy plus dice of all layers."""
+        level = MaskLevel([LevelPrediction(layer, layer) for layer in self.logits])
+        maps = self.targets.maps(self.class_table, level.size)
+        (masks,) = masks_of_rows([self.rows], level)
+        return torch.stack([self.criterion.dense_losses(layer, maps).sum() for layer in masks.split(1)]).sum()
 
 
 # ---- row 11 ---------------------------------------------------------------------------------------------------------

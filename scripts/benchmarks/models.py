@@ -70,10 +70,12 @@ def random_features(setting: Setting, config: THEMaskConfig, num_frames: int) ->
     return feature_maps, maps(config.mask_feature_size, quarter)
 
 
-def blocky_labels(setting: Setting, batch_size: int, size: tuple[int, int]) -> Tensor:
-    """Label maps `(batch, 1, height, width)` of squares of 32 pixels and eight classes each."""
+def blocky_labels(
+    setting: Setting, batch_size: int, size: tuple[int, int], num_classes: int = TARGETS_PER_IMAGE
+) -> Tensor:
+    """Label maps `(batch, 1, height, width)` of squares of 32 pixels and a few classes each."""
     generator = torch.Generator().manual_seed(3)
-    cells = torch.randint(0, TARGETS_PER_IMAGE, (batch_size, 1, size[0] // 32, size[1] // 32), generator=generator)
+    cells = torch.randint(0, num_classes, (batch_size, 1, size[0] // 32, size[1] // 32), generator=generator)
     return cells.repeat_interleave(32, -2).repeat_interleave(32, -1).to(setting.device)
 
 

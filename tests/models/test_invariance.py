@@ -7,6 +7,7 @@ Equalities are tested in float64: in float32 the rounding of a mask logit near z
 import pytest
 import torch
 
+from point_samplers import layer_by_layer
 from tiny import TINY_MIT, random_clips, tiny_model
 from transformers_themask import MiTConfig, THEMaskVideoProcessor
 
@@ -59,7 +60,7 @@ def repeated_points(copies):
         once = torch.rand((shape[0] // copies, *shape[1:]), generator=seeded, dtype=torch.float64)
         return once.repeat(copies, 1, 1)
 
-    return sampler
+    return layer_by_layer(sampler)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

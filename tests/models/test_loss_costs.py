@@ -11,6 +11,7 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from allocated_memory import peak_bytes
+from point_samplers import layer_by_layer
 from tiny import random_clips, tiny_config, tiny_model
 from transformers_themask.models import loss_themask
 from transformers_themask.models.loss_themask import EmbeddedLevel, HierarchicalLoss, LevelPrediction, clip_targets
@@ -255,7 +256,7 @@ def our_second_round(config, logits, targets, maps):
     pairs = [[(Assignment(none, none), Assignment(every, every))] * len(logits)]
     rows = match_rows(pairs, targets.class_labels, 1, logits.shape[2], config.num_labels, logits.device)[1]
     (group,) = masks_of_rows(rows[1:], level)
-    return HierarchicalLoss(config, uniform_points)._dense_losses(group, maps).sum()
+    return HierarchicalLoss(config, uniform_points).dense_losses(group, maps).sum()
 
 
 def test_the_second_round_equals_the_released_one_in_a_tenth_of_its_memory():
@@ -301,6 +302,7 @@ def both_levels(config, num_frames):
     return video, frame, labels
 
 
+@layer_by_layer
 def points_by_name(kind, layer, shape, generator):
     """Random points that depend on what they are for only; those of the matching are shared by the layers."""
     seeded = torch.Generator().manual_seed(sum(map(ord, kind)) + 1000 * layer * (kind != "matching"))
@@ -341,38 +343,45 @@ def test_the_size_of_chunks_changes_nothing(fields, chunk_size, recompute, monke
     assert_same(terms_and_gradients(config, video, frame, labels, leaves, recompute), expected)
 
 
-def test_layers_without_points_of_their_own_are_matched_at_those_before():
-    """Two layers that share the first's points, and one with points of its own."""
+def test_one_layer_may_stand_for_all_when_they_are_matched():
     config = tiny_config(num_frames=2)
     video, frame, labels = both_levels(config, 2)
-    leaves, matched = [*video, *frame], []
+    leaves = [*video, *frame]
 
-    def sampler(kind, layer, shape, generator, shares):
-        if kind != "matching":
-            return points_by_name(kind, layer, shape, generator)
-        points = torch.rand(shape, generator=torch.Generator().manual_seed(layer // 2), dtype=torch.float64)
-        matched.append(points)
-        return None if shares and layer == 1 else points
+    def sampler(kind, layers, shape, generator, shares):
+        points = points_by_name(kind, layers, shape, generator)
+        return points[:1] if shares and kind == "matching" else points
 
     results = [
         terms_and_gradients(config, video, frame, labels, leaves, sampler=lambda *args, own=own: sampler(*args, own))
         for own in (False, True)
     ]
     assert_same(*results)
-    assert torch.equal(matched[0], matched[1]) and not torch.equal(matched[1], matched[2])
 
 
 def test_by_default_all_layers_are_matched_at_the_same_points():
-    shapes = [uniform_points("matching", layer, (2, 5, 2), None) for layer in range(3)]
-    assert shapes[0].shape == (2, 5, 2) and shapes[1:] == [None, None]
-    assert uniform_points("video_primary_uniform", 1, (2, 5, 2), None).shape == (2, 5, 2)
+    assert uniform_points("matching", range(3), (3, 2, 5, 2), None).shape == (1, 2, 5, 2)
+    assert uniform_points("video_primary_uniform", range(3), (3, 2, 5, 2), None).shape == (3, 2, 5, 2)
 
 
-def test_points_of_losses_are_never_shared():
+@pytest.mark.parametrize("kind", ["matching", "video_primary_candidates"])
+def test_points_of_a_wrong_shape_are_refused(kind):
     config = tiny_config()
-    level, labels = embedded_level(config, 2, num_layers=1), label_maps(2, 3)
-    criterion = HierarchicalLoss(config, lambda kind, *rest: torch.rand(rest[1]) if kind == "matching" else None)
+    level, labels = embedded_level(config, 2, num_layers=2), label_maps(2, 3)
+
+    def sampler(asked, layers, shape, generator):
+        points = uniform_points(asked, layers, shape, generator)
+        return points[:, :1] if asked == kind else points
+
+    with pytest.raises(ValueError, match=rf"`point_sampler` must return points of shape \(\d, .*for '{kind}'\. Got"):
+        HierarchicalLoss(config, sampler)(level, [], labels, 1)
+
+
+def test_points_of_losses_are_never_shared(on_gpu):
+    config = tiny_config()
+    level, labels = embedded_level(config, 2, num_layers=2), label_maps(2, 3)
+    criterion = HierarchicalLoss(config, lambda kind, layers, shape, generator: torch.rand(1, *shape[1:]))
     with pytest.raises(
-        ValueError, match=r"`point_sampler` must return points for a loss\. Got None for 'video_primary"
+        ValueError, match=r"for 'video_primary_candidates'.*Only for matching may one layer stand for all"
     ):
         criterion(level, [], labels, 1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from naive_loss import naive_loss_terms
+from point_samplers import layer_by_layer
 from tiny import random_clips, tiny_config, tiny_model
 from transformers_themask.models.loss_themask import HierarchicalLoss, LevelPrediction
 from transformers_themask.models.matching import two_round_assignment
@@ -19,6 +20,9 @@ def points_by_name(kind, layer, shape, generator):
     """Random points that depend on what they are for, but not on the order of the calls."""
     seeded = torch.Generator().manual_seed(sum(map(ord, kind)) + 1000 * layer)
     return torch.rand(shape, generator=seeded, dtype=torch.float64)
+
+
+ANY_POINTS = layer_by_layer(points_by_name)
 
 
 def label_maps(batch_size=2, num_frames=1, size=(32, 48), seed=0):
@@ -46,7 +50,7 @@ def levels(config, mode, batch_size, num_frames, **options):
     return video, frame
 
 
-def loss_terms(config, video, frame, labels, rounds=2, sampler=points_by_name):
+def loss_terms(config, video, frame, labels, rounds=2, sampler=ANY_POINTS):
     wrapped = ([LevelPrediction(*layer) for layer in level] for level in (video, frame))
     return HierarchicalLoss(config, sampler)(*wrapped, labels, rounds).terms
 
@@ -313,7 +317,7 @@ def test_excluded_pixels_influence_neither_loss_nor_gradient(mode, variant, seed
                     mask_logits += disturbance * torch.randn_like(mask_logits) * masks_of[name]
         torch.manual_seed(seed)
         terms = loss_terms(
-            config, video, frame, labels, sampler=lambda kind, layer, shape, generator: torch.rand(shape)
+            config, video, frame, labels, sampler=lambda kind, layers, shape, generator: torch.rand(shape)
         )
         return terms, gradients(terms, video, frame), (video, frame)
 
@@ -334,7 +338,9 @@ def test_without_ignored_pixels_excluding_them_changes_nothing(size):
     labels = label_maps(1, 2, size).clamp(max=4)
     losses = [
         tiny_model(num_frames=2, ignored_pixels=ignored)(
-            pixel_values_videos=frames, labels=labels, point_sampler=lambda *args: points_by_name(*args).float()
+            pixel_values_videos=frames,
+            labels=labels,
+            point_sampler=layer_by_layer(lambda *args: points_by_name(*args).float()),
         ).loss
         for ignored in ("negative", "excluded")
     ]
@@ -389,7 +395,11 @@ def test_a_label_out_of_range_is_named(wrong):
 def test_named_terms_sum_to_the_loss(fields):
     model = tiny_model(**fields).double()
     frames, labels = random_clips()
-    options = {"pixel_values_videos": frames.double(), "labels": labels, "point_sampler": points_by_name}
+    options = {
+        "pixel_values_videos": frames.double(),
+        "labels": labels,
+        "point_sampler": ANY_POINTS,
+    }
     outputs, by_layer = model(**options), model(**options, output_layer_loss_terms=True)
     prefixes = [""] if fields["num_frames"] == 1 else ["", "frame_"]
     names = {prefix + name for prefix in prefixes for name in ("loss_class", "loss_mask", "loss_dice", *SECONDARY)}
@@ -402,7 +412,11 @@ def test_named_terms_sum_to_the_loss(fields):
 
 def test_warm_up_is_the_one_round_loss():
     frames, labels = random_clips()
-    options = {"pixel_values_videos": frames.double(), "labels": labels, "point_sampler": points_by_name}
+    options = {
+        "pixel_values_videos": frames.double(),
+        "labels": labels,
+        "point_sampler": ANY_POINTS,
+    }
     two_rounds = tiny_model(num_frames=2).double()
     one_round = tiny_model(num_frames=2, matching_rounds=1).double()
     warm_up = two_rounds(**options, matching_rounds=1)
@@ -415,7 +429,7 @@ def test_labels_of_another_size_than_the_frames_are_taken():
     model = tiny_model().double()
     frames, labels = random_clips()
     small = torch.nn.functional.interpolate(labels.double(), (33, 47), mode="nearest").long()
-    outputs = model(pixel_values_videos=frames.double(), labels=small, point_sampler=points_by_name)
+    outputs = model(pixel_values_videos=frames.double(), labels=small, point_sampler=ANY_POINTS)
     assert outputs.loss.isfinite()
 
 

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from transformers import AutoConfig, AutoModel, Mask2FormerConfig, ResNetConfig, SwinConfig
 
 from families import mpvss_model
+from point_samplers import layer_by_layer
 from tiny import random_clips, tiny_config
 from tiny_segmenters import STAGES, SWIN, opinionated, save_native
 from transformers_themask import MPVSSConfig, MPVSSForVideoSemanticSegmentation
@@ -268,6 +269,7 @@ def test_a_step_changes_the_flow_and_two_heads_and_nothing_else(backbone):
     assert changed == {name for name, part in model.named_parameters() if part.requires_grad}
 
 
+@layer_by_layer
 def fixed_points(kind, layer, shape, generator):
     """The same random points for every mask."""
     return torch.rand(shape[1:], generator=torch.Generator().manual_seed(layer)).expand(shape)

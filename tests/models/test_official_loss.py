@@ -19,6 +19,7 @@ from goldens import (
     video_points,
     weights,
 )
+from point_samplers import layer_by_layer
 from tiny import tiny_config
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.conversion.families import convert_official_checkpoint
@@ -65,7 +66,7 @@ def matched(name, case):
     targets = clip_targets_of(recorded, "in.targets.")
     points = torch.cat([recorded[f"rand.b{clip}.point_coords"] for clip in range(len(targets.class_labels))])
     prediction = LevelPrediction(recorded["in.pred_logits"], recorded["in.pred_masks"].transpose(1, 2))
-    criterion = HierarchicalLoss(config, lambda *_: points)
+    criterion = HierarchicalLoss(config, lambda *_: points[None])
     return criterion, prediction, targets, recorded
 
 
@@ -179,7 +180,7 @@ def test_video_criterion_reproduces_the_official_one(case, level):
     replay = {}
     for layer in (2, 0, 1):
         replay["candidates", layer], replay["uniform", layer] = next(draws), next(draws)
-    sampler = lambda kind, layer, shape, generator: replay[kind.split("_")[-1], layer]  # noqa: E731
+    sampler = layer_by_layer(lambda kind, layer, shape, generator: replay[kind.split("_")[-1], layer])
     divisors = loss_counts_of(torch.tensor([len(classes) for classes in targets.class_labels]), config, 2)
     criterion = HierarchicalLoss(config, sampler)
     terms = criterion.level_terms(level, predictions, targets, assignments, 2, divisors.float())

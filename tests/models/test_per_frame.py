@@ -104,7 +104,7 @@ def test_the_loss_of_queries_is_that_of_the_image_model_up_to_its_divisors(name,
     outputs = model(
         pixel_values_videos=frames,
         labels=labels,
-        point_sampler=lambda kind, layer, shape, generator: points[:, : shape[1]].expand(shape),
+        point_sampler=lambda kind, layers, shape, generator: points[:, : shape[2]].expand(shape),
     )
     maps = labels.flatten(0, 1).long()
     class_labels = [frame.unique()[frame.unique() != 255] for frame in maps]

@@ -4,6 +4,7 @@
 import pytest
 import torch
 
+from point_samplers import layer_by_layer
 from tiny import TINY_MIT, random_clips, tiny_model
 from transformers_themask import MiTConfig, THEMaskForVideoSemanticSegmentation
 
@@ -27,6 +28,7 @@ def calm_model(**fields):
     return tiny_model(**calm, **fields)
 
 
+@layer_by_layer
 def fixed_points(kind, layer, shape, generator):
     return torch.rand(shape, generator=torch.Generator().manual_seed(sum(map(ord, kind)) + 1000 * layer))
 

@@ -10,7 +10,8 @@ is computed for several layers or entries at once therefore has two leading axes
 device twice: for the classes of the clips, and for the matching costs of all layers.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from .matching import (
     MaskLevel,
     MatchedRows,
     compare_at_points,
+    dice_loss,
     mask_costs,
     masks_of_rows,
     match_rows,
@@ -38,8 +40,8 @@ from .point_sampling import (
     PointSampler,
     TargetMaps,
     as_float32,
-    clamped,
     in_float32,
+    joined,
     sample_points,
     select_uncertain,
 )
@@ -312,9 +314,12 @@ class HierarchicalLoss:
         if targets.most_targets == 0:
             return probabilities.new_empty(1, num_layers, num_clips, num_queries, 0)
         classes = targets.class_table(filling=config.num_labels)
-        runs = self._matching_points(num_layers, num_clips, probabilities)
-        pairs = [self._mask_costs(level, layers, points, targets, classes) for layers, points in runs]
-        mask_cost, dice_cost = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        points = self._draw("matching", range(num_layers), [1] * num_clips, config.train_num_points, probabilities)
+        pairs = [
+            self._mask_costs(level, layers, of_layers, targets, classes)
+            for layers, of_layers in zip(slices(0, num_layers, num_layers // len(points)), points, strict=True)
+        ]
+        mask_cost, dice_cost = (joined(parts) for parts in zip(*pairs, strict=True))
         class_cost = -probabilities.gather(-1, classes[:, None].expand(num_layers, -1, num_queries, -1))
         full = config.mask_weight * mask_cost + config.class_weight * class_cost + config.dice_weight * dice_cost
         mask_only = config.second_round_cost == "mask" or (
@@ -322,18 +327,6 @@ class HierarchicalLoss:
         )
         # A diverged (NaN) prediction is as bad a match as can be; the NaN loss itself then tells the user.
         return torch.nan_to_num(torch.stack([full, mask_cost] if mask_only else [full]), nan=LARGEST_LOGIT)
-
-    def _matching_points(self, num_layers: int, num_clips: int, like: Tensor) -> list[tuple[slice, Tensor]]:
-        """Points `(clips, num_points, 2)`, and the layers that are matched at them."""
-        runs: list[tuple[slice, Tensor]] = []
-        for layer in range(num_layers):
-            points = self._draw("matching", layer, [1] * num_clips, self.config.train_num_points, like)
-            if points is not None:
-                runs.append((slice(layer, layer + 1), points))
-            elif runs:
-                layers, points = runs[-1]
-                runs[-1] = slice(layers.start, layer + 1), points
-        return runs
 
     def _mask_costs(
         self, level: Level, layers: slice, points: Tensor, targets: ClipTargets, classes: Tensor
@@ -357,9 +350,9 @@ class HierarchicalLoss:
                 compare_at_points(level.logits_at(read, part, frames), truth)
                 for part in slices(layers.start, layers.stop, layers_at_once)
             ]
-            sums.append(torch.cat(compared, dim=2))
+            sums.append(joined(compared, dim=2))
             sizes.append(truth.sum(-1))
-        of_clips = [torch.cat(x).unflatten(0, (num_clips, num_frames)).sum(1) for x in (sums, sizes)]
+        of_clips = [joined(x).unflatten(0, (num_clips, num_frames)).sum(1) for x in (sums, sizes)]
         mask_cost, dice_cost = (x.unflatten(2, (num_layers, -1)).permute(2, 0, 3, 1) for x in mask_costs(*of_clips))
         return mask_cost, dice_cost
 
@@ -430,14 +423,14 @@ class HierarchicalLoss:
             masked = [masks_of_rows(*part) for part in parts]
             points = self._loss_points(name, masked, maps, layers_at_once)
             pairs = zip(masked, points, strict=True)
-            return torch.stack([self._part_losses(*pair, maps, layers_at_once) for pair in pairs]).sum(0)
+            return functools.reduce(torch.add, [self._part_losses(*pair, maps, layers_at_once) for pair in pairs])
         with torch.no_grad():
             points = self._loss_points(name, [masks_of_rows(*part) for part in parts], maps, layers_at_once)
         losses = [
             self._once_more(self._unmasked_part_losses, *part, of_part, maps, layers_at_once)
             for part, of_part in zip(parts, points, strict=True)
         ]
-        return torch.stack(losses).sum(0)
+        return functools.reduce(torch.add, losses)
 
     def _once_more(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """Call a function, with `recompute` so that the backward pass calls it again."""
@@ -461,7 +454,7 @@ class HierarchicalLoss:
             self._once_more(self._chunk_losses, chunk, of_chunk, maps)
             for chunk, of_chunk in zip(chunks, points_of_chunks, strict=True)
         ]
-        return torch.cat(losses, dim=2)
+        return joined(losses, dim=2)
 
     def _chunk_losses(self, groups: Sequence[MaskedRows], points: Sequence[Tensor], maps: TargetMaps) -> Tensor:
         """The same of a few layers; a group without points takes every pixel."""
@@ -473,29 +466,29 @@ class HierarchicalLoss:
             elif index < len(points):
                 losses.append(self._sampled_losses(group, points[index], maps, is_soft[index]))
             else:
-                losses.append(self._dense_losses(group, maps))
+                losses.append(self.dense_losses(group, maps))
         return torch.stack(losses)
 
     def _sampled_losses(self, group: MaskedRows, points: Tensor, maps: TargetMaps, soft: bool) -> Tensor:
         """Cross-entropy and dice at points `(layers, rows * num_frames, num_points, 2)`: `(2, layers)`."""
         shape, points = points.shape[:3], points.flatten(0, 1)
         frames = group.frames()
-        sampled = sample_points(clamped(group.logits.flatten(0, 2)[:, None]), points).view(shape)
+        sampled = sample_points(group.logits.flatten(0, 2)[:, None], points).view(shape)
         masks = sample_points(maps.masks[frames, group.targets()][:, None].to(points.dtype), points).view(shape)
         usable = maps.usable(frames, points)
-        counts = torch.ones_like(masks) if usable is None else usable.to(masks.dtype).view(shape)
+        counts = None if usable is None else usable.to(masks.dtype).view(shape)
         if soft:
             masks = self._soft_mask(sampled.detach().sigmoid(), masks)
-        return mask_losses(sampled, masks * counts, counts)
+        return mask_losses(sampled, masks if counts is None else masks * counts, counts)
 
-    def _dense_losses(self, group: MaskedRows, maps: TargetMaps) -> Tensor:
-        """The soft loss over every pixel of the label map: `(2, layers)`.
+    def dense_losses(self, group: MaskedRows, maps: TargetMaps) -> Tensor:
+        """The soft loss over every pixel of the label map: cross-entropy and dice, `(2, layers)`.
 
         The reference enlarges the logits to the label map by nearest neighbour, so prediction and loss are constant
         over the pixels of one logit, and the number of pixels of each kind under a logit says all. Nothing is
         enlarged.
         """
-        logits = clamped(group.logits.flatten(3).flatten(1, 2))
+        logits = group.logits.flatten(3).flatten(1, 2)
         masks, counts = maps.pixels_under(group.frames(), group.targets(), logits.dtype)
         masks = self._soft_mask(logits.detach().sigmoid(), masks.view(logits.shape))
         return mask_losses(logits, masks, counts.view(logits.shape))
@@ -522,26 +515,40 @@ class HierarchicalLoss:
     def _loss_points(
         self, name: str, parts: Sequence[list[MaskedRows]], maps: TargetMaps, layers_at_once: int
     ) -> list[list[Tensor]]:
-        """Per part the points of each group that has some, `(layers, rows * num_frames, num_points, 2)`.
-
-        They are drawn layer by layer, whatever is then worked on at once.
-        """
+        """Per part the points of each group that has some, `(layers, rows * num_frames, num_points, 2)`."""
         is_dense = self.config.secondary_loss == "soft" and self.config.secondary_points == "dense"
         groups = list(zip(*parts, strict=True))[: 1 if is_dense else 2]
-        kinds = (f"{name}_primary", f"{name}_secondary")
         chosen: list[list[list[Tensor]]] = [[] for _ in groups]
+        runs = slices(0, len(groups[0][0].logits), layers_at_once)
         split = [zip(*(part.split(layers_at_once) for part in group), strict=True) for group in groups]
-        num_layers = len(groups[0][0].logits)
-        for layers, *of_groups in zip(slices(0, num_layers, layers_at_once), *split, strict=True):
-            drawn = [
-                [self._draw_for_loss(kind, layer, group) for kind, group in zip(kinds, groups, strict=False)]
-                for layer in range(layers.start, layers.stop)
-            ]
-            for own, of_group, of_layers in zip(chosen, of_groups, zip(*drawn, strict=True), strict=True):
-                candidates, uniform = (torch.stack(each) for each in zip(*of_layers, strict=True))
+        for drawn, *of_groups in zip(self._draws(name, groups, runs), *split, strict=True):
+            for own, of_group, (candidates, uniform) in zip(chosen, of_groups, drawn, strict=True):
                 own.append(self._most_uncertain(of_group, candidates, uniform, maps))
-        points = [[torch.cat(pieces) for pieces in zip(*own, strict=True)] for own in chosen]
+        points = [[joined(pieces) for pieces in zip(*own, strict=True)] for own in chosen]
         return [list(of_part) for of_part in zip(*points, strict=True)]
+
+    def _draws(
+        self, name: str, groups: Sequence[Sequence[MaskedRows]], runs: Sequence[slice]
+    ) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """For one run of layers after the other the candidates and uniform points of each group.
+
+        A CPU draws layer by layer, to hold few points at once; elsewhere all are drawn together, with few launches.
+        Neither depends on the runs.
+        """
+        kinds = (f"{name}_primary", f"{name}_secondary")
+
+        def draw(layers: range) -> list[tuple[Tensor, Tensor]]:
+            return [self._draw_for_loss(kind, layers, group) for kind, group in zip(kinds, groups, strict=False)]
+
+        if groups[0][0].logits.device.type in CHUNK_SIZES:
+            for run in runs:
+                of_layers = zip(*(draw(range(layer, layer + 1)) for layer in range(run.start, run.stop)), strict=True)
+                both = [zip(*of_group, strict=True) for of_group in of_layers]
+                yield [(joined(candidates), joined(uniform)) for candidates, uniform in both]
+        else:
+            drawn = draw(range(runs[-1].stop))
+            for run in runs:
+                yield [(candidates[run], uniform[run]) for candidates, uniform in drawn]
 
     def _most_uncertain(
         self, parts: Sequence[MaskedRows], candidates: Tensor, uniform: Tensor, maps: TargetMaps
@@ -553,43 +560,43 @@ class HierarchicalLoss:
             kept = own[:, :, : self._num_uncertain]
             if own.numel() > 0:
                 places = own.flatten(0, 1)
-                logits = sample_points(clamped(part.logits.flatten(0, 2)[:, None]), places)[:, 0]
+                logits = sample_points(part.logits.flatten(0, 2)[:, None], places)[:, 0]
                 usable = maps.usable(part.frames(), places)
                 kept = select_uncertain(logits, places, self._num_uncertain, usable).view(kept.shape)
             points.append(torch.cat([kept, rest], dim=2))
         return points
 
-    def _draw_for_loss(self, kind: str, layer: int, parts: Sequence[MaskedRows]) -> tuple[Tensor, Tensor]:
-        """Candidates for uncertain points, and uniform points, `(rows * num_frames, points, 2)`."""
+    def _draw_for_loss(self, kind: str, layers: range, parts: Sequence[MaskedRows]) -> tuple[Tensor, Tensor]:
+        """Candidates for uncertain points, and uniform points, `(layers, rows * num_frames, points, 2)`."""
         num_frames = parts[0].logits.shape[2]
         num_rows = [count * num_frames for part in parts for count in part.rows.per_entry]
         num_uniform = self.config.train_num_points - self._num_uncertain
         candidates, uniform = (
-            self._draw(f"{kind}_{purpose}", layer, num_rows, count, parts[0].logits)
+            self._draw(f"{kind}_{purpose}", layers, num_rows, count, parts[0].logits)
             for purpose, count in (("candidates", self._num_candidates), ("uniform", num_uniform))
         )
-        if candidates is None or uniform is None:
-            raise ValueError(
-                f"`point_sampler` must return points for a loss. Got None for {kind!r}, layer {layer}. Only points of "
-                "matching may be those of the layer before."
-            )
         return candidates, uniform
 
-    def _draw(self, kind: str, layer: int, num_rows: Sequence[int], num_points: int, like: Tensor) -> Tensor | None:
-        """Draw points for rows ordered by entry, `num_rows` for each: `(rows, num_points, 2)`."""
+    def _draw(self, kind: str, layers: range, num_rows: Sequence[int], num_points: int, like: Tensor) -> Tensor:
+        """Draw points for rows ordered by entry, `num_rows` for each: `(layers, rows, num_points, 2)`."""
         if sum(num_rows) * num_points == 0:
-            return like.new_empty(sum(num_rows), num_points, 2)
+            return like.new_empty(len(layers), sum(num_rows), num_points, 2)
+        generators: Sequence[torch.Generator | None] = [self.generator]  # type: ignore[list-item]
+        if isinstance(self.generator, Sequence):
+            generators = self.generator
+        per_generator = np.reshape(num_rows, (len(generators), -1)).sum(1).tolist()
         with like.device:  # so that the sampler's new tensors live where they are used
-            if not isinstance(self.generator, Sequence):
-                points = self.point_sampler(kind, layer, (sum(num_rows), num_points, 2), self.generator)
-                return None if points is None else points.to(like, non_blocking=True)
-            per_clip = np.reshape(num_rows, (len(self.generator), -1)).sum(1)
-            parts = [
-                self.point_sampler(kind, layer, (int(count), num_points, 2), generator)
-                for count, generator in zip(per_clip, self.generator, strict=True)
-            ]
-            drawn = [part for part in parts if part is not None]
-            return torch.cat(drawn).to(like, non_blocking=True) if drawn else None
+            drawn = []
+            for count, generator in zip(per_generator, generators, strict=True):
+                shape = (len(layers), count, num_points, 2)
+                points = self.point_sampler(kind, layers, shape, generator)
+                if points.shape != shape and (kind != "matching" or points.shape != (1, *shape[1:])):
+                    raise ValueError(
+                        f"`point_sampler` must return points of shape {shape} for {kind!r}. "
+                        f"Got {tuple(points.shape)}. Only for matching may one layer stand for all."
+                    )
+                drawn.append(points)
+            return joined(drawn, dim=1).to(like, non_blocking=True)
 
 
 def query_shares(pairs: Sequence[tuple[Assignment, Assignment]], num_queries: int) -> dict[str, Tensor]:
@@ -611,20 +618,25 @@ def slices(start: int, stop: int, length: int) -> list[slice]:
     return [slice(first, min(first + length, stop)) for first in range(start, stop, length)]
 
 
-def mask_losses(logits: Tensor, masks: Tensor, counts: Tensor) -> Tensor:
+def mask_losses(logits: Tensor, masks: Tensor, counts: Tensor | None) -> Tensor:
     """Cross-entropy and dice loss of mask logits that stand for `counts` pixels each, summed per layer.
 
     Args:
         logits (`torch.Tensor` of shape `(layers, rows, cells)`): Mask logits.
         masks (`torch.Tensor` of shape `(layers, rows, cells)`): Of those pixels, how many belong to the mask.
-        counts (`torch.Tensor` of shape `(layers, rows, cells)`): Pixels per cell; 0 takes a cell out.
+        counts (`torch.Tensor` of shape `(layers, rows, cells)`, *optional*): Pixels per cell; 0 takes a cell out.
+            `None` for one everywhere.
 
     Returns:
         `torch.Tensor` of shape `(2, layers)`: the sums over rows of the mean cross-entropy, and of
         `1 - (2·Σ s·m + 1) / (Σ s + Σ m + 1)`.
     """
-    cross_entropy = (counts * nn.functional.softplus(logits) - masks * logits).sum(-1) / counts.sum(-1).clamp(min=1)
     scores = logits.sigmoid()
-    sizes = torch.addcmul(masks, scores, counts).sum(-1)
-    dice = 1 - (2 * (scores * masks).sum(-1) + 1) / (sizes + 1)
-    return torch.stack([cross_entropy, dice]).sum(-1)
+    if counts is None:
+        cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(-1)
+        sizes = (scores + masks).sum(-1)
+    else:
+        sums = (counts * nn.functional.softplus(logits)).addcmul(masks, logits, value=-1).sum(-1)
+        cross_entropy = sums / counts.sum(-1).clamp(min=1)
+        sizes = torch.addcmul(masks, scores, counts).sum(-1)
+    return torch.stack([cross_entropy, dice_loss((scores * masks).sum(-1), sizes)]).sum(-1)

@@ -4,6 +4,7 @@
 Points are `(x, y)` in [0, 1]. Every random coordinate of the package is drawn through one function, the point sampler.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -16,32 +17,29 @@ LARGEST_LOGIT = 65504.0
 class PointSampler(Protocol):
     """Where random points come from; tests and trainers may put their own in its place."""
 
-    def __call__(
-        self, kind: str, layer: int, shape: tuple[int, ...], generator: torch.Generator | None
-    ) -> Tensor | None:
-        """Return coordinates in [0, 1], or `None` for those of the layer before.
-
-        Layers are asked for in ascending order. `None` is for matching after layer 0 only; what layers that share
-        their points read of the mask features is then read once.
+    def __call__(self, kind: str, layers: range, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        """Return coordinates in [0, 1].
 
         Args:
             kind (`str`): What the points are for: `"matching"`, or for a mask loss
                 `"{video|frame}_{primary|secondary}_{candidates|uniform}"`, the candidates for uncertain points and the
                 uniform rest.
-            layer (`int`): Prediction layer, 0 before the first decoder layer.
-            shape (`tuple[int, ...]`): `(batch, points, 2)` for matching; `(masks, points, 2)` for losses, masks
-                ordered by clip, then query, then frame.
+            layers (`range`): Prediction layers, 0 before the first decoder layer. For matching these are all; for
+                losses they follow in ascending order, on a CPU one by one.
+            shape (`tuple[int, ...]`): `(layers, batch, points, 2)` for matching, where one layer may stand for all:
+                what layers that share their points read of the mask features is then read once. For losses
+                `(layers, masks, points, 2)`, masks ordered by clip, then query, then frame.
             generator (`torch.Generator`, *optional*): Source of randomness.
         """
 
 
-def uniform_points(kind: str, layer: int, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor | None:
+def uniform_points(kind: str, layers: range, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """The default [`PointSampler`]: uniform.
 
     All layers are matched at the same points, where Transformers and the official code draw new ones per layer: for
     each of them by itself the distribution is the same.
     """
-    return None if kind == "matching" and layer > 0 else torch.rand(shape, generator=generator)
+    return torch.rand((1, *shape[1:]) if kind == "matching" else shape, generator=generator)
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -147,11 +145,10 @@ class TargetMaps:
                 slots = torch.where(labels == self.ignore_value, num_targets + 1, slots)
             (height, width), (rows, columns) = map_size(self.labels), self.size
             device = labels.device
-            cells = (
-                nearest_cells(height, rows, device)[:, None] * columns + nearest_cells(width, columns, device)
-            ).flatten()
+            row_of, column_of = nearest_cells(height, rows, device), nearest_cells(width, columns, device)
+            cells = column_of.add(row_of[:, None], alpha=columns).flatten()
             counts = torch.zeros(num_frames, (num_targets + 2) * rows * columns, dtype=dtype, device=device)
-            counts.scatter_add_(1, slots * (rows * columns) + cells, torch.ones_like(labels, dtype=dtype))
+            counts.scatter_add_(1, cells.add(slots, alpha=rows * columns), torch.ones_like(labels, dtype=dtype))
             self._counts = counts.unflatten(1, (num_targets + 2, rows * columns))
         return self._counts
 
@@ -160,6 +157,11 @@ def nearest_cells(full: int, small: int, device: torch.device) -> Tensor:
     """The cell of a row of `small` that nearest-neighbour enlarging to `full` fills each pixel from: `(full,)`."""
     cells = torch.arange(small, device=device, dtype=torch.float32)
     return nn.functional.interpolate(cells[None, None], full, mode="nearest")[0, 0].long()
+
+
+def joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """`torch.cat`, which would copy also where there is one part only."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 def in_float32(values: Tensor) -> Tensor:
