@@ -28,7 +28,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from transformers_themask.cli.command import check_labelling_options, counted, load_model, usable_device
+from transformers_themask.cli.command import autocast, check_labelling_options, counted, load_model, usable_device
 from transformers_themask.cli.segment import add_segmentation_options, open_sinks
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment_video import segment_video
@@ -140,7 +140,7 @@ class Batch:
         self.options = options
         self.is_stopping = is_stopping
         self.outputs = [name for name in OUTPUTS if getattr(options, name)] or ["overlay"]
-        device = usable_device(options.device)
+        self.device = device = usable_device(options.device)
         if device == "cuda":
             device = f"cuda:{local_rank % torch.cuda.device_count()}"
         model, processor = load_model(options.model)
@@ -156,6 +156,7 @@ class Batch:
             "alpha": options.alpha,
             "legend": options.legend,
             "folder_frame_rate": str(options.frame_rate),
+            "bf16": options.bf16,
         }
 
     def segment(self, video: FoundVideo, progress: bool) -> str:
@@ -191,7 +192,8 @@ class Batch:
         watch = Watch(self.is_stopping)
         sinks = [watch, *open_sinks(asked, source, self.model.config).values()]
         try:
-            segment_video(self.session, source, sinks, progress=progress)
+            with autocast(self.device, self.options.bf16):
+                segment_video(self.session, source, sinks, progress=progress)
         except IncompleteVideoError as error:
             if watch.num_frames == 0:
                 raise

@@ -97,10 +97,10 @@ def mask2former_swin(setting: Setting) -> Mask2FormerForUniversalSegmentation:
 
 def precision_cases(setting: Setting) -> Iterator[Case]:
     """Row 13: float32 and bfloat16 autocast on a clip of synthetic video, by a trained model where one is named."""
-    if setting.model is None:
-        model, processor = themask(setting, NUM_FRAMES), THEMaskVideoProcessor(do_resize=False)
-    else:
-        model, processor = load_model(setting.model, setting.device)
+    model: Any = themask(setting, NUM_FRAMES)
+    if setting.model is not None:
+        model = load_model(setting.model, setting.device)[0].requires_grad_(False)
+    processor = THEMaskVideoProcessor(do_resize=False)
     pictures, _ = render_synthetic_video(0, NUM_FRAMES, setting.size, num_classes=8)
     frames = processor([list(pictures)], return_tensors="pt")["pixel_values_videos"].to(setting.device)
 

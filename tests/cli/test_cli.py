@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -113,6 +114,19 @@ def test_segment_passes_its_mode_to_the_model(model_dir, segmenter, video_path, 
     expected = segment_frames(segmenter.model, segmenter.processor, VideoReader(video_path), *options)
     for (_, label_map), (_, wanted) in zip(read_label_track(track), expected, strict=True):
         assert np.array_equal(label_map, wanted)
+
+
+def test_segment_computes_in_bfloat16_on_request(model_dir, segmenter, video_path, tmp_path):
+    labels = {}
+    for flags in ([], ["--bf16"]):
+        track = tmp_path / f"labels{len(labels)}.mkv"
+        command = ("segment", video_path, "--model", model_dir, "--label-track", track, "--device", "cpu")
+        assert run(*command, *flags) == 0
+        labels[bool(flags)] = np.stack([label_map for _, label_map in read_label_track(track)])
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = segment_frames(segmenter.model, segmenter.processor, VideoReader(video_path))
+        assert np.array_equal(labels[True], np.stack([label_map for _, label_map in expected]))
+    assert 0.9 < (labels[True] == labels[False]).mean() < 1
 
 
 def test_segment_stops_after_the_frames_asked_for(model_dir, video_path, tmp_path, capsys):

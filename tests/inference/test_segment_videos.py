@@ -158,7 +158,7 @@ def test_only_what_is_not_complete_is_done_again(call, videos, frames, tmp_path)
     assert totals["complete"] == totals["videos"] == 4 and rows["text.mp4"]["frames"] == 2
 
 
-@pytest.mark.parametrize("flags", [["--num-frames", "1"], ["--mode", "sliding"], ["--statistics"]])
+@pytest.mark.parametrize("flags", [["--num-frames", "1"], ["--mode", "sliding"], ["--statistics"], ["--bf16"]])
 def test_results_of_other_options_are_replaced(call, videos, tmp_path, flags):
     trip = videos / "trip"
     assert call(trip, "--labels") == 0

@@ -193,6 +193,16 @@ def test_video_and_frame_scores_count_half_each():
     assert torch.equal(labels.long(), (video + frame)[0].argmax(1))
 
 
+def test_scores_are_computed_in_float32_whatever_the_network_was():
+    generator = torch.Generator().manual_seed(0)
+    classes, masks = (torch.randn(shape, generator=generator) for shape in ((1, 20, 7), (1, 1, 20, 16, 24)))
+    outputs, processor = outputs_with(classes, masks), THEMaskVideoProcessor()
+    (expected,) = processor.post_process_semantic_segmentation(outputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        (labels,) = processor.post_process_semantic_segmentation(outputs)
+    assert torch.equal(labels, expected)
+
+
 @pytest.mark.parametrize("via_input_size", [False, True])
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
 def test_label_maps_lie_where_the_frames_were(fit, via_input_size):

@@ -125,6 +125,13 @@ def usable_device(name: str | None) -> str:
     return name
 
 
+def autocast(device: str, bf16: bool) -> Any:
+    """Compute in bfloat16 where little is lost, or leave everything as it is."""
+    import torch
+
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)
+
+
 @contextmanager
 def naming(file: Path) -> Iterator[None]:
     """Put a file's name before what is wrong with its content."""

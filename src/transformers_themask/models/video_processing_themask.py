@@ -200,7 +200,9 @@ class THEMaskVideoProcessor(BaseVideoProcessor):
             steps = (rows * content[0] / input_size[0] / size[0], columns * content[1] / input_size[1] / size[1])
             maps = []
             for frame in range(num_frames):
-                scores = segmentation_scores(outputs, video, frame, input_size if enlarge_masks else None)
+                # A caller's autocast is for the network: scores in half precision would move borders.
+                with torch.autocast(scored[0].device.type, enabled=False):
+                    scores = segmentation_scores(outputs, video, frame, input_size if enlarge_masks else None)
                 if via_input_size or enlarge_masks:
                     maps.append(twice_enlarged_argmax(scores, input_size, content, size))
                 else:
