@@ -10,7 +10,6 @@ is computed for several layers or entries at once therefore has two leading axes
 device twice: for the classes of the clips, and for the matching costs of all layers.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -419,18 +418,19 @@ class HierarchicalLoss:
         self, name: str, parts: Sequence[tuple[list[MatchedRows], Level]], maps: TargetMaps, layers_at_once: int
     ) -> Tensor:
         """Sums of cross-entropy and dice of the masks of all parts: `(groups, 2, layers)`."""
-        if not self.recompute:
+        if self.recompute:
+            with torch.no_grad():
+                points = self._loss_points(name, [masks_of_rows(*part) for part in parts], maps, layers_at_once)
+            losses = [
+                self._once_more(self._unmasked_part_losses, *part, of_part, maps, layers_at_once)
+                for part, of_part in zip(parts, points, strict=True)
+            ]
+        else:
             masked = [masks_of_rows(*part) for part in parts]
             points = self._loss_points(name, masked, maps, layers_at_once)
             pairs = zip(masked, points, strict=True)
-            return functools.reduce(torch.add, [self._part_losses(*pair, maps, layers_at_once) for pair in pairs])
-        with torch.no_grad():
-            points = self._loss_points(name, [masks_of_rows(*part) for part in parts], maps, layers_at_once)
-        losses = [
-            self._once_more(self._unmasked_part_losses, *part, of_part, maps, layers_at_once)
-            for part, of_part in zip(parts, points, strict=True)
-        ]
-        return functools.reduce(torch.add, losses)
+            losses = [self._part_losses(*pair, maps, layers_at_once) for pair in pairs]
+        return sum(losses[1:], start=losses[0])
 
     def _once_more(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """Call a function, with `recompute` so that the backward pass calls it again."""
