@@ -228,6 +228,7 @@ def test_the_decoder_needs_half_the_operations_a_third_of_the_memory_and_never_w
 
 def test_a_whole_clip_needs_less_of_everything(cases):
     assert cases["4"][""]["flops"]["value"] <= 0.9 and cases["4"][""]["memory"]["value"] <= 0.45
+    assert cases["4"][""]["syncs"]["ours"] == 0 < cases["4"][""]["syncs"]["baseline"]
 
 
 def test_a_frozen_pixel_level_keeps_nothing(cases):

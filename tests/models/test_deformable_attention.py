@@ -4,12 +4,13 @@
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
 from allocated_memory import peak_bytes
 from tiny import random_clips, tiny_model
 from transformers_themask.models import deformable_attention as module
-from transformers_themask.models.deformable_attention import deformable_attention
+from transformers_themask.models.deformable_attention import DeformableAttention, deformable_attention, sampling_grid
 
 SHAPES = {
     "of_a_frame": [(2, 3), (4, 6), (8, 12)],
@@ -152,6 +153,39 @@ def test_exported_graphs_and_other_devices_have_transformers_form():
     assert any("grid_sampler" in target for target in targets) and not any("bag" in target for target in targets)
     elsewhere = [x if isinstance(x, list) else x.to("meta") for x in inputs]
     assert "grid_sampler_2d" in operations(lambda: deformable_attention(*elsewhere))
+
+
+def attention_on(device, sizes):
+    """An attention, and what its `attn` is given there, for a batch of two with levels of some sizes."""
+    attention, given = DeformableAttention(16, num_heads=4, n_levels=3, n_points=2).to(device), []
+    attention.attn.register_forward_pre_hook(lambda _, arguments: given.append(arguments))
+    num_cells = sum(height * width for height, width in sizes)
+    states, positions = (torch.randn(*shape, 16, device=device) for shape in ((2, num_cells), (num_cells,)))
+    outputs = attention(states, positions, sampling_grid(sizes, 4, 2, states))
+    assert outputs.shape == states.shape
+    return given
+
+
+def test_other_devices_have_the_module_that_a_kernel_can_take_the_place_of():
+    """Transformers' own, with the arguments that Deformable DETR gives it."""
+    assert attention_on("cpu", SHAPES["odd"]) == []
+    [(values, table, shapes, starts, locations, weights, _)] = attention_on("meta", SHAPES["odd"])
+    assert shapes == SHAPES["odd"] and table.shape == (3, 2) and starts.shape == (3,)
+    assert {tensor.device.type for tensor in (values, table, starts, locations, weights)} == {"meta"}
+    num_cells = sum(height * width for height, width in shapes)
+    assert values.shape == (2, num_cells, 4, 4)
+    assert locations.shape == (2, num_cells, 4, 3, 2, 2) and weights.shape == (2, num_cells, 4, 3, 2)
+
+
+def test_kernels_are_told_where_the_levels_are():
+    inputs, shapes = random_inputs(SHAPES["odd"]), SHAPES["odd"]
+    grid = sampling_grid(shapes, 4, 2, inputs[0])
+    assert grid.shape_table.tolist() == [list(shape) for shape in shapes] and grid.shape_table.dtype == torch.int64
+    assert grid.level_starts.tolist() == [sum(h * w for h, w in shapes[:level]) for level in range(3)]
+    attended = MultiScaleDeformableAttention()(
+        inputs[0], grid.shape_table, shapes, grid.level_starts, inputs[2], inputs[3], 64
+    )
+    assert_equal([deformable_attention(*inputs)], [attended], 1e-10)
 
 
 def test_a_block_of_queries_is_one_gather(monkeypatch):

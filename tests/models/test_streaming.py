@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stream gives what whole clips give."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 
 from tiny import random_clips, tiny_model
 from transformers_themask import THEMaskVideoProcessor
+from transformers_themask.models.streaming import VideoSession
 from transformers_themask.models.video_processing_themask import segmentation_scores
 
 VARIANTS = {
@@ -238,3 +241,18 @@ def test_a_picture_of_few_rows_is_not_taken_for_channels(height):
         [torch.from_numpy(frame).permute(2, 0, 1)[None]], return_tensors="pt", input_data_format="channels_first"
     )
     assert torch.equal(session.prepare(frame).pixel_values_videos, expected["pixel_values_videos"])
+
+
+@pytest.mark.parametrize(("where", "device"), [("cpu", "cpu"), ("cuda:1", "cuda:1"), ("mps", "cpu")])
+def test_a_gpu_also_resizes_and_normalises(where, device):
+    """Only CUDA, since not every device has every filter."""
+
+    def processor(videos, **options):
+        asked.append(options["device"])
+        return {"pixel_values_videos": torch.zeros(1, 1, 3, 32, 32)}
+
+    asked = []
+    model = SimpleNamespace(device=torch.device(where))
+    model.eval = lambda: model
+    VideoSession(model, processor, "contiguous", 2, 1).prepare(np.zeros((40, 50, 3), dtype=np.uint8))
+    assert asked == [device]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, pad
 from torch.utils.checkpoint import checkpoint
+from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
     multi_scale_deformable_attention,
@@ -14,6 +15,8 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 # What is made per query, indices and weights of all corners, then takes tens of megabytes at most.
 QUERIES_AT_ONCE = 2048
+# Images that a kernel of the Hub works on at once, at most; Deformable DETR's number.
+IMAGES_PER_LAUNCH = 64
 
 
 class SamplingGrid(NamedTuple):
@@ -21,16 +24,27 @@ class SamplingGrid(NamedTuple):
 
     `level_shapes` are height and width of each level. `centres` are `(x, y)` in [0, 1] of the cells of all levels,
     `(sequence, 2)`; `sizes` are width and height of each level, `(heads, levels, points, 2)`, as offsets are laid out.
-    Both are in the precision in which positions are computed, float32 at least.
+    Both are in the precision in which positions are computed, float32 at least. For kernels there are the shapes as
+    `shape_table` `(levels, 2)`, and where in the sequence levels begin as `level_starts` `(levels,)`, both int64.
     """
 
     level_shapes: list[tuple[int, int]]
     centres: Tensor
     sizes: Tensor
+    shape_table: Tensor
+    level_starts: Tensor
 
 
 class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
-    """Multi-scale deformable self-attention (Deformable DETR, Eq. 3), sampling in float32 at least."""
+    """Multi-scale deformable self-attention (Deformable DETR, Eq. 3), sampling in float32 at least.
+
+    Elsewhere than on the CPU the sums are those of `attn`, Transformers' own module, which `use_kernels=True` of
+    `from_pretrained` exchanges for a kernel of the Hub.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, n_levels: int, n_points: int):
+        super().__init__(embed_dim, num_heads, n_levels, n_points)
+        self.attn = MultiScaleDeformableAttention()
 
     def forward(self, hidden_states: Tensor, position_embeddings: Tensor, grid: SamplingGrid) -> Tensor:
         """Attend from every cell to a few learned positions of every level.
@@ -51,9 +65,12 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
         values = self.value_proj(hidden_states).unflatten(-1, (self.n_heads, -1)).to(dtype)
 
         locations = grid.centres[:, None, None, None] + offsets / grid.sizes
-        attended = deformable_attention(
-            values, grid.level_shapes, locations, weights.unflatten(-1, (self.n_levels, self.n_points))
-        )
+        weights = weights.unflatten(-1, (self.n_levels, self.n_points))
+        if values.device.type == "cpu":
+            attended = deformable_attention(values, grid.level_shapes, locations, weights)
+        else:
+            shapes = (grid.shape_table, grid.level_shapes, grid.level_starts)
+            attended = self.attn(values, *shapes, locations, weights, IMAGES_PER_LAUNCH)
         return self.output_proj(attended.to(hidden_states.dtype))
 
 
@@ -67,16 +84,21 @@ def sampling_grid(level_shapes: list[tuple[int, int]], num_heads: int, num_point
         like (`torch.Tensor`): Features; says where the grid lies and how precise it is at least.
     """
     precision: dict[str, Any] = {"device": like.device, "dtype": torch.promote_types(like.dtype, torch.float32)}
-    centres, sizes = [], []
+    centres, sizes, shapes, starts = [], [], [], []
+    start = 0
     for height, width in level_shapes:
         rows = (torch.arange(height, **precision) + 0.5) / height
         columns = (torch.arange(width, **precision) + 0.5) / width
         centres.append(torch.cartesian_prod(rows, columns).flip(-1))
         # Filled where it lies: to copy numbers to a GPU would wait for it.
         sizes.append(torch.stack([torch.full((num_points,), edge, **precision) for edge in (width, height)], -1))
+        shapes += [torch.full((), edge, device=like.device) for edge in (height, width)]
+        starts.append(torch.full((), start, device=like.device))
+        start += height * width
     # Contiguous, for long inner loops.
+    all_sizes = torch.stack(sizes).expand(num_heads, -1, -1, -1).contiguous()
     return SamplingGrid(
-        level_shapes, torch.cat(centres), torch.stack(sizes).expand(num_heads, -1, -1, -1).contiguous()
+        level_shapes, torch.cat(centres), all_sizes, torch.stack(shapes).view(-1, 2), torch.stack(starts)
     )
 
 

@@ -179,7 +179,9 @@ class VideoSession:
         """Turn one frame into the model's input. Does not touch the session's state."""
         picture = rgb_array(frame)
         # Said, because a picture of one or three rows would be taken for channels.
-        inputs = self.processor([[picture]], return_tensors="pt", input_data_format="channels_last")
+        # A GPU also resizes and normalises.
+        device = str(self.model.device) if self.model.device.type == "cuda" else "cpu"
+        inputs = self.processor([[picture]], return_tensors="pt", input_data_format="channels_last", device=device)
         return PreparedFrame(picture, inputs["pixel_values_videos"])
 
     def advance(self, prepared: PreparedFrame | None) -> Iterator[SegmentedClip]:
