@@ -10,6 +10,7 @@ differ. The two take turns in one process, on the CPU with one thread.
 speed_up    time of the baseline over ours: the median over the pairs, and its quartiles. Times are CPU times of the
             process, or between two events on a GPU
 memory      the most that the call holds beyond what was held before, ours over the baseline's; it repeats to the byte
+limit       what the speed-up would be if ours did its operations as fast as a product of large matrices
 flops       floating-point operations (a multiplication with its addition is two), ours over the baseline's;
             interpolation, softmax and gathers do not count
 operations  operations of PyTorch that are no views, about what a GPU would launch
@@ -41,7 +42,7 @@ from benchmarks.decoder import decoder_cases
 from benchmarks.gpu import gpu_results
 from benchmarks.growth import growth_curves
 from benchmarks.loss import frozen_stage_cases, launch_cases, loss_cases, second_round_cases
-from benchmarks.measuring import Result, Setting, results_of
+from benchmarks.measuring import Result, Setting, product_speed, results_of
 from benchmarks.metrics import metric_cases
 from benchmarks.post_processing import chain_cases, direct_cases
 from benchmarks.streaming import streaming_cases
@@ -200,6 +201,7 @@ def machine(setting: Setting) -> dict[str, str]:
     return {
         "machine": torch.cuda.get_device_name() if setting.device == "cuda" else processor_name(),
         "threads": str(torch.get_num_threads()),
+        "product": f"{product_speed(setting, torch.float32) / 1e9:.3g} GFLOP/s in float32",
         "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + changed,
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -185,7 +185,9 @@ def test_a_quick_run_reports_every_row_of_the_cpu(report_path):
     report = json.loads(report_path.read_text())
     assert list(report["rows"]) == CPU_ROWS
     assert report["setting"]["quick"] and report["setting"]["device"] == "cpu"
-    assert {"machine", "threads", "commit", "python", "torch", "transformers", "command"} == report["machine"].keys()
+    assert {"machine", "threads", "product", "commit", "python", "torch", "transformers", "command"} == report[
+        "machine"
+    ].keys()
     for number, row in report["rows"].items():
         assert row["name"] and row["baseline"] and row["ours"] and row["cases"], number
         for case in row["cases"]:

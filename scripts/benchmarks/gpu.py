@@ -11,14 +11,12 @@ from transformers import Mask2FormerForUniversalSegmentation
 from transformers_themask import THEMaskForVideoSemanticSegmentation
 
 from .decoder import NUM_FRAMES
-from .measuring import Bound, Case, Result, Setting, faster, measure, seconds
+from .measuring import Bound, Case, Result, Setting, faster, measure, product_speed, seconds
 from .models import blocky_labels, random_frames, themask
 from .whole_clip import OfficialClip, mask2former_swin, our_clip
 
 CROP = (480, 480)
 BATCH_SIZE = 2
-# Side of the square matrices whose product gives the peak.
-PEAK_SIDE = 8192
 
 
 def gpu_results(setting: Setting) -> Iterator[Result]:
@@ -43,7 +41,9 @@ def clip_result(setting: Setting) -> Result:
     compiled = torch.compile(our_clip, mode="reduce-overhead")  # with CUDA graphs
     for _ in range(3):  # it records a graph after the first calls
         compiled(half, half_frames)
-    eager = measure(Case("", lambda: official(frames), lambda: our_clip(half, half_frames)), setting)
+    eager = measure(
+        Case("", lambda: official(frames), lambda: our_clip(half, half_frames), dtype=torch.bfloat16), setting
+    )
     bounds = (
         faster(4, 8),
         Bound("frames_per_s", None, 300, at_least=True),
@@ -59,20 +59,13 @@ def clip_result(setting: Setting) -> Result:
         "operations": eager["operations"],
         "syncs": eager["syncs"],
         "frames_per_s": {"value": NUM_FRAMES / clip_seconds},
-        "share_of_peak": {"value": flops_per_s / measured_peak(setting)},
+        "share_of_peak": {"value": flops_per_s / product_speed(setting, torch.bfloat16)},
         "seconds_by_part": {
             "value": sum(seconds_by_part(half, half_frames).values()),
             **seconds_by_part(half, half_frames),
         },
     }
     return Result("clip", bounds, figures)
-
-
-def measured_peak(setting: Setting) -> float:
-    """Floating-point operations per second of a large product in bfloat16."""
-    one, other = torch.randn(2, PEAK_SIDE, PEAK_SIDE, device=setting.device, dtype=torch.bfloat16)
-    times = [seconds(lambda: one @ other, setting.device) for _ in range(setting.repeats + 3)]
-    return 2 * PEAK_SIDE**3 / min(times)
 
 
 def seconds_by_part(model: THEMaskForVideoSemanticSegmentation, frames: Tensor) -> dict[str, float]:

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -19,6 +20,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from measure_memory import peak_memory
 
 Work = Callable[[], Any]
+# Everything that there is to measure of a case.
+ALL = ("time", "memory", "counts")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Case:
         found (`dict[str, float]`): Figures that were found when the case was made, such as how far the results differ.
         measures (`tuple[str, ...]`): What to measure, of `"time"`, `"memory"` and `"counts"`.
         has_gradients (`bool`): Whether the work needs autograd.
+        dtype (`torch.dtype`): In which ours multiplies.
     """
 
     name: str
@@ -79,8 +83,9 @@ class Case:
     ours: Work
     bounds: tuple[Bound, ...] = ()
     found: Mapping[str, float] = field(default_factory=dict)
-    measures: tuple[str, ...] = ("time", "memory", "counts")
+    measures: tuple[str, ...] = ALL
     has_gradients: bool = False
+    dtype: torch.dtype = torch.float32
 
 
 class Result(NamedTuple):
@@ -111,8 +116,9 @@ def measure(case: Case, setting: Setting) -> dict[str, dict[str, Any]]:
 
     Returns:
         By name a `value` with what it was made of: `speed_up` with `quartiles` over the pairs and the median `seconds`
-        of both ways; `memory`, `flops`, `operations` and `syncs`, ours over the baseline's, with both; what the case
-        found, as it is.
+        of both ways; `limit`, the speed-up if ours did its operations as fast as a product of large matrices;
+        `memory`, `flops`, `operations` and `syncs`, ours over the baseline's, with both; what the case found, as it
+        is.
     """
     figures: dict[str, dict[str, Any]] = {name: {"value": value} for name, value in case.found.items()}
     with torch.set_grad_enabled(case.has_gradients):
@@ -124,6 +130,9 @@ def measure(case: Case, setting: Setting) -> dict[str, dict[str, Any]]:
             figures["memory"] = share(*peaks)
         if "time" in case.measures:
             figures["speed_up"] = compare_times(case.baseline, case.ours, setting)
+        if case.measures == ALL and figures["flops"]["ours"] > 0:
+            fastest = figures["flops"]["ours"] / product_speed(setting, case.dtype)
+            figures["limit"] = {"value": figures["speed_up"]["seconds"]["baseline"] / fastest}
     return figures
 
 
@@ -172,6 +181,14 @@ def seconds(work: Work, device: str) -> float:
     after.record()
     torch.cuda.synchronize()
     return before.elapsed_time(after) / 1e3
+
+
+@cache
+def product_speed(setting: Setting, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a product of large square matrices, which nothing exceeds."""
+    side = 8192 if setting.device == "cuda" else 128 if setting.quick else 2048
+    one, other = torch.randn(2, side, side).to(setting.device, dtype)
+    return 2 * side**3 / min(seconds(lambda: one @ other, setting.device) for _ in range(10))
 
 
 # ---- counts ---------------------------------------------------------------------------------------------------------

@@ -127,4 +127,4 @@ def precision_case(name: str, setting: Setting, model: Any, agreement_name: str,
             for run in (in_float32, in_bfloat16)
         )
     agreement = (labels == expected).double().mean().item()
-    return Case(name, in_float32, in_bfloat16, bounds, {agreement_name: agreement})
+    return Case(name, in_float32, in_bfloat16, bounds, {agreement_name: agreement}, dtype=torch.bfloat16)
