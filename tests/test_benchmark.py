@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The side-by-side benchmark: its tools against closed forms, its exact figures against what must hold.
 
-Times are never tested. Of the exact musts these are asserted here: where they do not depend on size in a quick run,
-operations of rows 3, 4 and 12 and memory of rows 6 and 10 at full size. Row 1's memory is in
-`models/test_deformable_attention.py`. What takes longer at full size (memory of rows 2 to 4, bytes of row 11) is left
-to the benchmark.
+Times are never tested. The exact musts are asserted, at the published size where they depend on it; row 1's memory in
+`models/test_deformable_attention.py`, row 8's operations, which depend on proportions only, in
+`models/test_loss_costs.py`.
 """
 
 import importlib
@@ -29,7 +28,7 @@ def scripts():
     sys.path.insert(0, str(SCRIPTS))
     verbosity = logging.get_verbosity()
     try:
-        names = ("growth", "loss", "measuring", "models", "post_processing")
+        names = ("attention", "decoder", "growth", "loss", "measuring", "models", "post_processing", "whole_clip")
         modules = {name: importlib.import_module(f"benchmarks.{name}") for name in names}
         modules |= {name: importlib.import_module(name) for name in ("benchmark", "plot_performance")}
         yield SimpleNamespace(**modules)
@@ -251,6 +250,27 @@ def test_operations_at_the_published_size(scripts):
     )
     assert anew <= 0.9 * official
     assert step <= 0.31 * official and step <= 0.35 * anew
+
+
+@pytest.mark.parametrize(("row", "most"), [("pixel_decoder_cases", 0.45), ("decoder_cases", 0.35)])
+def test_memory_of_decoders_at_the_published_size(scripts, row, most):
+    cases = getattr(scripts.attention if row == "pixel_decoder_cases" else scripts.decoder, row)
+    baseline, ours = memory_of(scripts, next(cases(scripts.measuring.Setting())))
+    assert ours <= most * baseline
+
+
+def test_memory_of_a_whole_clip_at_the_published_size(scripts):
+    setting = scripts.measuring.Setting()
+    model, frames = scripts.models.themask(setting, 4), scripts.models.random_frames(setting, 4)
+    official = scripts.whole_clip.OfficialClip(model).eval().requires_grad_(False)
+    case = scripts.measuring.Case("", lambda: official(frames), lambda: scripts.whole_clip.our_clip(model, frames))
+    baseline, ours = memory_of(scripts, case)
+    assert ours <= 0.45 * baseline
+
+
+def test_what_a_frozen_pixel_level_keeps_at_the_published_size(scripts):
+    case = next(scripts.loss.frozen_stage_cases(scripts.measuring.Setting()))
+    assert case.found["saved_bytes"] <= 0.25
 
 
 def test_memory_of_post_processing_at_the_published_size(scripts):
