@@ -58,7 +58,7 @@ model with random weights has the published size.""",
 NOT_MEASURED = """\
 Nothing here was ever run on a GPU, since none was at hand; `scripts/benchmark.py --device cuda` has row 16 ready. What
 is meant for one: frames of a clip go through the backbone together; the eval forward pass never waits and the loss
-waits twice; `torch.compile(model, mode="reduce-overhead")` records CUDA graphs for frames of a fixed size; `--bf16`, or
+waits twice; `torch.compile(model, mode="reduce-overhead")` records CUDA graphs for frames of a fixed size; `--bf16` or
 `dtype="bfloat16"` for a pipeline; `use_kernels=True` of `from_pretrained` takes deformable attention from the Hub; a
 thread uploads, resizes and normalises frames ahead of the model; `--photometric_on device` augments there."""
 NAMES = {
