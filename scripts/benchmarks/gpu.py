@@ -53,6 +53,7 @@ def clip_result(setting: Setting) -> Result:
     figures = measure(case, setting)
     clip_seconds = figures["speed_up"]["seconds"]["ours"]
     flops_per_s = eager["flops"]["ours"] / clip_seconds
+    parts = seconds_by_part(half, half_frames)
     figures |= {
         "eager_speed_up": eager["speed_up"],
         "flops": eager["flops"],
@@ -60,10 +61,7 @@ def clip_result(setting: Setting) -> Result:
         "syncs": eager["syncs"],
         "frames_per_s": {"value": NUM_FRAMES / clip_seconds},
         "share_of_peak": {"value": flops_per_s / product_speed(setting, torch.bfloat16)},
-        "seconds_by_part": {
-            "value": sum(seconds_by_part(half, half_frames).values()),
-            **seconds_by_part(half, half_frames),
-        },
+        "seconds_by_part": {"value": sum(parts.values()), **parts},
     }
     return Result("clip", bounds, figures)
 
@@ -129,7 +127,13 @@ def training_result(setting: Setting) -> Result:
     optimizers = {
         model: torch.optim.AdamW(model.requires_grad_(True).train().parameters()) for model in (theirs, ours)
     }
-    case = Case("training step", lambda: step(theirs, their_loss), lambda: step(ours, our_loss), has_gradients=True)
+    case = Case(
+        "training step",
+        lambda: step(theirs, their_loss),
+        lambda: step(ours, our_loss),
+        has_gradients=True,
+        dtype=torch.bfloat16,
+    )
     figures = measure(case, setting)
     figures["steps_per_s"] = {"value": 1 / figures["speed_up"]["seconds"]["ours"]}
     return Result("training step", (), figures)
