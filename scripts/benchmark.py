@@ -4,8 +4,8 @@
 
     python scripts/benchmark.py [ROW ...] [--repeats 7] [--size 480 864] [--device cuda] [--json OUT.json] [--quick]
 
-A row compares two ways to do the same work with the same weights and inputs, and checks first how far their results
-differ. The two take turns in one process, on the CPU with one thread.
+A row compares two ways to do the same work with the same weights and inputs (row 5: other models with random weights),
+and where they shall agree it says how far they differ. They take turns in one process, on the CPU with one thread.
 
 speed_up    time of the baseline over ours: the median over the pairs, and its quartiles. Times are CPU times of the
             process, or between two events on a GPU
@@ -26,7 +26,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +47,7 @@ from benchmarks.metrics import metric_cases
 from benchmarks.post_processing import chain_cases, direct_cases
 from benchmarks.streaming import streaming_cases
 from benchmarks.whole_clip import clip_cases, peer_cases, precision_cases
+from transformers_themask.inference.loading import load_model
 
 QUICK_SIZE, QUICK_REPEATS = (96, 160), 1
 
@@ -100,26 +101,64 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.set_verbosity_error()  # Transformers expects its Mask2Former with a Swin
     torch.set_num_threads(1)
-    setting = Setting(
-        options.device,
-        tuple(options.size or (QUICK_SIZE if options.quick else Setting.size)),
-        options.repeats or (QUICK_REPEATS if options.quick else Setting.repeats),
-        options.quick,
-        options.model,
-    )
+    try:
+        setting = checked_setting(options)
+        rows = options.rows or [number for number, each in ROWS.items() if each.only_on in (None, setting.device)]
+        check_rows(rows, setting)
+    except ValueError as error:
+        parser.error(str(error))
     report: dict[str, Any] = {"setting": vars(setting), "machine": machine(setting), "rows": {}}
-    for number in options.rows or [number for number, each in ROWS.items() if each.only_on in (None, setting.device)]:
-        report["rows"][str(number)] = measured_row(number, setting)
-    if options.growth:
-        report["growth"] = growth_curves(setting)
+    try:
+        for number in rows:
+            report["rows"][str(number)] = measured_row(number, setting)
+            write(report, options.json)
+        if options.growth:
+            report["growth"] = growth_curves(setting)
+            write(report, options.json)
+    except KeyboardInterrupt:
+        finished = ", ".join(report["rows"]) or "none"
+        sys.exit(f"benchmark.py: interrupted. Finished rows: {finished}.")
     print("\n".join(f"{name}: {value}" for name, value in report["machine"].items()))
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def checked_setting(options: argparse.Namespace) -> Setting:
+    """The setting that the options ask for.
+
+    Raises:
+        ValueError: If it cannot be measured here.
+    """
+    size = tuple(options.size or (QUICK_SIZE if options.quick else Setting.size))
+    repeats = (QUICK_REPEATS if options.quick else Setting.repeats) if options.repeats is None else options.repeats
+    if min(size) < 32 or any(edge % 32 for edge in size):
+        raise ValueError(f"`--size` must be two multiples of 32. Got {size[0]} {size[1]}.")
+    if repeats < 1:
+        raise ValueError(f"`--repeats` must be at least 1. Got {repeats}.")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("`--device` must be there. Got cuda, which PyTorch does not find; leave it out for the CPU.")
+    if options.model is not None:
+        load_model(options.model, argument="--model")
+    if options.json is not None and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
+        raise ValueError(f"`--json` must be a file in a folder that exists. Got {options.json}.")
+    return Setting(options.device, size, repeats, options.quick, options.model)
+
+
+def check_rows(rows: Iterable[int], setting: Setting) -> None:
+    """Raise a `ValueError` for a row that the device cannot measure."""
+    for number in rows:
+        device = ROWS[number].only_on
+        if device not in (None, setting.device):
+            raise ValueError(f"`--device` must be {device} for row {number}. Got {setting.device}. Name other rows.")
+
+
+def write(report: dict[str, Any], path: Path | None) -> None:
+    """Write what is known so far, where a path is given."""
+    if path is not None:
+        path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def row_number(text: str) -> int:
     """The number of a row, as the command line gives it."""
-    if not text.isdigit() or int(text) not in ROWS:
+    if not text.isdecimal() or int(text) not in ROWS:
         raise argparse.ArgumentTypeError(f"`ROW` must be a number from 1 to {max(ROWS)}. Got {text!r}.")
     return int(text)
 

@@ -20,20 +20,21 @@ STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "performance"}
 COLORS = ("#b3b3b3", "#5b8db8", "#d95f02")
 TITLE = "Performance, side by side"
 EXPLANATION = """\
-Each row compares two ways to do the same work with the same weights and inputs, in one process, in turns. A speed-up
-is the median over the pairs of the baseline's time over ours, with quartiles; on the CPU times are CPU times with one
-thread. Memory, floating-point operations (FLOPs), operations of PyTorch and waits of host and device are exact: ours
-over the baseline's. *must* leaves room for noise, *aim* is where we want to be, *limit* is what the speed-up would be
-if ours did its operations as fast as the machine multiplies large matrices.
+Each row compares two ways to do the same work with the same weights and inputs, in one process, in turns; row 5 sets
+other models beside ours, with random weights. A speed-up is the median over the pairs of the baseline's time over
+ours, with quartiles; on the CPU times are CPU times with one thread. Memory, floating-point operations (FLOPs),
+operations of PyTorch and waits of host and device are exact: ours over the baseline's. *must* leaves room for noise,
+*aim* is where we want to be, *limit* is what the speed-up would be if ours did its operations as fast as the machine
+multiplies large matrices.
 
 Written by `scripts/plot_performance.py` from the report that `scripts/benchmark.py --growth --json REPORT.json` makes;
 `--model` names the trained model of row 13."""
 # What stands in the way of more.
 NOTES = {
-    "1": "Indices, weights, values and sums are 52 MB to read and write; Transformers moves 320 MB through memory.",
+    "1": "Indices, weights, values and sums are 52 MB to read and write; Transformers holds 320 MB at its peak.",
     "2": "What is left are linear layers and one convolution, near the speed of a matrix product.",
     "3": "Half of the rest are keys and values of the cross-attention, which every layer makes anew of all cells.",
-    "4": "Two thirds of the time go to the pixel decoder, whose linear layers cannot be left out.",
+    "4": "Two thirds of the operations are the pixel decoder's, most of them linear layers, which cannot be left out.",
     "5": "VidEoMT-S is faster than we are: it has no pixel decoder, and all its operations are large products.",
     "6": """\
 The product of queries and masks takes 7 of our 40 to 47 ms, and is all that the limit counts. The rest is finding the
@@ -45,11 +46,15 @@ the masks that the model puts out 0.03; each class of an image adds 0.02 for the
 predictions, forward and backward, and for its costs. So 0.45 holds for up to four classes per image and cannot hold
 for eight.""",
     "9": """\
-These are the operations for a GPU; a CPU works on what its cache holds, with more of them. Heads are 60, one by one as
-the decoder needs them. Two images take 223, eight take 275, as 2²⁷ numbers are worked on at once at most.""",
+These are the operations for a GPU; a CPU works on what its cache holds, with more of them. The bound is one on the
+forward pass. Heads are 60 of its 223, one by one as the decoder needs them; eight images take 275, as 2²⁷ numbers are
+worked on at once at most. The backward pass is autograd's: an operation or two for each.""",
     "10": """\
 Ten layers of sixteen masks. Nearest-neighbour enlarging makes sixteen pixels of one logit: there is a sixteenth of the
 elements, and what is left is reading and writing them.""",
+    "11": """\
+The bound is one on the model. Its loss keeps as much in both ways, unless `--gradient_checkpointing` computes it
+anew.""",
     "13": """\
 Only products of matrices gain, and small ones little: the 2.5 million parameters of `make demo` reach 1.2. The trained
 model is that of `recipes/demo_medium.yaml` (5.7 million parameters, 0.960 mIoU on the demo's videos); the model with
@@ -80,12 +85,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="JSON of benchmark.py")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where to write (default: docs)")
     options = parser.parse_args(arguments)
-    report = joined([json.loads(path.read_text()) for path in options.reports])
+    try:
+        report = joined([read_report(path) for path in options.reports])
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     images = options.docs / "images"
     images.mkdir(parents=True, exist_ok=True)
     for name, curve in report["growth"].items():
         draw(images / f"performance_{name}.svg", curve)
     (options.docs / "performance.md").write_text(page(report))
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What `benchmark.py` wrote.
+
+    Raises:
+        OSError, ValueError: If the file cannot be read, or is something else or of a quick run.
+    """
+    try:
+        report = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"`REPORT` must be JSON of benchmark.py. Got {path}: {error}.") from error
+    if not isinstance(report, dict) or not {"rows", "machine", "setting"} <= report.keys():
+        raise ValueError(f"`REPORT` must be JSON of benchmark.py. Got {path}, which has no rows.")
+    if report["setting"]["quick"]:
+        raise ValueError(f"`REPORT` must be of a full run. Got {path} of a quick one, which says nothing.")
+    return report
 
 
 def joined(reports: list[dict[str, Any]]) -> dict[str, Any]:

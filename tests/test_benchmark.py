@@ -18,7 +18,7 @@ from torch import nn
 from transformers import Mask2FormerConfig, logging
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS, DOCS = (Path(__file__).parents[1] / name for name in ("scripts", "docs"))
 CPU_ROWS = [str(number) for number in range(1, 16)]
 
 
@@ -233,7 +233,7 @@ def test_a_whole_clip_needs_less_of_everything(cases):
 
 
 def test_a_frozen_pixel_level_keeps_nothing(cases):
-    figures = cases["11"]["T=2"]
+    figures = cases["11"]["T=2, model"]
     assert figures["saved_bytes"]["value"] < 0.5 and figures["flops"]["value"] < 0.6
 
 
@@ -269,6 +269,7 @@ def test_memory_of_a_whole_clip_at_the_published_size(scripts):
 
 
 def test_what_a_frozen_pixel_level_keeps_at_the_published_size(scripts):
+    """Without the loss, which is the same in both."""
     case = next(scripts.loss.frozen_stage_cases(scripts.measuring.Setting()))
     assert case.found["saved_bytes"] <= 0.25
 
@@ -292,9 +293,10 @@ def test_the_loss_waits_twice_whatever_its_batch(cases):
 
 def test_the_loss_gives_a_gpu_few_operations_whatever_its_batch(cases):
     """Heads, matching and both rounds; how many there are does not depend on sizes, as long as one chunk holds all."""
-    operations = [figures["operations"] for figures in cases["9"].values()]
-    assert operations[0]["value"] <= 0.15
-    assert operations[0]["ours"] == operations[1]["ours"]
+    operations = {name: figures["operations"] for name, figures in cases["9"].items()}
+    assert operations["B=2, forward pass"]["value"] <= 0.15
+    for part in ("forward pass", "with the backward pass"):
+        assert operations[f"B=2, {part}"]["ours"] == operations[f"B=8, {part}"]["ours"]
 
 
 def memory_of(scripts, case):
@@ -311,9 +313,40 @@ def test_a_row_that_there_is_not_is_refused(scripts, capsys):
     assert "`ROW` must be a number from 1 to 16. Got '17'" in capsys.readouterr().err
 
 
-def test_the_row_of_the_gpu_is_refused_on_the_cpu(scripts):
-    with pytest.raises(ValueError, match=r"`--device` must be cuda for row 16. Got cpu"):
-        scripts.benchmark.main(["16", "--quick"])
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["1", "16"], "`--device` must be cuda for row 16. Got cpu."),
+        (["²"], "`ROW` must be a number from 1 to 16. Got '²'."),
+        (["--size", "100", "150"], "`--size` must be two multiples of 32. Got 100 150."),
+        (["--size", "-32", "32"], "`--size` must be two multiples of 32. Got -32 32."),
+        (["--repeats", "0"], "`--repeats` must be at least 1. Got 0."),
+        (
+            ["--json", "nowhere/report.json"],
+            "`--json` must be a file in a folder that exists. Got nowhere/report.json.",
+        ),
+        (["--model", "nowhere"], "`--model` must"),
+    ],
+)
+def test_options_are_checked_before_anything_is_measured(scripts, flags, sentence, capsys, monkeypatch):
+    monkeypatch.setattr(scripts.benchmark, "measured_row", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SystemExit) as end:
+        scripts.benchmark.main(flags)
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_an_interrupted_run_keeps_its_finished_rows(scripts, tmp_path, monkeypatch):
+    def measured_row(number, setting):
+        if number == 7:
+            raise KeyboardInterrupt
+        return {"name": "finished", "cases": []}
+
+    path = tmp_path / "report.json"
+    monkeypatch.setattr(scripts.benchmark, "measured_row", measured_row)
+    with pytest.raises(SystemExit, match=r"interrupted\. Finished rows: 6\."):
+        scripts.benchmark.main(["6", "7", "--quick", "--json", str(path)])
+    assert json.loads(path.read_text())["rows"] == {"6": {"name": "finished", "cases": []}}
 
 
 def test_figures_are_printed_with_what_must_hold(scripts):
@@ -334,17 +367,44 @@ def test_figures_are_printed_with_what_must_hold(scripts):
 
 def test_the_page_shows_every_bound_and_every_curve(scripts, report_path, tmp_path):
     curve = {"x_label": "frames", "y_label": "GFLOP", "x": [1, 2], "lines": {"official style": [3, 6], "ours": [1, 2]}}
-    grown = tmp_path / "grown.json"
-    grown.write_text(json.dumps({"rows": {}, "machine": {}, "growth": {"frames": curve}}))
-    scripts.plot_performance.main([str(report_path), str(grown), "--docs", str(tmp_path / "docs")])
+    report = json.loads(report_path.read_text())
+    report |= {"setting": {**report["setting"], "quick": False}, "growth": {"frames": curve}}
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report))
+    scripts.plot_performance.main([str(path), "--docs", str(tmp_path / "docs")])
     page = (tmp_path / "docs" / "performance.md").read_text()
-    num_bounds = sum(
-        len(case["bounds"]) for row in json.loads(report_path.read_text())["rows"].values() for case in row["cases"]
-    )
+    num_bounds = sum(len(case["bounds"]) for row in report["rows"].values() for case in row["cases"])
     assert page.count("\n| ") - page.count("\n| case |") == num_bounds
     assert "images/performance_frames.svg" in page
     drawn = (tmp_path / "docs" / "images" / "performance_frames.svg").read_text()
     assert 'id="official style"' in drawn and 'id="ours"' in drawn
+
+
+def test_the_page_of_the_documentation_is_that_of_its_reports(scripts):
+    reports = [scripts.plot_performance.read_report(path) for path in sorted(DOCS.glob("performance/*.json"))]
+    page = scripts.plot_performance.page(scripts.plot_performance.joined(reports))
+    assert (DOCS / "performance.md").read_text() == page
+    for number in CPU_ROWS:
+        assert f"\n## {number}. " in page
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "No such file"),
+        ("{", "must be JSON of benchmark.py. Got"),
+        ("[]", "which has no rows"),
+        ('{"rows": {}, "machine": {}, "setting": {"quick": true}}', "must be of a full run"),
+    ],
+)
+def test_what_is_no_report_is_refused_in_a_sentence(scripts, content, sentence, tmp_path, capsys):
+    path = tmp_path / "report.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as end:
+        scripts.plot_performance.main([str(path), "--docs", str(tmp_path)])
+    assert end.value.code == 2 and sentence in capsys.readouterr().err
+    assert not (tmp_path / "performance.md").exists()
 
 
 def test_a_stream_needs_no_more_memory_for_a_longer_video(scripts):

@@ -36,7 +36,7 @@ def add_segmentation_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--bf16",
         action="store_true",
-        help="compute in bfloat16 where little is lost: faster on GPUs, and on CPUs with instructions for it",
+        help="compute in bfloat16 where little is lost: faster on devices that have instructions for it",
     )
     command.add_argument("--no-legend", dest="legend", action="store_false", help="leave out the class names")
 

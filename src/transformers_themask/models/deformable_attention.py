@@ -15,8 +15,6 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 # What is made per query, indices and weights of all corners, then takes tens of megabytes at most.
 QUERIES_AT_ONCE = 2048
-# Images that a kernel of the Hub works on at once, at most; Deformable DETR's number.
-IMAGES_PER_LAUNCH = 64
 
 
 class SamplingGrid(NamedTuple):
@@ -70,7 +68,8 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
             attended = deformable_attention(values, grid.level_shapes, locations, weights)
         else:
             shapes = (grid.shape_table, grid.level_shapes, grid.level_starts)
-            attended = self.attn(values, *shapes, locations, weights, IMAGES_PER_LAUNCH)
+            # All images in one launch: a kernel takes no number that does not divide theirs.
+            attended = self.attn(values, *shapes, locations, weights, len(values))
         return self.output_proj(attended.to(hidden_states.dtype))
 
 
