@@ -27,8 +27,8 @@ operations of PyTorch and waits of host and device are exact: ours over the base
 *aim* is where we want to be, *limit* is what the speed-up would be if ours did its operations as fast as the machine
 multiplies large matrices.
 
-Written by `scripts/plot_performance.py` from the report that `scripts/benchmark.py --growth --json REPORT.json` makes;
-`--model` names the trained model of row 13."""
+Written by `scripts/plot_performance.py docs/performance/*.json` from reports of `scripts/benchmark.py --growth --json
+REPORT.json`; `--model` names the trained model of row 13."""
 # What stands in the way of more.
 NOTES = {
     "1": "Indices, weights, values and sums are 52 MB to read and write; Transformers holds 320 MB at its peak.",
