@@ -39,6 +39,7 @@ from .point_sampling import (
     PointSampler,
     TargetMaps,
     as_float32,
+    clamped,
     in_float32,
     joined,
     sample_points,
@@ -473,7 +474,7 @@ class HierarchicalLoss:
         """Cross-entropy and dice at points `(layers, rows * num_frames, num_points, 2)`: `(2, layers)`."""
         shape, points = points.shape[:3], points.flatten(0, 1)
         frames = group.frames()
-        sampled = sample_points(group.logits.flatten(0, 2)[:, None], points).view(shape)
+        sampled = sample_points(clamped(group.logits.flatten(0, 2)[:, None]), points).view(shape)
         masks = sample_points(maps.masks[frames, group.targets()][:, None].to(points.dtype), points).view(shape)
         usable = maps.usable(frames, points)
         counts = None if usable is None else usable.to(masks.dtype).view(shape)
@@ -488,7 +489,7 @@ class HierarchicalLoss:
         over the pixels of one logit, and the number of pixels of each kind under a logit says all. Nothing is
         enlarged.
         """
-        logits = group.logits.flatten(3).flatten(1, 2)
+        logits = clamped(group.logits.flatten(3).flatten(1, 2))
         masks, counts = maps.pixels_under(group.frames(), group.targets(), logits.dtype)
         masks = self._soft_mask(logits.detach().sigmoid(), masks.view(logits.shape))
         return mask_losses(logits, masks, counts.view(logits.shape))
@@ -560,7 +561,7 @@ class HierarchicalLoss:
             kept = own[:, :, : self._num_uncertain]
             if own.numel() > 0:
                 places = own.flatten(0, 1)
-                logits = sample_points(part.logits.flatten(0, 2)[:, None], places)[:, 0]
+                logits = sample_points(clamped(part.logits.flatten(0, 2)[:, None]), places)[:, 0]
                 usable = maps.usable(part.frames(), places)
                 kept = select_uncertain(logits, places, self._num_uncertain, usable).view(kept.shape)
             points.append(torch.cat([kept, rest], dim=2))

@@ -365,5 +365,5 @@ class MaskedRows(NamedTuple):
 def masks_of_rows(groups: Sequence[MatchedRows], level: Level) -> list[MaskedRows]:
     """The masks of the rows of all groups."""
     queries = [rows.queries for rows in groups]
-    masks = clamped(level.masks_of(joined(queries, dim=2))).split([each.shape[2] for each in queries], dim=2)
+    masks = level.masks_of(joined(queries, dim=2)).split([each.shape[2] for each in queries], dim=2)
     return [MaskedRows(rows, rows.without_filling(own)) for rows, own in zip(groups, masks, strict=True)]
