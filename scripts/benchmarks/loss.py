@@ -2,7 +2,7 @@
 """Rows 8 to 11: prediction heads, matching and loss, the second round's mask loss, and the frozen stage."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -34,6 +34,11 @@ CLIP_LENGTH = 2
 def crop_size(setting: Setting) -> tuple[int, int]:
     """Height and width of training crops."""
     return QUICK_CROP if setting.quick else CROP
+
+
+def step(loss: Callable[[], Tensor]) -> None:
+    """A loss with its backward pass."""
+    loss().backward()
 
 
 # ---- rows 8 and 9 ---------------------------------------------------------------------------------------------------
@@ -155,8 +160,8 @@ def loss_cases(setting: Setting) -> Iterator[Case]:
         both = HeadsAndLoss(setting, batch_size, num_targets)
         yield Case(
             f"B={batch_size}, {num_targets} classes",
-            lambda both=both: both.transformers_loss().backward(),  # type: ignore[misc]
-            lambda both=both: both.our_loss().backward(),  # type: ignore[misc]
+            partial(step, both.transformers_loss),
+            partial(step, both.our_loss),
             (faster(1.4, 1.7), Bound("flops", 0.45), Bound("difference", 1e-5)),
             {"difference": both.difference()},
             has_gradients=True,
@@ -178,8 +183,8 @@ def launch_cases(setting: Setting) -> Iterator[Case]:
         )
         yield Case(
             f"B={batch_size}, with the backward pass",
-            lambda both=both: both.transformers_loss().backward(),  # type: ignore[misc]
-            lambda both=both: both.our_loss_as_on_gpu().backward(),  # type: ignore[misc]
+            partial(step, both.transformers_loss),
+            partial(step, both.our_loss_as_on_gpu),
             (waits, Bound("operations", None, 0.15)),
             measures=("counts",),
             has_gradients=True,
@@ -214,8 +219,8 @@ def second_round_cases(setting: Setting) -> Iterator[Case]:
         difference = ((official() - ours()).abs() / official()).item()
     yield Case(
         "",
-        lambda: official().backward(),
-        lambda: ours().backward(),
+        partial(step, official),
+        partial(step, ours),
         (faster(8, 12), Bound("memory", 0.1), Bound("difference", 1e-6)),
         {"difference": difference},
         has_gradients=True,
@@ -287,8 +292,8 @@ def frozen_stage_cases(setting: Setting) -> Iterator[Case]:
         kept = [saved_bytes(*pair) for pair in ((theirs, trained.parameters()), (ours, frozen.parameters()))]
         yield Case(
             f"T={CLIP_LENGTH}, {name}",
-            lambda theirs=theirs: theirs().backward(),  # type: ignore[misc]
-            lambda ours=ours: ours().backward(),  # type: ignore[misc]
+            partial(step, theirs),
+            partial(step, ours),
             (Bound("saved_bytes", most, 0.22),),
             {"saved_bytes": kept[1] / kept[0]},
             has_gradients=True,

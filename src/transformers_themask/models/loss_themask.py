@@ -581,9 +581,7 @@ class HierarchicalLoss:
         """Draw points for rows ordered by entry, `num_rows` for each: `(layers, rows, num_points, 2)`."""
         if sum(num_rows) * num_points == 0:
             return like.new_empty(len(layers), sum(num_rows), num_points, 2)
-        generators: Sequence[torch.Generator | None] = [self.generator]  # type: ignore[list-item]
-        if isinstance(self.generator, Sequence):
-            generators = self.generator
+        generators = self.generator if isinstance(self.generator, Sequence) else [self.generator]
         per_generator = np.reshape(num_rows, (len(generators), -1)).sum(1).tolist()
         with like.device:  # so that the sampler's new tensors live where they are used
             drawn = []
