@@ -47,11 +47,12 @@ predictions, forward and backward, and for its costs. So 0.45 holds for up to fo
 for eight.""",
     "9": """\
 These are the operations for a GPU; a CPU works on what its cache holds, with more of them. The bound is one on the
-forward pass. Heads are 60 of its 225, one by one as the decoder needs them; eight images take 280, as 2²⁷ numbers are
+forward pass. Heads are 60 of its 229, one by one as the decoder needs them; eight images take 288, as 2²⁷ numbers are
 worked on at once at most. The backward pass is autograd's: an operation or two for each.""",
     "10": """\
 Ten layers of sixteen masks. Nearest-neighbour enlarging makes sixteen pixels of one logit: there is a sixteenth of the
-elements, and what is left is reading and writing them.""",
+elements, and what is left is reading and writing them. Half of the time goes to memory that the allocator takes from
+the system anew, so that what the process did before matters: by itself (`benchmark.py 10`) the row reaches 13.""",
     "11": """\
 The bound is one on the model. Its loss keeps as much in both ways, unless `--gradient_checkpointing` computes it
 anew.""",
