@@ -20,15 +20,14 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.measuring import seconds
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.data.clip_dataset import ClipDataset
 from transformers_themask.data.clips import sample_clip
@@ -92,14 +91,14 @@ def measure(videos: LabelledVideos, frame_offsets: tuple[int, ...], num_clips: i
     for clip in range(-2, num_clips):  # two clips to warm up
         key = (clip % len(videos.rows), clip + 2)
         timed = {
-            "A": cpu_time(plain, *key),
-            "B": cpu_time(load, datasets["cpu"], key),
-            "C": cpu_time(load, datasets["device"], key),
+            "A": seconds(partial(plain, *key)),
+            "B": seconds(partial(load, datasets["cpu"], key)),
+            "C": seconds(partial(load, datasets["device"], key)),
         }
-        timed["device"] = cpu_time(prepare_on_device, load(datasets["device"], key), processor)
+        timed["device"] = seconds(partial(prepare_on_device, load(datasets["device"], key), processor))
         if clip >= 0:
-            for name, seconds in timed.items():
-                times[name].append(seconds)
+            for name, time in timed.items():
+                times[name].append(time)
     return times
 
 
@@ -108,21 +107,14 @@ def load(dataset: ClipDataset, key: tuple[int, int]) -> dict[str, torch.Tensor]:
     return ClipCollator()([dataset[key]])
 
 
-def cpu_time(work: Callable[..., Any], *arguments: Any) -> float:
-    """CPU seconds of the process for one call."""
-    start = time.process_time()
-    work(*arguments)
-    return time.process_time() - start
-
-
 def summarise(times: dict[str, list[float]], num_frames: int) -> dict[str, dict[str, float]]:
     """Medians and paired ratios."""
     result = {}
-    for name, seconds in times.items():
-        median = statistics.median(seconds) / num_frames
+    for name, of_chain in times.items():
+        median = statistics.median(of_chain) / num_frames
         result[name] = {"ms_per_frame": 1e3 * median, "frames_per_s": 1 / median}
         if name != "device":  # work of another kind, on another machine
-            ratios = [plain / other for plain, other in zip(times["A"], seconds, strict=True)]
+            ratios = [plain / other for plain, other in zip(times["A"], of_chain, strict=True)]
             result[name]["ratio"] = statistics.median(ratios)
     return result
 

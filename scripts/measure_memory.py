@@ -4,13 +4,14 @@
 
     python scripts/measure_memory.py --backbone mit-b1 --num_frames 4 --size 256 256
 
-On the CPU the peak is the largest sum of what the allocator handed out during forward and backward pass, gradients
-included, weights and optimiser excluded; it repeats to the byte. On a GPU it is `torch.cuda.max_memory_allocated`
+On the CPU the peak is the most that is held at once of what forward and backward pass allocate, gradients included,
+weights and optimiser excluded. On a GPU it is `torch.cuda.max_memory_allocated`
 over the memory allocated before the step.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -21,7 +22,7 @@ MIB = 2**20
 
 
 def peak_memory(step: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Bytes that `step` holds at its worst moment, beyond what was held before."""
+    """Bytes that `step` holds at its worst moment, of those that it allocated (on a GPU, beyond what was held)."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -30,12 +31,28 @@ def peak_memory(step: Callable[[], object], device: torch.device | str = "cpu") 
         return torch.cuda.max_memory_allocated(device) - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+    held: dict[int, int] = {}
+    total = peak = 0
+    for address, size in allocations(profile.profiler.kineto_results.experimental_event_tree()):
+        if size > 0:
+            held[address] = size
+            total += size
+            peak = max(peak, total)
+        else:  # what was there before, such as the content of a cache, is not the step's
+            total -= held.pop(address, 0)
     return peak
+
+
+def allocations(events: Iterable[Any]) -> list[tuple[int, int]]:
+    """Address and size of all that was allocated, and with a negative size of what was freed, in order."""
+    found, ahead = [], [*events][::-1]
+    while ahead:
+        event = ahead.pop()
+        ahead += event.children[::-1]
+        if event.tag == torch._C._profiler._EventType.Allocation:
+            found.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+    found.sort(key=lambda each: each[0])
+    return [(address, size) for _, address, size in found]
 
 
 def training_step_peaks(model: PreTrainedModel, frames: torch.Tensor, labels: torch.Tensor) -> tuple[int, int]:
@@ -51,10 +68,12 @@ def training_step_peaks(model: PreTrainedModel, frames: torch.Tensor, labels: to
     return peaks[0], peaks[1]
 
 
-def blocky_labels(num_frames: int, size: tuple[int, int], num_classes: int) -> torch.Tensor:
+def blocky_labels(
+    num_frames: int, size: tuple[int, int], num_classes: int, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """Label maps `(1, num_frames, height, width)` of squares of 32 pixels."""
     height, width = size
-    cells = torch.randint(0, num_classes, (1, num_frames, height // 32, width // 32))
+    cells = torch.randint(0, num_classes, (1, num_frames, height // 32, width // 32), generator=generator)
     return cells.repeat_interleave(32, -2).repeat_interleave(32, -1)
 
 

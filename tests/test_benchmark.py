@@ -18,6 +18,8 @@ from torch import nn
 from transformers import Mask2FormerConfig, logging
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
+from families import FAMILIES, every_family, family_clips
+
 SCRIPTS, DOCS = (Path(__file__).parents[1] / name for name in ("scripts", "docs"))
 CPU_ROWS = [str(number) for number in range(1, 16)]
 
@@ -287,6 +289,28 @@ def test_memory_of_the_second_round_at_the_published_size(scripts):
     assert ours <= 0.1 * baseline
 
 
+@every_family
+def test_no_family_waits_to_predict(scripts, family):
+    """Whole clips and streams; the label maps are then read from the device, once per frame."""
+    model = FAMILIES[family]()
+    frames, _ = family_clips(model)
+    state = model.initial_state(model.config.num_frames, 1)
+    with torch.no_grad(), scripts.measuring.HostTracker() as waits:
+        model(pixel_values_videos=frames)
+        for frame in 3 * frames.split(1, dim=1):
+            _, state = model.streaming_step(frame, state)
+    assert waits.count == 0
+
+
+@every_family
+def test_every_family_waits_twice_at_most_to_learn(scripts, family):
+    model = FAMILIES[family]().train()
+    frames, labels = family_clips(model)
+    with scripts.measuring.HostTracker() as waits:
+        model(pixel_values_videos=frames, labels=labels).loss.backward()
+    assert 1 <= waits.count <= 2
+
+
 def test_the_loss_waits_twice_whatever_its_batch(cases):
     assert all(figures["syncs"]["ours"] <= 2 for figures in cases["9"].values())
 
@@ -318,13 +342,11 @@ def test_a_row_that_there_is_not_is_refused(scripts, capsys):
     [
         (["1", "16"], "`--device` must be cuda for row 16. Got cpu."),
         (["²"], "`ROW` must be a number from 1 to 16. Got '²'."),
-        (["--size", "100", "150"], "`--size` must be two multiples of 32. Got 100 150."),
-        (["--size", "-32", "32"], "`--size` must be two multiples of 32. Got -32 32."),
+        (["--size", "100", "150"], "`--size` must be two multiples of 32, at least 64. Got 100 150."),
+        (["--size", "32", "64"], "`--size` must be two multiples of 32, at least 64. Got 32 64."),
         (["--repeats", "0"], "`--repeats` must be at least 1. Got 0."),
-        (
-            ["--json", "nowhere/report.json"],
-            "`--json` must be a file in a folder that exists. Got nowhere/report.json.",
-        ),
+        (["--json", "nowhere/out.json"], "`--json` must be a file that can be written. Got nowhere/out.json: No such"),
+        (["--json", "."], "`--json` must be a file that can be written. Got .: Is a directory."),
         (["--model", "nowhere"], "`--model` must"),
     ],
 )
@@ -334,6 +356,40 @@ def test_options_are_checked_before_anything_is_measured(scripts, flags, sentenc
         scripts.benchmark.main(flags)
     assert end.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_model_is_refused_where_no_row_takes_it(scripts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(scripts.benchmark, "load_model", lambda *_, **__: None)
+    with pytest.raises(SystemExit):
+        scripts.benchmark.main(["1", "--model", "trained"])
+    assert "`--model` must come with row 13. Got trained." in capsys.readouterr().err
+
+
+def test_what_must_hold_on_a_cpu_is_not_judged_on_a_gpu(scripts, monkeypatch):
+    bound, figures = scripts.measuring.faster(2), {"speed_up": {"value": 1.0}}
+    row = scripts.benchmark.Row("row", "theirs", "ours", lambda _: [scripts.measuring.Result("", (bound,), figures)])
+    monkeypatch.setitem(scripts.benchmark.ROWS, 1, row)
+    monkeypatch.setitem(scripts.benchmark.ROWS, 16, row._replace(only_on="cuda"))
+    monkeypatch.setattr(scripts.benchmark, "case_lines", lambda _: [])
+
+    def judgement(number, device):
+        measured = scripts.benchmark.measured_row(number, scripts.measuring.Setting(device))
+        return measured["cases"][0]["bounds"][0]["holds"]
+
+    assert judgement(1, "cpu") is False
+    assert judgement(1, "cuda") is None
+    assert judgement(16, "cuda") is False
+
+
+def test_rows_of_both_devices_stand_side_by_side(scripts):
+    def report(device, *numbers):
+        rows = {number: {"name": "row", "baseline": "theirs", "ours": "ours", "cases": []} for number in numbers}
+        names = ("machine", "threads", "product", "commit", "torch", "transformers")
+        return {"setting": {"device": device}, "machine": dict.fromkeys(names, device), "rows": rows}
+
+    joined = scripts.plot_performance.joined([report("cuda", "16", "1"), report("cpu", "1", "2")])
+    titles = [line for line in scripts.plot_performance.page(joined).splitlines() if line.startswith("## ")]
+    assert titles == ["## 1. Row", "## 1. Row, on a GPU", "## 2. Row", "## 16. Row"]
 
 
 def test_an_interrupted_run_keeps_its_finished_rows(scripts, tmp_path, monkeypatch):
@@ -391,10 +447,15 @@ def test_the_page_of_the_documentation_is_that_of_its_reports(scripts):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "No such file"),
+        (None, "`REPORT` must be a file that can be read. Got"),
         ("{", "must be JSON of benchmark.py. Got"),
-        ("[]", "which has no rows"),
-        ('{"rows": {}, "machine": {}, "setting": {"quick": true}}', "must be of a full run"),
+        ("[]", "which has other content"),
+        ('{"rows": {}, "machine": {}, "setting": {}}', "which has other content"),
+        (
+            '{"rows": {"1": {}}, "machine": {}, "setting": {"quick": false, "device": "cpu"}}',
+            "which has other content",
+        ),
+        ('{"rows": {}, "machine": {}, "setting": {"quick": true, "device": "cpu"}}', "must be of a full run"),
     ],
 )
 def test_what_is_no_report_is_refused_in_a_sentence(scripts, content, sentence, tmp_path, capsys):

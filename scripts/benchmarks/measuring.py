@@ -126,6 +126,9 @@ def measure(case: Case, setting: Setting) -> dict[str, dict[str, Any]]:
             theirs, ours = (vars(count(work, setting.device)) for work in (case.baseline, case.ours))
             figures |= {name: share(theirs[name], ours[name]) for name in theirs}
         if "memory" in case.measures:
+            if "counts" not in case.measures:  # what is compiled is compiled before
+                for work in (case.baseline, case.ours):
+                    work()
             peaks = [peak_memory(work, setting.device) for work in (case.baseline, case.ours)]
             figures["memory"] = share(*peaks)
         if "time" in case.measures:
@@ -168,7 +171,7 @@ def summarise_pairs(times: Sequence[tuple[float, ...]]) -> dict[str, Any]:
     }
 
 
-def seconds(work: Work, device: str) -> float:
+def seconds(work: Work, device: str = "cpu") -> float:
     """Seconds of one call: of the process on the CPU, whatever else runs there; between two events on a GPU."""
     if device == "cpu":
         start = time.process_time()

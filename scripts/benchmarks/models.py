@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
 
+import measure_memory
 from transformers_themask import MiTConfig, THEMaskConfig, THEMaskForVideoSemanticSegmentation
 
 from .measuring import Setting
@@ -74,9 +75,8 @@ def blocky_labels(
     setting: Setting, batch_size: int, size: tuple[int, int], num_classes: int = TARGETS_PER_IMAGE
 ) -> Tensor:
     """Label maps `(batch, 1, height, width)` of squares of 32 pixels and a few classes each."""
-    generator = torch.Generator().manual_seed(3)
-    cells = torch.randint(0, num_classes, (batch_size, 1, size[0] // 32, size[1] // 32), generator=generator)
-    return cells.repeat_interleave(32, -2).repeat_interleave(32, -1).to(setting.device)
+    labels = measure_memory.blocky_labels(batch_size, size, num_classes, torch.Generator().manual_seed(3))
+    return labels.transpose(0, 1).contiguous().to(setting.device)
 
 
 def transformers_pixel_decoder(model: THEMaskForVideoSemanticSegmentation) -> Mask2FormerPixelDecoder:

@@ -98,21 +98,24 @@ def mask2former_swin(setting: Setting) -> Mask2FormerForUniversalSegmentation:
 def precision_cases(setting: Setting) -> Iterator[Case]:
     """Row 13: float32 and bfloat16 autocast on a clip of synthetic video; by a trained model, too, if one is named."""
     random_bounds = (faster(1.3, 1.5),)
-    yield precision_case("random weights", setting, themask(setting, NUM_FRAMES), "agreement_untrained", random_bounds)
+    random_model = (themask(setting, NUM_FRAMES), THEMaskVideoProcessor())
+    yield precision_case("random weights", setting, *random_model, "agreement_untrained", random_bounds)
     if setting.model is not None:
-        trained = load_model(setting.model, setting.device)[0].requires_grad_(False)
+        trained, processor = load_model(setting.model, setting.device)
         bounds = (*random_bounds, Bound("agreement", 0.995, at_least=True))
-        yield precision_case("trained", setting, trained, "agreement", bounds)
+        yield precision_case("trained", setting, trained.requires_grad_(False), processor, "agreement", bounds)
 
 
-def precision_case(name: str, setting: Setting, model: Any, agreement_name: str, bounds: tuple[Bound, ...]) -> Case:
+def precision_case(
+    name: str, setting: Setting, model: Any, processor: Any, agreement_name: str, bounds: tuple[Bound, ...]
+) -> Case:
     """Compare the precisions of one model.
 
     How far the labels of random weights agree says nothing about those of a trained model, and has a name of its own.
     """
-    processor = THEMaskVideoProcessor(do_resize=False)
     pictures, _ = render_synthetic_video(0, NUM_FRAMES, setting.size, num_classes=8)
-    frames = processor([list(pictures)], return_tensors="pt")["pixel_values_videos"].to(setting.device)
+    inputs = processor([list(pictures)], do_resize=False, return_tensors="pt")
+    frames = inputs["pixel_values_videos"].to(setting.device)
 
     def in_bfloat16() -> Any:
         with torch.autocast(setting.device, torch.bfloat16):

@@ -158,14 +158,14 @@ class CrossFrameAttention(nn.Module):
         down = torch.arange(rows, device=device)[:, None, None]
         across = torch.arange(columns, device=device)[None, :, None]
         near = [*grid_offsets(window), *neighbour_offsets(window, self.neighborhood)]
-        y, x = torch.tensor(near, device=device).unbind(-1)
+        y, x = places_on(device, near).unbind(-1)
         height, width = window * rows, window * columns
         # The frame goes on at its other side.
         parts = [wrapped(window * down + y, height) * width + wrapped(window * across + x, width)]
         outside = [torch.zeros_like(parts[0], dtype=torch.bool)]
         first = height * width
         for source, (height, width) in zip(self.sources, sizes, strict=True):
-            y, x = torch.tensor(grid_offsets(source.kernel), device=device).unbind(-1)
+            y, x = places_on(device, grid_offsets(source.kernel)).unbind(-1)
             y, x = first_tokens(source, window, down) + y, first_tokens(source, window, across) + x
             parts.append(first + y * width + x)
             outside.append((y < 0) | (y >= height) | (x < 0) | (x >= width))
@@ -332,6 +332,11 @@ def neighbour_offsets(window_size: int, neighborhood: int) -> list[tuple[int, in
     return [(y, x) for y, x in places if y not in inside or x not in inside]
 
 
+def places_on(device: torch.device, places: Sequence[tuple[int, int]]) -> Tensor:
+    """Rows and columns `(places, 2)` on a device, without waiting for it."""
+    return torch.tensor(places).to(device, non_blocking=True)
+
+
 def wrapped(places: Tensor, length: int) -> Tensor:
     """Places that lie beyond an end of a frame by less than its length, counted from the other one."""
     return torch.where(places < 0, places + length, torch.where(places < length, places, places - length))
@@ -345,7 +350,7 @@ def relative_positions(window_size: int, kernel: int, device: torch.device) -> T
     Returns:
         `torch.Tensor` of shape `(window_size**2, kernel**2)`: from 0 to `(window_size + kernel - 1)**2 - 1`.
     """
-    places = torch.tensor(grid_offsets(window_size), device=device)[:, None]
-    tokens = torch.tensor(grid_offsets(kernel), device=device)[None]
+    places = places_on(device, grid_offsets(window_size))[:, None]
+    tokens = places_on(device, grid_offsets(kernel))[None]
     down, across = (places - tokens + kernel - 1).unbind(-1)
     return down * (window_size + kernel - 1) + across

@@ -107,7 +107,9 @@ def deformable_attention(
     """Weighted sums of bilinear samples of several levels (Deformable DETR, Eq. 3); outside a level there are zeros.
 
     On the CPU they are gathered from one table. Exported graphs and other devices take Transformers' form, which is a
-    quarter of the operations, hence of the kernel launches, and the one that every runtime has.
+    quarter of the operations, hence of the kernel launches, and the one that every runtime has. On the CPU,
+    the backward pass computes them anew; there are no second derivatives and no `torch.func.grad`. Both forms agree
+    where all is finite; an infinite location lies outside on the CPU and gives NaN elsewhere.
 
     Args:
         values (`torch.Tensor` of shape `(batch, sequence, heads, head_channels)`):

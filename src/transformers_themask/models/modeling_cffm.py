@@ -228,23 +228,23 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
     def _answer(self, fused: Tensor, newest: Tensor, earlier: Tensor, num_seen: Tensor) -> Tensor:
         """Class scores of the newest frames, given as maps at stride 4 and 8, from these and the earlier ones."""
         # On the CPU, where `num_seen` is: an accelerator is not waited for.
-        tables = (torch.tensor(table, device=num_seen.device) for table in reference_tables(self.config))
-        places, is_alone = (table[num_seen[:, 0]] for table in tables)
+        all_places, all_alone = reference_tables(self.config)
+        places = num_seen.new_tensor(all_places)[num_seen[:, 0]]
+        is_alone = num_seen.new_tensor(all_alone, dtype=torch.bool)[num_seen[:, 0]]
         # An exported step serves all frames of a video.
         is_exporting = torch.compiler.is_exporting()
         if not is_exporting and is_alone.all():
             return self.head.classify_frames(fused)
         videos = torch.arange(earlier.shape[0], device=earlier.device)[:, None]
-        references = earlier[videos, places.to(earlier.device)]
+        references = earlier[videos, places.to(earlier.device, non_blocking=True)]
         is_first = num_seen[:, 0] == 0
         if is_exporting or is_first.any():
-            references = torch.where(
-                is_first.to(newest.device)[:, None, None, None, None], newest[:, None], references
-            )
+            is_first = is_first.to(newest.device, non_blocking=True)[:, None, None, None, None]
+            references = torch.where(is_first, newest[:, None], references)
         targets = self.head.classify_targets(newest, references, fused.shape[-2:])
         if not is_exporting and not is_alone.any():
             return targets
-        is_alone = is_alone.to(targets.device)
+        is_alone = is_alone.to(targets.device, non_blocking=True)
         return torch.where(is_alone[:, None, None, None], self.head.classify_frames(fused), targets)
 
     def _check_size(self, frames: Tensor) -> None:
@@ -274,10 +274,10 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         self, auxiliary: Tensor, targets: Tensor, labels: Tensor, loss_counts: Tensor | None
     ) -> dict[str, Tensor]:
         """Cross-entropy of every frame by itself and of the targets; divided by numbers of pixels, not of labels."""
-        own_counts = self.loss_counts(labels).to(labels.device)  # checks the labels as well
+        own_counts = self.loss_counts(labels).to(labels.device, non_blocking=True)  # checks the labels as well
         if loss_counts is None:
             loss_counts = averaged_over_processes(own_counts)
-        num_auxiliary, num_main = loss_counts.to(labels.device).clamp(min=1).float()
+        num_auxiliary, num_main = loss_counts.to(labels.device, non_blocking=True).clamp(min=1).float()
         weight = self.config.auxiliary_loss_weight
         with torch.autocast(labels.device.type, enabled=False):
             return {

@@ -84,8 +84,8 @@ class KeyFrames(NamedTuple):
         """The key frame of each of some frames, by its index."""
         if key_of == list(range(self.queries.shape[1])):
             return self
-        predictions = tuple(KeyPrediction(*(part[:, key_of] for part in each)) for each in self.predictions)
-        return KeyFrames(self.pixel_values[:, key_of], self.queries[:, key_of], predictions)
+        predictions = tuple(KeyPrediction(*(frames_at(part, key_of) for part in each)) for each in self.predictions)
+        return KeyFrames(frames_at(self.pixel_values, key_of), frames_at(self.queries, key_of), predictions)
 
 
 class KeyFrameSchedule(NamedTuple):
@@ -238,23 +238,25 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         key_of = [index // interval for index in range(num_frames)]
         keys = self._segment(pixel_values_videos[:, ::interval], all_predictions=labels is not None)
         keys_of_later = keys.selected([key_of[index] for index in later])
-        warped, flows = self._propagate(keys_of_later, pixel_values_videos[:, later], official_zeroing)
+        later_frames = frames_at(pixel_values_videos, later)
+        warped, flows = self._propagate(keys_of_later, later_frames, official_zeroing)
 
         num_keys = keys.queries.shape[1]
         places = {index: place for place, index in enumerate([*range(0, num_frames, interval), *later])}
         order = [places[index] for index in range(num_frames)]
         key_classes, key_masks = keys.predictions[-1]
         outputs = MPVSSForVideoSemanticSegmentationOutput(
-            frame_class_queries_logits=key_classes[:, key_of],
-            frame_masks_queries_logits=torch.cat([key_masks, warped[-1]], dim=1)[:, order],
+            frame_class_queries_logits=frames_at(key_classes, key_of),
+            frame_masks_queries_logits=frames_at(torch.cat([key_masks, warped[-1]], dim=1), order),
             is_key_frame=torch.tensor([index not in later for index in range(num_frames)]).expand(len(key_masks), -1),
         )
         if flows is not None:
             still = torch.zeros_like(flows[:, :1]).expand(-1, num_keys, -1, -1, -1, -1)
-            outputs.flows = torch.cat([still, flows], dim=1)[:, order]
+            outputs.flows = frames_at(torch.cat([still, flows], dim=1), order)
         if labels is None:
-            excess = self._unexplained(keys_of_later, pixel_values_videos[:, later], warped[-1])
-            outputs.unexplained = torch.cat([excess.new_zeros(len(excess), num_keys), excess], dim=1)[:, order]
+            excess = self._unexplained(keys_of_later, later_frames, warped[-1])
+            excess = torch.cat([excess.new_zeros(len(excess), num_keys), excess], dim=1)
+            outputs.unexplained = frames_at(excess, order)
         else:
             criterion = HierarchicalLoss(self.config.segmenter_config, point_sampler, point_generator)
             terms = loss_terms_of(criterion, keys_of_later, warped, labels, loss_counts)
@@ -421,6 +423,11 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         parts = (keys.pixel_values, key_masks, frames, masks, classes)
         later, at_key_frame = unexplained_colors(*(part.flatten(0, 1) for part in parts))
         return (later - at_key_frame).unflatten(0, frames.shape[:2])
+
+
+def frames_at(values: Tensor, indices: list[int]) -> Tensor:
+    """What belongs to some frames, of values `(batch, num_frames, ...)`, without waiting for the device."""
+    return values.index_select(1, torch.tensor(indices).to(values.device, non_blocking=True))
 
 
 def check_same_videos(frames: Tensor, key_frames: Tensor) -> None:

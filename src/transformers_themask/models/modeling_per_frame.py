@@ -290,8 +290,9 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
             return self.segmenter(frames, **options).logits, None
         own_count = self.loss_counts(labels[:, None])
         if loss_counts is None:
-            loss_counts = averaged_over_processes(own_count.clone().to(frames.device))
-        share = own_count.to(frames.device) / loss_counts.to(frames.device).clamp(min=1)
+            loss_counts = averaged_over_processes(own_count.clone().to(frames.device, non_blocking=True))
+        own, whole = (count.to(frames.device, non_blocking=True) for count in (own_count, loss_counts))
+        share = own / whole.clamp(min=1)
         labels = labels.long()
         # A mean over no pixel is NaN; with any label instead it is zero times something finite.
         labels = labels if own_count > 0 else torch.zeros_like(labels)
