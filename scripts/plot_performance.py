@@ -38,7 +38,7 @@ NOTES = {
     4: "Two thirds of the operations are the pixel decoder's, most of them linear layers, which cannot be left out.",
     5: "VidEoMT-S is faster than we are: it has no pixel decoder, and all its operations are large products.",
     6: """\
-The product of queries and masks takes 7 of our 41 to 45 ms, and is all that the limit counts. The rest is finding the
+The product of queries and masks takes a seventh of our time, and is all that the limit counts. The rest is finding the
 pixels whose four logits disagree, and blending these: it grows with the length of borders.""",
     7: """\
 As in row 6, with two products for the two levels of the official model. Both chains enlarge twice, Transformers' also
