@@ -108,10 +108,10 @@ def main(arguments: list[str] | None = None) -> None:
         setting = checked_setting(options)
         rows = options.rows or [number for number, each in ROWS.items() if each.only_on in (None, setting.device)]
         check_rows(rows, setting)
-        report: dict[str, Any] = {"setting": vars(setting), "machine": machine(setting), "rows": {}}
-        write(report, options.json)
+        check_writable(options.json)
     except ValueError as error:
         parser.error(str(error))
+    report: dict[str, Any] = {"setting": vars(setting), "machine": machine(setting), "rows": {}}
     try:
         for number in rows:
             report["rows"][str(number)] = measured_row(number, setting)
@@ -154,17 +154,21 @@ def check_rows(rows: Sequence[int], setting: Setting) -> None:
         raise ValueError(f"`--model` must come with row {MODEL_ROW}. Got {setting.model}. Leave it out.")
 
 
-def write(report: dict[str, Any], path: Path | None) -> None:
-    """Write what is known so far, where a path is given.
-
-    Raises:
-        ValueError: If it cannot be written there.
-    """
+def check_writable(path: Path | None) -> None:
+    """Raise a `ValueError` for a file that cannot be written; what it holds stays until there are results."""
     if path is not None:
         try:
-            path.write_text(json.dumps(report, indent=2) + "\n")
+            path.open("a").close()
         except OSError as error:
-            raise ValueError(f"`--json` must be a file that can be written. Got {path}: {error.strerror}.") from error
+            raise ValueError(
+                f"`--json` must be a file that can be written. Got {path}: {error.strerror}. Name another."
+            ) from error
+
+
+def write(report: dict[str, Any], path: Path | None) -> None:
+    """Write what is known so far, where a path is given."""
+    if path is not None:
+        path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def row_number(text: str) -> int:

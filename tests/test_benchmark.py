@@ -343,6 +343,7 @@ def test_a_row_that_there_is_not_is_refused(scripts, capsys):
         (["1", "16"], "`--device` must be cuda for row 16. Got cpu."),
         (["²"], "`ROW` must be a number from 1 to 16. Got '²'."),
         (["--size", "100", "150"], "`--size` must be two multiples of 32, at least 64. Got 100 150."),
+        (["--size", "-32", "32"], "`--size` must be two multiples of 32, at least 64. Got -32 32."),
         (["--size", "32", "64"], "`--size` must be two multiples of 32, at least 64. Got 32 64."),
         (["--repeats", "0"], "`--repeats` must be at least 1. Got 0."),
         (["--json", "nowhere/out.json"], "`--json` must be a file that can be written. Got nowhere/out.json: No such"),
@@ -358,7 +359,7 @@ def test_options_are_checked_before_anything_is_measured(scripts, flags, sentenc
     assert sentence in capsys.readouterr().err
 
 
-def test_a_model_is_refused_where_no_row_takes_it(scripts, tmp_path, capsys, monkeypatch):
+def test_a_model_is_refused_where_no_row_takes_it(scripts, capsys, monkeypatch):
     monkeypatch.setattr(scripts.benchmark, "load_model", lambda *_, **__: None)
     with pytest.raises(SystemExit):
         scripts.benchmark.main(["1", "--model", "trained"])
@@ -390,6 +391,18 @@ def test_rows_of_both_devices_stand_side_by_side(scripts):
     joined = scripts.plot_performance.joined([report("cuda", "16", "1"), report("cpu", "1", "2")])
     titles = [line for line in scripts.plot_performance.page(joined).splitlines() if line.startswith("## ")]
     assert titles == ["## 1. Row", "## 1. Row, on a GPU", "## 2. Row", "## 16. Row"]
+
+
+def test_an_earlier_report_stays_until_there_are_results(scripts, tmp_path, monkeypatch):
+    def measured_row(number, setting):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "report.json"
+    path.write_text("earlier")
+    monkeypatch.setattr(scripts.benchmark, "measured_row", measured_row)
+    with pytest.raises(SystemExit, match=r"interrupted\. Finished rows: none\."):
+        scripts.benchmark.main(["6", "--quick", "--json", str(path)])
+    assert path.read_text() == "earlier"
 
 
 def test_an_interrupted_run_keeps_its_finished_rows(scripts, tmp_path, monkeypatch):
