@@ -35,7 +35,7 @@ def export_model(
     Args:
         model (`PreTrainedModel`):
             A model of any family of this package.
-        processor ([`THEMaskVideoProcessor`]):
+        processor ([`VideoSegmentationProcessor`]):
             Its video processor.
         output_dir (`str` or `Path`):
             A new folder.
