@@ -36,7 +36,7 @@ def export_model(
     Args:
         model (`PreTrainedModel`):
             A model of any family of this package.
-        processor ([`THEMaskVideoProcessor`]):
+        processor ([`VideoSegmentationProcessor`]):
             Its video processor.
         output_dir (`str` or `Path`):
             A new folder.
