@@ -16,6 +16,7 @@ from transformers_themask.data.synthetic import (
     write_synthetic_dataset,
 )
 from transformers_themask.data.vspw import read_class_names
+from transformers_themask.files.atomic import AtomicFolder
 
 SIZE = (64, 80)
 
@@ -121,12 +122,12 @@ def test_the_written_dataset_reads_back_as_rendered(tmp_path):
         assert (read_mask(root / val[0]["masks"][index]) == masks[index]).all()
         difference = read_frame(root / val[0]["frames"][index]).astype(int) - frames[index]
         assert np.abs(difference).mean() < 8  # JPEG
-    assert not (tmp_path / "toy.partial").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"toy", "cache"}
 
 
 def test_writing_is_deterministic_and_survives_an_interrupted_run(tmp_path):
-    (tmp_path / "second.partial").mkdir()
-    (tmp_path / "second.partial" / "left_over.txt").write_text("")
+    leftover = AtomicFolder(tmp_path / "second").make()
+    (leftover / "left_over.txt").write_text("")
     (tmp_path / "second").mkdir()
     for name in ("first", "second"):
         write_synthetic_dataset(tmp_path / name, 1, 1, num_frames=2, size=(32, 40))
@@ -134,7 +135,7 @@ def test_writing_is_deterministic_and_survives_an_interrupted_run(tmp_path):
     assert len(files) == 3 + 8
     for path in files:
         assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes()
-    assert not (tmp_path / "second" / "left_over.txt").exists()
+    assert not leftover.exists() and not (tmp_path / "second" / "left_over.txt").exists()
 
 
 def test_an_existing_dataset_is_not_overwritten(tmp_path):
