@@ -133,12 +133,11 @@ def prepare(
             frame_offsets=data_args.frame_offsets,
             processor=processor,
             augmentation=build_augmentation(data_args),
-            crop_size=None,
             seed=seed,
             clips_per_video=data_args.clips_per_video,
             sample_by=data_args.sample_by,
             photometric_on=data_args.photometric_on,
-            draw_distance=data_args.draw_distance,
+            clip_sampler="pair" if data_args.draw_distance else "offsets",
         )
     if training_args.do_train:
         model = load_model(model_args, config)
