@@ -23,8 +23,8 @@ from transformers_themask.data.clip_dataset import ClipDataset
 from transformers_themask.data.file_checks import MAX_CHECKED_FRAMES, check_files
 from transformers_themask.data.sources import load_videos
 from transformers_themask.data.transforms import ClipAugmentation
-from transformers_themask.inference.tta import TTA, check_sizes, scaled_processors
 from transformers_themask.models.streaming import STEPWISE_MODES, stream_options
+from transformers_themask.mvc.tta import TTA, check_sizes, scaled_processors
 from transformers_themask.publishing.results import (
     RESULT_FILE,
     model_facts,

@@ -53,7 +53,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Keep the most stable of several results for each video. Stable is not accurate: a constant result scores 1."""
     from transformers_themask.files.atomic import AtomicFile, AtomicFolder
-    from transformers_themask.inference.aggregation import consistency_settings
+    from transformers_themask.mvc.aggregation import consistency_settings
 
     output = options.output.resolve()
     scores_path = options.scores or output.with_name(f"{output.name}.json")
@@ -103,7 +103,7 @@ def _check_options(options: argparse.Namespace, output: Path, scores_path: Path)
 def _videos(options: argparse.Namespace) -> tuple[list[Any], int | None]:
     """The videos, and how many frames they have together as far as that is known."""
     from transformers_themask.data.sources import load_videos
-    from transformers_themask.inference.label_folders import single_video, videos_of_data_set
+    from transformers_themask.mvc.label_folders import single_video, videos_of_data_set
     from transformers_themask.videos.frame_source import open_frame_source
 
     if options.video is not None:
@@ -117,10 +117,10 @@ def _label_folders(
     options: argparse.Namespace, videos: Sequence[Any], num_frames: int | None, spool: Path
 ) -> tuple[list[Path], list[dict[str, Any]]]:
     """Folder of the label maps of each result, which a model writes first, and what to record of the result."""
-    from transformers_themask.inference.label_folders import check_label_folder
     from transformers_themask.inference.loading import load_model
     from transformers_themask.inference.model_fingerprint import model_fingerprint
     from transformers_themask.models.streaming import stream_options
+    from transformers_themask.mvc.label_folders import check_label_folder
 
     device = usable_device(options.device)
     names = list(dict.fromkeys(options.results))  # a result that is given twice is made once
@@ -172,8 +172,8 @@ def _check_classes(classes: dict[str, dict[int, str]]) -> None:
 def _label(
     loaded: tuple[Any, Any], clips: tuple[str, int, int], videos: Sequence[Any], folder: Path, bar: Any
 ) -> None:
-    from transformers_themask.inference.aggregation import write_label_maps
     from transformers_themask.inference.segment import segment_frames
+    from transformers_themask.mvc.aggregation import write_label_maps
 
     mode, num_frames, frame_stride = clips
     for video in videos:
@@ -185,7 +185,7 @@ def _choose(
     options: argparse.Namespace, videos: Sequence[Any], folders: list[Path], output: Path, num_frames: int | None
 ) -> list[Any]:
     """Copy what is chosen for each video, and print a line about it."""
-    from transformers_themask.inference.aggregation import aggregate_video
+    from transformers_themask.mvc.aggregation import aggregate_video
 
     choices = []
     with _bar("Comparing", num_frames) as bar:

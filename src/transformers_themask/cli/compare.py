@@ -20,9 +20,10 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw what two models see in a video side by side, over maps of where each of them flickers."""
-    from transformers_themask.inference.compare_videos import ComparisonVideo, PairedSession
     from transformers_themask.inference.loading import load_model
+    from transformers_themask.inference.paired_session import PairedSession
     from transformers_themask.inference.segment_video import segment_video
+    from transformers_themask.sinks.comparison_video import ComparisonVideo
     from transformers_themask.videos.frame_source import open_frame_source
     from transformers_themask.videos.source import IncompleteVideoError
 
@@ -60,7 +61,7 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def _compared(title: str, config: Any, palette: str) -> Any:
     from transformers_themask.drawing.palettes import named_palette
-    from transformers_themask.inference.compare_videos import ComparedModel
+    from transformers_themask.sinks.comparison_video import ComparedModel
 
     class_names = [config.id2label[index] for index in sorted(config.id2label)]
     return ComparedModel(title, class_names, named_palette(palette, len(class_names)))

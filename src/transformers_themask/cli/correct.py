@@ -56,10 +56,10 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Where a video is labelled with look-alikes such as river, lake and sea, ask a model which of them it shows."""
-    from transformers_themask.inference.confusable_groups import DEFAULT_GROUPS_FILE, check_groups, read_groups
-    from transformers_themask.inference.correction import VideoCorrector, correct_results
-    from transformers_themask.inference.label_folders import check_label_folder
-    from transformers_themask.inference.vision_language import VisionLanguageModel
+    from transformers_themask.mvc.confusable_groups import DEFAULT_GROUPS_FILE, check_groups, read_groups
+    from transformers_themask.mvc.correction import VideoCorrector, correct_results
+    from transformers_themask.mvc.label_folders import check_label_folder
+    from transformers_themask.mvc.vision_language import VisionLanguageModel
 
     log = _log_folder(options)
     _check_options(options, log)
@@ -90,7 +90,7 @@ def _log_folder(options: argparse.Namespace) -> Path:
 
 def _check_options(options: argparse.Namespace, log: Path) -> None:
     """Find what is wrong before anything is loaded."""
-    from transformers_themask.inference.correction import check_minimum_share
+    from transformers_themask.mvc.correction import check_minimum_share
     from transformers_themask.sinks.output_folder import check_new_folder
 
     inputs = [str(options.labels), *([options.video] if options.video is not None else [])]
@@ -112,7 +112,7 @@ def _check_options(options: argparse.Namespace, log: Path) -> None:
 def _open_videos(options: argparse.Namespace) -> tuple[list[Any], Sequence[str]]:
     """The videos, and the classes that their label maps hold."""
     from transformers_themask.data.sources import load_videos
-    from transformers_themask.inference.label_folders import single_video, videos_of_data_set
+    from transformers_themask.mvc.label_folders import single_video, videos_of_data_set
     from transformers_themask.videos.frame_source import open_frame_source
 
     if options.data is not None:

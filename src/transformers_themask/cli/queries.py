@@ -31,8 +31,8 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Draw the masks of the primary and the secondary query of each class in one frame."""
     from transformers_themask.drawing.palettes import named_palette
+    from transformers_themask.inference.frame_queries import query_view
     from transformers_themask.inference.loading import load_model
-    from transformers_themask.inference.query_view import query_view
     from transformers_themask.videos.frame_source import open_frame_source
 
     _check_options(options)

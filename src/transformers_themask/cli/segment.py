@@ -82,7 +82,7 @@ def _scales(text: str) -> tuple[float, ...]:
 
 def run(options: argparse.Namespace) -> None:
     """Label every frame of a video, and show, keep or count the labels."""
-    from transformers_themask.inference.tta import TTA, check_repeatable, open_passes, segment_video_in_passes
+    from transformers_themask.mvc.tta import TTA, check_repeatable, open_passes, segment_video_in_passes
     from transformers_themask.videos.frame_source import Camera, open_frame_source
     from transformers_themask.videos.source import IncompleteVideoError
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from transformers_themask.data.sources import load_videos
 from transformers_themask.data.synthetic import write_synthetic_dataset
-from transformers_themask.inference.label_folders import (
+from transformers_themask.mvc.label_folders import (
     check_label_folder,
     frames_with_label_maps,
     label_files,

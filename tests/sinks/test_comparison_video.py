@@ -10,9 +10,10 @@ from transformers_themask.cli import main
 from transformers_themask.drawing.flicker import FlickerMap
 from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.drawing.visualization import draw_contours, overlay
-from transformers_themask.inference.compare_videos import ComparedModel, ComparisonVideo, PairedSession
+from transformers_themask.inference.paired_session import PairedSession
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.inference.segment_video import segment_video
+from transformers_themask.sinks.comparison_video import ComparedModel, ComparisonVideo
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 from transformers_themask.videos.video_reader import VideoReader

@@ -21,9 +21,7 @@ import torch
 from PIL import Image
 
 from transformers_themask import THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor
-from transformers_themask.inference.model_fingerprint import model_fingerprint
-from transformers_themask.inference.segment import segment_frames
-from transformers_themask.inference.video_batch import (
+from transformers_themask.batch.video_batch import (
     VideoRecord,
     check_result_folders,
     divide_work,
@@ -31,7 +29,9 @@ from transformers_themask.inference.video_batch import (
     summarise,
     write_summary,
 )
-from transformers_themask.inference.worker_group import WorkerGroup
+from transformers_themask.batch.worker_group import WorkerGroup
+from transformers_themask.inference.model_fingerprint import model_fingerprint
+from transformers_themask.inference.segment import segment_frames
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.video_writer import VideoWriter
 
@@ -191,7 +191,7 @@ def test_a_run_that_is_stopped_leaves_nothing_half_done(videos, frames, model_di
     output = tmp_path / "out"
     command = [sys.executable, SCRIPT, str(videos / "trip"), "--model", str(model_dir), "--output", str(output)]
     process = subprocess.Popen([*command, "--labels", "--device", "cpu"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    while not list(output.glob(".*.unfinished/labels/*.png")) and process.poll() is None:
+    while not list(output.glob(".*.unfinished/**/*.png")) and process.poll() is None:
         time.sleep(0.01)
     process.terminate()
     assert "long.mp4: unfinished" in process.communicate()[0]

@@ -14,8 +14,7 @@ from transformers_themask import PerFrameConfig, PerFrameForVideoSemanticSegment
 from transformers_themask.cli import main
 from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.drawing.visualization import draw_contours, overlay
-from transformers_themask.inference.frame_queries import frame_queries
-from transformers_themask.inference.query_view import query_view
+from transformers_themask.inference.frame_queries import frame_queries, query_view
 
 SIZE = (64, 96)
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from transformers.image_utils import SizeDict
 
+from transformers_themask.inference.segment import labelled_frames
+from transformers_themask.inference.segment_video import SegmentedVideo, check_max_frames, segment_video
 from transformers_themask.models.scores_to_labels import resampled_scores
 from transformers_themask.models.streaming import (
     PreparedFrame,
@@ -30,8 +32,6 @@ from transformers_themask.videos.ffmpeg_files import is_url
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 from transformers_themask.videos.source import FrameSource, IncompleteVideoError
 
-from .segment import labelled_frames
-from .segment_video import SegmentedVideo, check_max_frames, segment_video
 from .spools import LabelSpool, ScoreSpool
 
 COMBINATIONS = ("votes", "scores")
