@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from transformers import PrinterCallback
 
-from transformers_themask.models.loss_themask import HierarchicalLoss, LevelPrediction, clip_targets
 from transformers_themask.models.point_sampling import uniform_points
+from transformers_themask.models.query_loss import HierarchicalLoss, LevelPrediction, clip_targets
 from transformers_themask.training.preparation import prepare
 from transformers_themask.training.recipes import parse_recipe
 from transformers_themask.training.trainer import VSSTrainer

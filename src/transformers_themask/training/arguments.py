@@ -17,7 +17,7 @@ from transformers_themask.data.clip_dataset import ClipDataset
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.data.transforms import ClipAugmentation
 from transformers_themask.inference.tta import TTA
-from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.publishing.licenses import check_license
 
 from .config_overrides import mapping_from_text
@@ -195,12 +195,12 @@ class DataArguments:
             photometric=self.photometric,
         )
 
-    def clip_dataset(self, videos: LabelledVideos, processor: THEMaskVideoProcessor, seed: int) -> ClipDataset:
+    def clip_dataset(self, videos: LabelledVideos, processor: VideoSegmentationProcessor, seed: int) -> ClipDataset:
         """The training clips.
 
         Args:
             videos ([`~transformers_themask.data.labelled_videos.LabelledVideos`]): The videos of `train_split`.
-            processor (`THEMaskVideoProcessor`): The model's video processor.
+            processor (`VideoSegmentationProcessor`): The model's video processor.
             seed (`int`): Seed of every draw.
         """
         return ClipDataset(

@@ -10,7 +10,7 @@ from transformers_themask.data.file_checks import MAX_CHECKED_FRAMES, check_file
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.data.sources import load_videos
 from transformers_themask.inference.tta import check_sizes, scaled_processors
-from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.sinks.output_folder import check_output_folder
 
 from .arguments import DataArguments, ModelArguments, VSSTrainingArguments, check_schedule, recipe_of
@@ -45,7 +45,7 @@ def prepare(
     set_seed(training_args.seed)
     if training_args.do_train:
         return _prepare_training(model_args, data_args, training_args, say)
-    videos = _load_videos(data_args, data_args.eval_split, training_args)
+    videos = load_videos(str(data_args.data_root), data_args.eval_split)
     model, processor = load_for_evaluation(model_args, data_args, videos.class_names)
     check_files(videos, progress=_has_progress_bars(training_args), decode=False)
     scored = _videos_to_score(videos, data_args, model, processor)
@@ -59,8 +59,8 @@ def _prepare_training(
     say: Callable[[str], object],
 ) -> tuple[VSSTrainer, Path | None]:
     """The same for a run that trains."""
-    eval_videos = _load_videos(data_args, data_args.eval_split, training_args)
-    train_videos = _load_videos(data_args, data_args.train_split, training_args)
+    eval_videos = load_videos(str(data_args.data_root), data_args.eval_split)
+    train_videos = load_videos(str(data_args.data_root), data_args.train_split)
     config = load_config(model_args, eval_videos.class_names)
     check_clip_length(config, data_args.frame_offsets)
     recipe = {**recipe_of(model_args, data_args, training_args), "train_videos": train_videos.fingerprint()}
@@ -96,14 +96,8 @@ def _check_arguments(
     check_output_folder("output_dir", str(training_args.output_dir))
 
 
-def _load_videos(data_args: DataArguments, split: str, training_args: VSSTrainingArguments) -> LabelledVideos:
-    # One process writes the cache of paths, the others read it.
-    with training_args.main_process_first(desc="listing the videos"):
-        return load_videos(str(data_args.data_root), split)
-
-
 def _videos_to_score(
-    videos: LabelledVideos, data_args: DataArguments, model: PreTrainedModel, processor: THEMaskVideoProcessor
+    videos: LabelledVideos, data_args: DataArguments, model: PreTrainedModel, processor: VideoSegmentationProcessor
 ) -> EvaluationVideos:
     """The evaluation videos, checked at every scale of the test-time augmentation."""
     scored = data_args.evaluation_videos(videos, model)
