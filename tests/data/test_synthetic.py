@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from transformers_themask.data.images import read_frame, read_mask
+from transformers_themask.data.sources import load_videos
 from transformers_themask.data.synthetic import (
     SyntheticObject,
     SyntheticScene,
@@ -14,7 +15,7 @@ from transformers_themask.data.synthetic import (
     synthetic_class_names,
     write_synthetic_dataset,
 )
-from transformers_themask.data.vspw import load_vspw, read_class_names
+from transformers_themask.data.vspw import read_class_names
 from transformers_themask.files.atomic import AtomicFolder
 
 SIZE = (64, 80)
@@ -114,7 +115,7 @@ def test_the_written_dataset_reads_back_as_rendered(tmp_path):
     root = tmp_path / "toy"
     write_synthetic_dataset(root, num_train_videos=2, num_val_videos=1, num_frames=3, size=SIZE, num_classes=5, seed=7)
     assert read_class_names(root) == ["sky", "meadow", "stripes", "checks", "dots"]
-    train, val = (load_vspw(root, split, cache_dir=tmp_path / "cache") for split in ("train", "val"))
+    train, val = (load_videos(root, split).rows for split in ("train", "val"))
     assert train["video_id"] == ["train_0000", "train_0001"] and val["video_id"] == ["val_0000"]
     frames, masks = render_synthetic_video([7, 2], 3, SIZE, 5)
     for index in range(3):

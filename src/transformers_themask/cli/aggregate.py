@@ -153,7 +153,7 @@ def _is_model(result: str) -> bool:
 
 def _check_classes(classes: dict[str, dict[int, str]]) -> None:
     """Raise a `ValueError` unless all models mean the same by a class index, and none uses that of void."""
-    from transformers_themask.data.file_checks import VOID_ID
+    from transformers_themask.data.frame_checks import VOID_ID
 
     for name, names in classes.items():
         first, first_names = next(iter(classes.items()))
