@@ -20,8 +20,8 @@ from torch import nn
 from transformers import PrinterCallback
 
 from run_vss import prepare
-from transformers_themask.models.loss_themask import HierarchicalLoss, LevelPrediction, clip_targets
 from transformers_themask.models.point_sampling import uniform_points
+from transformers_themask.models.query_loss import HierarchicalLoss, LevelPrediction, clip_targets
 from transformers_themask.training.recipes import parse_recipe
 from transformers_themask.training.trainer import VSSTrainer
 

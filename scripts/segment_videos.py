@@ -31,6 +31,7 @@ from transformers.utils import logging
 from themask_command.commands import add_segmentation_options
 from transformers_themask.cli.command import autocast, counted, usable_device
 from transformers_themask.cli.segment import open_sinks
+from transformers_themask.files.atomic import AtomicFolder
 from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment_video import segment_video
@@ -45,7 +46,7 @@ from transformers_themask.inference.video_batch import (
     write_summary,
 )
 from transformers_themask.inference.worker_group import WorkerGroup
-from transformers_themask.sinks.output_folder import check_output_folder, results_folder
+from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.source import IncompleteVideoError
@@ -168,7 +169,7 @@ class Batch:
         start = time.monotonic()
         folder = self.options.output / video.name
         try:
-            with results_folder(folder) as unfinished:
+            with AtomicFolder(folder, replace=True) as unfinished:
                 num_frames, error = self.write_results(video, unfinished, progress)
                 record = self.record(video, "incomplete" if error else "complete", start, num_frames, error)
                 record.write(unfinished)
@@ -178,7 +179,7 @@ class Batch:
             logger.debug(f"{video.name} failed.", exc_info=True)
             record = self.record(video, "failed", start, 0, one_sentence(error))
             # Where not even this can be written, the summary calls the video unfinished.
-            with suppress(OSError), results_folder(folder) as unfinished:
+            with suppress(OSError), AtomicFolder(folder, replace=True) as unfinished:
                 record.write(unfinished)
         speed = f", {record.frames / record.seconds:.2f} frames/s" if record.frames else ""
         problem = f": {record.error}" if record.error else ""

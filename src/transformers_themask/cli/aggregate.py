@@ -11,17 +11,17 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from transformers_themask.data.file_checks import VOID_ID
+from transformers_themask.data.frame_checks import VOID_ID
 from transformers_themask.data.sources import load_videos
+from transformers_themask.files.atomic import AtomicFile, AtomicFolder
 from transformers_themask.inference.aggregation import aggregate_video, consistency_settings, write_label_maps
 from transformers_themask.inference.label_folders import check_label_folder, single_video, videos_of_data_set
 from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.models.streaming import stream_options
-from transformers_themask.sinks.output_folder import check_new_folder, check_output_folder, results_folder
+from transformers_themask.sinks.output_folder import check_new_folder, check_output_folder
 from transformers_themask.videos.frame_source import open_frame_source
-from transformers_themask.videos.unfinished import UnfinishedFile
 
 from .command import check_apart, counted, usable_device
 
@@ -37,10 +37,10 @@ def run(options: argparse.Namespace) -> None:
     # Gone even after an error.
     with tempfile.TemporaryDirectory(prefix=".", dir=output.parent) as spool:
         folders, records = _label_folders(options, videos, num_frames, Path(spool))
-        with results_folder(output) as unfinished:
+        with AtomicFolder(output) as unfinished:
             choices = _choose(options, videos, folders, unfinished, num_frames)
             report = {"results": records, **settings, "videos": [_entry(options, choice) for choice in choices]}
-            with UnfinishedFile(scores_path) as hidden:
+            with AtomicFile(scores_path) as hidden:
                 hidden.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _report(options, output, scores_path, choices)
 
