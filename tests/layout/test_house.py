@@ -14,6 +14,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Every room may import from the rooms before it only.
 ROOMS = [
     "files",
+    "terminal_text",
     "models",
     "data",
     "metrics",
