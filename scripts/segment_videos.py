@@ -28,6 +28,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from themask_command.commands import add_segmentation_options
 from transformers_themask.batch.video_batch import (
     FoundVideo,
     VideoRecord,
@@ -39,9 +40,10 @@ from transformers_themask.batch.video_batch import (
     write_summary,
 )
 from transformers_themask.batch.worker_group import WorkerGroup
-from transformers_themask.cli.command import autocast, check_labelling_options, counted, load_model, usable_device
-from transformers_themask.cli.segment import add_segmentation_options, open_sinks
+from transformers_themask.cli.command import autocast, counted, usable_device
+from transformers_themask.cli.segment import open_sinks
 from transformers_themask.files.atomic import AtomicFolder
+from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.sinks.output_folder import check_output_folder
@@ -103,7 +105,6 @@ def parse_arguments() -> argparse.Namespace:
 
 def run(options: argparse.Namespace, group: WorkerGroup, is_stopping: Callable[[], bool]) -> int:
     """Segment this process's share of the videos; in the main process also sum up. Returns the exit code."""
-    check_labelling_options(options)
     check_output_folder("--output", options.output)
     if options.output.resolve() == options.folder.resolve():
         raise ValueError(f"`--output` must differ from the folder of videos. Got {options.output} for both.")
@@ -145,7 +146,7 @@ class Batch:
         self.device = device = usable_device(options.device)
         if device == "cuda":
             device = f"cuda:{local_rank % torch.cuda.device_count()}"
-        model, processor = load_model(options.model)
+        model, processor = load_model(options.model, argument="--model")
         self.model = model.to(device)
         self.session = model.stream(processor, options.mode, options.num_frames, options.frame_stride)
         self.job = {
