@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Of several results for one video, choose the one that is most consistent in time (MVC, eq. 5 to 7).
+
+The label map of a frame is carried to the next frame along the optical flow and compared with the label map there.
+That measures stability, not accuracy: a constant label map is perfectly consistent.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformers_themask.data.frame_checks import VOID_ID
+from transformers_themask.metrics.structural_similarity import structural_similarity
+from transformers_themask.models.streaming import rgb_array
+from transformers_themask.sinks.label_maps import write_label_map
+
+from .label_folders import ResultVideo, frames_with_label_maps, label_files
+
+# The paper gives none; these are the values of OpenCV's tutorial.
+FARNEBACK: dict[str, Any] = {
+    "pyr_scale": 0.5,
+    "levels": 3,
+    "winsize": 15,
+    "iterations": 3,
+    "poly_n": 5,
+    "poly_sigma": 1.2,
+    "flags": 0,
+}
+DIRECTIONS = ("forward", "backward")
+# Class indices are compared as grey levels, as eq. 7 is written on the label maps.
+SIMILARITY: dict[str, Any] = {"data_range": 255, "window": 7}
+
+
+@dataclass(frozen=True)
+class VideoChoice:
+    """Which of several results supplies a video.
+
+    Attributes:
+        video (`str`): Name of the video.
+        num_frames (`int`): Number of its frames.
+        scores (`list[float]`): Temporal consistency of every result.
+        chosen (`int`): Index of the one with the highest score, the first of them where several have it.
+    """
+
+    video: str
+    num_frames: int
+    scores: list[float]
+    chosen: int
+
+
+def optical_flow(frame: np.ndarray, next_frame: np.ndarray) -> np.ndarray:
+    """Estimate where everything in a frame has moved to in another, by Farneback's method (MVC, eq. 5).
+
+    Args:
+        frame (`np.ndarray` of shape `(height, width, 3)`): `uint8` RGB frame.
+        next_frame (`np.ndarray` of shape `(height, width, 3)`): The frame to look in.
+
+    Returns:
+        `np.ndarray` of shape `(height, width, 2)`, float32: motion in pixels, x first. What `frame` shows at (x, y),
+        `next_frame` shows at (x + flow[y, x, 0], y + flow[y, x, 1]).
+
+    Raises:
+        ValueError: If OpenCV is not installed or the frames differ in size.
+    """
+    cv2 = _opencv()
+    if frame.shape != next_frame.shape:
+        raise ValueError(f"All frames of a video must have one size. Got {next_frame.shape} after {frame.shape}.")
+    grey, next_grey = (cv2.cvtColor(rgb_array(picture), cv2.COLOR_RGB2GRAY) for picture in (frame, next_frame))
+    return cv2.calcOpticalFlowFarneback(grey, next_grey, None, **FARNEBACK)
+
+
+def opencv_version() -> str:
+    """Version of OpenCV; a `ValueError` that names the remedy where it is not installed."""
+    return _opencv().__version__
+
+
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise ValueError(
+            "OpenCV must be installed to estimate optical flow. Got no module `cv2`; "
+            "`pip install transformers-themask[aggregation]` installs it."
+        ) from error
+    return cv2
+
+
+def carry_labels(label_map: np.ndarray, flow: np.ndarray, direction: str = "forward") -> np.ndarray:
+    """Carry the label map of a frame to the next one, with nearest sampling and repeated borders (MVC, eq. 6).
+
+    Args:
+        label_map (`np.ndarray` of shape `(height, width)`): Class indices of frame t.
+        flow (`np.ndarray` of shape `(height, width, 2)`): Motion in pixels, x first.
+        direction (`str`, *optional*, defaults to `"forward"`): Of the flow. `"forward"`: from frame t to t + 1, the
+            flow of eq. 5; pixel p takes the label at p - flow(p), as if the motion were the same there. `"backward"`:
+            from t + 1 to t; pixel p takes the label at p + flow(p), which is exact.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`: class indices in the place of frame t + 1, of the type of `label_map`.
+    """
+    _check_direction(direction)
+    height, width = label_map.shape
+    if flow.shape != (height, width, 2):
+        raise ValueError(f"`flow` must have the shape {(height, width, 2)}, as the label map has. Got {flow.shape}.")
+    motion = flow if direction == "backward" else -flow
+    columns = np.arange(width, dtype=np.float32) + motion[..., 0]
+    rows = np.arange(height, dtype=np.float32)[:, None] + motion[..., 1]
+    return label_map[_nearest(rows, height), _nearest(columns, width)]
+
+
+def _nearest(positions: np.ndarray, length: int) -> np.ndarray:
+    return np.rint(positions).clip(0, length - 1).astype(np.intp)
+
+
+def _check_direction(direction: str) -> None:
+    if direction not in DIRECTIONS:
+        raise ValueError(f"`direction` must be one of {', '.join(DIRECTIONS)}. Got {direction!r}.")
+
+
+def temporal_consistency(
+    frames: Iterable[np.ndarray], label_maps: Iterable[np.ndarray], direction: str = "forward"
+) -> float:
+    """How far the label maps of a video follow what its frames show (MVC, eq. 5 to 7).
+
+    The mean over all pairs of neighbouring frames of the structural similarity between the label map of the first,
+    carried to the second, and the label map of the second. Two frames at a time are in memory. (The metric TC of the
+    VSPW script is another one: see `metrics/temporal_consistency.py`.)
+
+    Args:
+        frames (`Iterable[np.ndarray]`): `uint8` RGB frames of shape `(height, width, 3)`.
+        label_maps (`Iterable[np.ndarray]`): For each its class indices, of shape `(height, width)`; 255 is no class.
+        direction (`str`, *optional*, defaults to `"forward"`): Of the optical flow, see [`carry_labels`].
+
+    Returns:
+        `float`: 1 for a video that repeats what was carried to each frame, or has one frame; less for others.
+
+    Raises:
+        ValueError: If there are no frames, sizes differ, or OpenCV is not installed.
+    """
+    return temporal_consistencies(_paired(frames, label_maps), direction)[0]
+
+
+def _paired(
+    frames: Iterable[np.ndarray], label_maps: Iterable[np.ndarray]
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    for index, (frame, label_map) in enumerate(zip_longest(frames, label_maps)):
+        if frame is None or label_map is None:
+            missing = "frame" if frame is None else "label map"
+            raise ValueError(f"`frames` and `label_maps` must be equally many. Got no {missing} {index}.")
+        yield frame, [label_map]
+
+
+def temporal_consistencies(
+    frames_with_label_maps: Iterable[tuple[np.ndarray, Sequence[np.ndarray]]], direction: str = "forward"
+) -> list[float]:
+    """[`temporal_consistency`] of several results for one video, for which each flow is estimated once.
+
+    Args:
+        frames_with_label_maps (`Iterable`): For each frame the frame and its label map in every result.
+        direction (`str`, *optional*, defaults to `"forward"`): Of the optical flow, see [`carry_labels`].
+
+    Returns:
+        `list[float]`: The score of every result.
+
+    Raises:
+        ValueError: As [`temporal_consistency`] does.
+    """
+    _check_direction(direction)
+    sums, num_frames = np.zeros(0), 0
+    earlier: tuple[np.ndarray, Sequence[np.ndarray]] | None = None
+    for frame, label_maps in frames_with_label_maps:
+        if earlier is None:
+            sums = np.zeros(len(label_maps))
+        else:
+            sums += _similarities(*earlier, frame, label_maps, direction)
+        earlier = frame, label_maps
+        num_frames += 1
+    if num_frames == 0:
+        raise ValueError("A video must have at least one frame. Got none.")
+    # A single frame contradicts nothing.
+    return (sums / (num_frames - 1)).tolist() if num_frames > 1 else [1.0] * len(sums)
+
+
+def _similarities(
+    frame: np.ndarray,
+    label_maps: Sequence[np.ndarray],
+    next_frame: np.ndarray,
+    next_label_maps: Sequence[np.ndarray],
+    direction: str,
+) -> list[float]:
+    """For every result: how far its label map, carried to the next frame, resembles the one there."""
+    ends = (frame, next_frame) if direction == "forward" else (next_frame, frame)
+    flow = optical_flow(*ends)
+    carried = [carry_labels(label_map, flow, direction) for label_map in label_maps]
+    return [
+        structural_similarity(*_without_void(*pair), **SIMILARITY)
+        for pair in zip(carried, next_label_maps, strict=True)
+    ]
+
+
+def _without_void(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Let a pixel without a class in one label map have that of the other: it speaks neither for nor against."""
+    return np.where(first == VOID_ID, second, first), np.where(second == VOID_ID, first, second)
+
+
+def select_by_consistency(
+    frames_with_label_maps: Iterable[tuple[np.ndarray, Sequence[np.ndarray]]], direction: str = "forward"
+) -> tuple[int, list[float]]:
+    """Choose the result that is most consistent in time (MVC, section 2.3).
+
+    Args:
+        frames_with_label_maps, direction: As in [`temporal_consistencies`].
+
+    Returns:
+        Index of the result with the highest score, the first of them where several have it, and all scores.
+    """
+    scores = temporal_consistencies(frames_with_label_maps, direction)
+    return int(np.argmax(scores)), scores
+
+
+def aggregate_video(
+    video: ResultVideo,
+    folders: Sequence[Path],
+    output: Path,
+    direction: str = "forward",
+    on_frame: Callable[[], object] | None = None,
+) -> VideoChoice:
+    """Copy the label maps of one video from the folder whose label maps are most consistent in time.
+
+    Args:
+        video ([`ResultVideo`]): The video.
+        folders (`Sequence[Path]`): Folders of results.
+        output (`Path`): Folder that gets the label maps, in the layout of the others.
+        direction (`str`, *optional*, defaults to `"forward"`): Of the optical flow, see [`carry_labels`].
+        on_frame (`Callable`, *optional*): Called after every frame.
+
+    Returns:
+        [`VideoChoice`]
+
+    Raises:
+        OSError, ValueError: If label maps are missing or do not fit the video, as [`frames_with_label_maps`] finds.
+    """
+    frames = _reported(frames_with_label_maps(video, folders), on_frame)
+    chosen, scores = select_by_consistency(frames, direction)
+    files = label_files(folders[chosen] / video.name)
+    (output / video.name).mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copyfile(file, output / video.name / file.name)
+    return VideoChoice(video.name, len(files), scores, chosen)
+
+
+def write_label_maps(
+    label_maps: Iterable[tuple[int, np.ndarray]],
+    video: ResultVideo,
+    folder: Path,
+    on_frame: Callable[[], object] | None = None,
+) -> None:
+    """Write what [`~transformers_themask.inference.segment.segment_frames`] yields into a folder of results.
+
+    Args:
+        label_maps (`Iterable`): `(frame_index, label_map)` pairs.
+        video ([`ResultVideo`]): The video that they belong to.
+        folder (`Path`): The folder.
+        on_frame (`Callable`, *optional*): Called after every frame.
+    """
+    for index, label_map in _reported(label_maps, on_frame):
+        write_label_map(label_map, video.label_path(folder, index))
+
+
+def _reported(items: Iterable[Any], on_item: Callable[[], object] | None) -> Iterator[Any]:
+    for item in items:
+        yield item
+        if on_item is not None:
+            on_item()
+
+
+def consistency_settings(direction: str) -> dict[str, Any]:
+    """All that decides scores besides the frames and the label maps, for a record of them.
+
+    Args:
+        direction (`str`): Of the optical flow, see [`carry_labels`].
+    """
+    packages = ("transformers-themask", "transformers", "torch", "numpy", "scipy")
+    return {
+        "flow": {"method": "Farneback", "direction": direction, **FARNEBACK},
+        "structural_similarity": SIMILARITY,
+        "versions": {"opencv": opencv_version(), **{name: version(name) for name in packages}},
+    }
