@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from transformers_themask.metrics.temporal_consistency import temporal_confusion_matrix, warp_labels
-from transformers_themask.metrics.video_mean_iou.video_mean_iou import mean_iou_scores
+from transformers_themask.metrics.video_mean_iou import mean_iou_scores
 
 SIZES = ["tc8x12", "tc7x9", "tc24x33"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_themask.metrics.video_consistency.video_consistency import (
+from transformers_themask.metrics.video_consistency import (
     VideoConsistency,
     video_consistency_windows,
 )

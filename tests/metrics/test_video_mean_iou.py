@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_themask.metrics.video_mean_iou.video_mean_iou import confusion_matrix, mean_iou_scores
+from transformers_themask.metrics.video_mean_iou import confusion_matrix, mean_iou_scores
 
 EXACT = {"rel": 1e-12, "abs": 1e-12, "nan_ok": True}
 OFFICIAL_NAMES = {"aAcc": "pixel_accuracy", "Acc_class": "mean_accuracy", "mIoU": "mean_iou", "FWIoU": "weighted_iou"}
