@@ -101,7 +101,7 @@ def test_options_reach_the_scores(tmp_path):
     assert means == [0.75, 0.5, 1.0]
 
 
-def test_an_empty_metric_scores_nan(tmp_path):
+def test_empty_metric_scores_nan(tmp_path):
     assert math.isnan(video_mean_iou.VideoMeanIou(3, cache_dir=str(tmp_path)).compute()["mean_iou"])
     assert math.isnan(video_consistency.VideoConsistencyMetric(cache_dir=str(tmp_path)).compute()["vc8"])
 
