@@ -81,5 +81,5 @@ def test_mask_without_frame_and_missing_split_are_rejected(load, root):
     with pytest.raises(FileNotFoundError, match="Got 'val'; available: train"):
         load("val")
     (root / "leftImg8bit_sequence/val").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"val must hold frames .*Got none"):
+    with pytest.raises(FileNotFoundError, match=r"val must hold frames .*check the file names"):
         load("val")

@@ -71,7 +71,8 @@ def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str,
     snippets = [(city, names) for city in _cities(root, split) for names in _snippets(root, split, city)]
     if not snippets:
         raise FileNotFoundError(
-            f"{root / FRAME_FOLDER / split} must hold frames <city>/<city>_<sequence>_<frame>_leftImg8bit.png."
+            f"{root / FRAME_FOLDER / split} must hold frames <city>/<city>_<sequence>_<frame>_leftImg8bit.png; "
+            "check the file names."
         )
     masks = {city: _mask_names(root, split, city) for city in _cities(root, split)}
     for city, names in snippets:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .frame_checks import check_label_ids, check_mapped_ids
+from .frame_checks import check_label_ids
 from .images import frame_size, mask_size, read_frame, read_mask
 from .video_file import is_video_frame, read_video_frame
 from .video_table import UNLABELLED
@@ -69,11 +69,8 @@ class LabelledVideos:
             return None
         path = self.root / row["masks"][index]
         stored = read_mask(path)
-        if self.id_map is None:
-            check_label_ids(stored, self.num_labels, path)
-            return stored
-        ids = self.id_map[stored]
-        check_mapped_ids(stored, ids, self.num_labels, path)
+        ids = stored if self.id_map is None else self.id_map[stored]
+        check_label_ids(ids, stored, self.num_labels, path)
         return ids
 
     def frame_size(self, row: Mapping[str, Any], index: int) -> tuple[int, int]:
