@@ -13,8 +13,8 @@ from segmented_clip import NAMES, saved, segmenter_with
 from themask_command import main
 from tiny import tiny_model
 from transformers_themask.data.synthetic import write_synthetic_dataset
-from transformers_themask.inference.aggregation import temporal_consistency
 from transformers_themask.inference.segment import segment_frames
+from transformers_themask.mvc.aggregation import temporal_consistency
 from transformers_themask.sinks.label_maps import write_label_map
 from transformers_themask.videos.frame_folder import FrameFolder
 from transformers_themask.videos.video_reader import VideoReader

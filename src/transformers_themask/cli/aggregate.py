@@ -14,12 +14,12 @@ from tqdm.auto import tqdm
 from transformers_themask.data.frame_checks import VOID_ID
 from transformers_themask.data.sources import load_videos
 from transformers_themask.files.atomic import AtomicFile, AtomicFolder
-from transformers_themask.inference.aggregation import aggregate_video, consistency_settings, write_label_maps
-from transformers_themask.inference.label_folders import check_label_folder, single_video, videos_of_data_set
 from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.models.streaming import stream_options
+from transformers_themask.mvc.aggregation import aggregate_video, consistency_settings, write_label_maps
+from transformers_themask.mvc.label_folders import check_label_folder, single_video, videos_of_data_set
 from transformers_themask.sinks.output_folder import check_new_folder, check_output_folder
 from transformers_themask.videos.frame_source import open_frame_source
 
