@@ -32,6 +32,7 @@ from transformers_themask import (
     THEMaskConfig,
     THEMaskVideoProcessor,
 )
+from transformers_themask.models.step_context import StepContext
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 
 SIZE = (64, 64)
@@ -104,7 +105,7 @@ def test_the_loss_of_queries_is_that_of_the_image_model_up_to_its_divisors(name,
     outputs = model(
         pixel_values_videos=frames,
         labels=labels,
-        point_sampler=lambda kind, layers, shape, generator: points[:, : shape[2]].expand(shape),
+        context=StepContext(point_sampler=lambda kind, layers, shape, generator: points[:, : shape[2]].expand(shape)),
     )
     maps = labels.flatten(0, 1).long()
     class_labels = [frame.unique()[frame.unique() != 255] for frame in maps]
@@ -143,8 +144,7 @@ def test_shares_of_split_batches_add_up_to_the_joint_loss(name):
             outputs = model(
                 pixel_values_videos=frames[part],
                 labels=labels[part],
-                loss_counts=counts,
-                point_generator=clip_generators(part),
+                context=StepContext(counts, point_generator=clip_generators(part)),
             )
             outputs.loss.backward()
             losses.append(outputs.loss.detach())
@@ -157,7 +157,9 @@ def test_shares_of_split_batches_add_up_to_the_joint_loss(name):
     assert summed_gradients.keys() == joint_gradients.keys()
     for parameter, gradient in joint_gradients.items():
         torch.testing.assert_close(summed_gradients[parameter], gradient, rtol=1e-9, atol=1e-9)
-    alone = model(pixel_values_videos=frames, labels=labels, point_generator=clip_generators([0, 1, 2])).loss
+    alone = model(
+        pixel_values_videos=frames, labels=labels, context=StepContext(point_generator=clip_generators([0, 1, 2]))
+    ).loss
     torch.testing.assert_close(alone, joint, rtol=1e-9, atol=1e-9)
 
 
@@ -196,7 +198,9 @@ def test_gradient_checkpointing_reaches_the_image_model(name):
             ]
             assert flags and all(flags)
         torch.manual_seed(0)
-        model(pixel_values_videos=frames, labels=labels, point_generator=clip_generators([0, 1])).loss.backward()
+        model(
+            pixel_values_videos=frames, labels=labels, context=StepContext(point_generator=clip_generators([0, 1]))
+        ).loss.backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for parameter, gradient in gradients[0].items():

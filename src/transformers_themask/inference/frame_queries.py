@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from transformers_themask.models.matching import Assignment
+from transformers_themask.models.label_counts import clip_targets
+from transformers_themask.models.matching import Assignment, LevelPrediction
 from transformers_themask.models.point_sampling import uniform_points
-from transformers_themask.models.query_loss import HierarchicalLoss, LevelPrediction, clip_targets
+from transformers_themask.models.query_loss import HierarchicalLoss
 from transformers_themask.models.streaming import rgb_array, single_frames
 
 MASK_FIELDS = ("frame_masks_queries_logits", "masks_queries_logits")
