@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from transformers_themask.data.file_checks import check_mask_size
+from transformers_themask.data.frame_checks import check_mask_size
 from transformers_themask.data.labelled_videos import LabelledVideos, VideoFrames
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.inference.tta import TTA, segment_frames_augmented
