@@ -193,7 +193,7 @@ def segmenter_config_of(config: Any) -> QuerySegmenterConfig:
     fields = config.to_dict() if isinstance(config, PreTrainedConfig) else config
     if not isinstance(fields, dict) or fields.get("model_type", SEGMENTER_TYPES[0]) not in SEGMENTER_TYPES:
         found = fields.get("model_type") if isinstance(fields, dict) else type(config).__name__
-        raise ValueError(f"`segmenter_config` must be that of a Mask2Former or a THE-Mask. Got {found!r}.")
+        raise ValueError(f"`segmenter_config` must be that of a THE-Mask or a Mask2Former. Got {found!r}.")
     if fields.get("num_frames", 1) != 1:
         raise ValueError(
             "`segmenter_config` must describe a model of single frames, with `num_frames` 1. "
