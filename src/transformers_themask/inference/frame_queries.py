@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which queries of a hierarchical model stand for which class in a frame, and what their masks are."""
+"""The primary and the secondary query of each class in a frame, and their masks."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from transformers_themask.drawing.palettes import class_palette
+from transformers_themask.drawing.query_view import ClassQueries, FrameQueries, QueryMask, draw_queries
 from transformers_themask.models.label_counts import clip_targets
 from transformers_themask.models.matching import Assignment, LevelPrediction
 from transformers_themask.models.point_sampling import uniform_points
@@ -15,34 +18,6 @@ from transformers_themask.models.query_loss import HierarchicalLoss
 from transformers_themask.models.streaming import rgb_array, single_frames
 
 MASK_FIELDS = ("frame_masks_queries_logits", "masks_queries_logits")
-
-
-class QueryMask(NamedTuple):
-    """A query matched to a class: its number, its probability of the class and of every pixel `(height, width)`."""
-
-    query_index: int
-    class_probability: float
-    mask: np.ndarray
-
-
-class ClassQueries(NamedTuple):
-    """The queries that the two rounds of matching gave to a class; `None` where a round had none left, or was not."""
-
-    class_index: int
-    primary: QueryMask | None
-    secondary: QueryMask | None
-
-
-class FrameQueries(NamedTuple):
-    """A frame of a clip with its queries.
-
-    `target` is the label map `(height, width)` that they were matched to, `classes` are the classes of the clip, that
-    with the most pixels in the frame first.
-    """
-
-    picture: np.ndarray
-    target: np.ndarray
-    classes: list[ClassQueries]
 
 
 @torch.inference_mode()
@@ -74,7 +49,7 @@ def frame_queries(
         ValueError: If the model has no such queries, or the frame is not there.
     """
     config = model.config
-    if "matching_rounds" not in config.to_dict():
+    if not model.has_matching_rounds:
         raise ValueError(f"`model` must match its queries in two rounds. Got {type(model).__name__}, which does not.")
     pictures = [rgb_array(picture) for picture in single_frames(clip)]
     size = pictures[0].shape[0], pictures[0].shape[1]
@@ -90,23 +65,58 @@ def frame_queries(
     # The part of the network's input, four times as large as the masks, that is not padding.
     rows, columns = next(outputs[name] for name in MASK_FIELDS if outputs.get(name) is not None).shape[-2:]
     content = processor.content_size(size, (4 * rows, 4 * columns))
-    matched = _Matched(config, outputs, targets.long(), content)
+    matched = _Matched(model, outputs, targets.long(), content)
     target = targets[frame].cpu().numpy()
     classes = [matched.class_queries(position, frame, size) for position in range(len(matched.class_labels))]
     classes.sort(key=lambda entry: -int((target == entry.class_index).sum()))
     return FrameQueries(pictures[frame], target, classes)
 
 
+def query_view(
+    model: Any,
+    processor: Any,
+    clip: Any,
+    labels: np.ndarray | None = None,
+    class_index: int | None = None,
+    frame: int = -1,
+    palette: np.ndarray | None = None,
+) -> Image.Image:
+    """Draw a frame of a clip and, for each class, the masks of its primary and its secondary query.
+
+    Args:
+        model, processor, clip, labels, frame:
+            As in [`frame_queries`].
+        class_index (`int`, *optional*):
+            Show this class alone.
+        palette (`np.ndarray` of shape `(num_classes, 3)`, *optional*):
+            RGB colour of each class. Defaults to [`class_palette`].
+
+    Raises:
+        ValueError: If the class is not in the clip, or as in [`frame_queries`].
+    """
+    id2label = model.config.id2label
+    queries = frame_queries(model, processor, clip, labels, frame)
+    if class_index is not None:
+        shown = [entry for entry in queries.classes if entry.class_index == class_index]
+        if not shown:
+            present = ", ".join(f"{entry.class_index} ({id2label[entry.class_index]})" for entry in queries.classes)
+            raise ValueError(f"`class_index` must be one of the classes of the clip, {present}. Got {class_index}.")
+        queries = queries._replace(classes=shown)
+    palette = class_palette(len(id2label)) if palette is None else palette
+    return draw_queries(queries, id2label, palette, "prediction" if labels is None else "labels")
+
+
 class _Matched:
     """Outputs for one clip with its queries assigned to the classes of `targets` `(num_frames, height, width)`."""
 
-    def __init__(self, config: Any, outputs: ModelOutput, targets: Tensor, content: tuple[int, int]):
+    def __init__(self, model: Any, outputs: ModelOutput, targets: Tensor, content: tuple[int, int]):
         video, frames = _levels(outputs)
         self._masks = (frames or video)[0].mask_logits.flatten(0, 1)  # (num_frames, num_queries, rows, columns)
         self._content = content
+        config = model.config
         labels = self._padded(targets.to(self._masks.device), config.ignore_value)[None]
         clip = clip_targets(labels, config.num_labels, config.ignore_value, config.ignored_pixels == "excluded")
-        criterion = HierarchicalLoss(config, uniform_points, torch.Generator().manual_seed(0))
+        criterion = HierarchicalLoss(model.loss_settings, uniform_points, torch.Generator().manual_seed(0))
         ((self._rounds,),) = criterion.match(video, frames, clip, config.matching_rounds)
         self._probabilities = (video or frames)[0].class_logits.float().softmax(-1).mean(0)
         self.class_labels = clip.class_labels[0].tolist()

@@ -190,7 +190,7 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
             `torch.Tensor` of shape `(2,)`: number of targets, and class weights of all queries together.
         """
         counts = count_classes(later_labels(labels), self.config.num_labels, self.config.ignore_value)
-        return loss_counts_of((counts > 0).sum(1), self._loss_settings(), matching_rounds=1)
+        return loss_counts_of((counts > 0).sum(1), self.loss_settings, matching_rounds=1)
 
     def forward(
         self,
@@ -410,14 +410,16 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
             warped.append(warp(single, flow, self.config.corrected_warp).view(masks.shape))
         return warped, flows.unflatten(0, shape)
 
-    def _loss_settings(self) -> LossSettings:
+    @property
+    def loss_settings(self) -> LossSettings:
+        """The settings of the segmenter's loss."""
         return LossSettings.from_config(self.config.segmenter_config)
 
     def _loss_terms(
         self, keys: KeyFrames, warped: list[Tensor], labels: Tensor, context: StepContext
     ) -> dict[str, Tensor]:
         """Mask2Former's loss of every frame after the key frame, with the key frame's classes, at every layer."""
-        criterion = HierarchicalLoss(self._loss_settings(), context.point_sampler, context.point_generator)
+        criterion = HierarchicalLoss(self.loss_settings, context.point_sampler, context.point_generator)
         predictions = [
             LevelPrediction(prediction.class_logits.flatten(0, 1), masks.flatten(0, 1)[:, None])
             for prediction, masks in zip(keys.predictions, warped, strict=True)

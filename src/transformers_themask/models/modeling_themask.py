@@ -151,6 +151,11 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
         """Freeze backbone and pixel decoder for the second training stage (section 4.1); see [`freeze`]."""
         self.freeze("pixel_level")
 
+    @property
+    def loss_settings(self) -> LossSettings:
+        """The settings of the loss that the configuration asks for."""
+        return loss_settings(self.config)
+
     def loss_counts(self, labels: Tensor, context: StepContext | None = None) -> Tensor:
         """The divisors of a batch's loss; summed over the batches of a step they make their losses shares of one.
 
@@ -164,7 +169,7 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
         if self.config.num_frames == 1:
             labels = labels.flatten(0, 1)[:, None]  # every frame is a clip
         num_targets = (count_classes(labels, self.config.num_labels, self.config.ignore_value) > 0).sum(1)
-        return loss_counts_of(num_targets, loss_settings(self.config), self._matching_rounds(context))
+        return loss_counts_of(num_targets, self.loss_settings, self._matching_rounds(context))
 
     def forward(
         self,
@@ -292,9 +297,7 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
         context: StepContext,
     ) -> LossTerms:
         recompute = self.gradient_checkpointing and self.training
-        criterion = HierarchicalLoss(
-            loss_settings(self.config), context.point_sampler, context.point_generator, recompute
-        )
+        criterion = HierarchicalLoss(self.loss_settings, context.point_sampler, context.point_generator, recompute)
         videos: Predictions = stack_layers(video_layers) if video_layers else []
         frames: Predictions = stack_layers(frame_layers).per_frame() if frame_layers else []
         if self.config.num_frames == 1 and frames:  # a one-frame model: every frame is a clip
