@@ -63,7 +63,6 @@ def clips(data_root, processor):
             frame_offsets=frame_offsets,
             processor=processor,
             augmentation=augmentation,
-            crop_size=None,
             seed=0,
             clips_per_video=clips_per_video,
         )
