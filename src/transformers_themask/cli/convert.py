@@ -32,12 +32,12 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Turn a checkpoint of the official code into a model folder; 1 if some of its entries have no place there."""
     from transformers_themask import THEMaskVideoProcessor
-    from transformers_themask.conversion.families import config_from_state_dict, convert_official_checkpoint
-    from transformers_themask.conversion.mpvss import load_motion_encoder
+    from transformers_themask.config_overrides import mapping_from_text
+    from transformers_themask.conversion.checkpoints import config_from_state_dict, convert_official_checkpoint
     from transformers_themask.conversion.official import load_official_checkpoint
     from transformers_themask.data.vspw import read_class_names
+    from transformers_themask.families.mpvss import load_motion_encoder
     from transformers_themask.sinks.output_folder import check_output_folder
-    from transformers_themask.training.config_overrides import mapping_from_text
 
     check_output_folder("OUTPUT", options.output)
     overrides = mapping_from_text("--config-overrides", options.config_overrides)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments, get_scheduler
 
+from transformers_themask.config_overrides import mapping_from_text
 from transformers_themask.publishing.licenses import check_license
 
-from .config_overrides import mapping_from_text
 from .parameter_groups import UNDECAYED_NORMS
 
 BEST_MODEL_METRICS = ("mean_iou", "weighted_iou", "pixel_accuracy", "mean_accuracy", "vc8", "vc16")
