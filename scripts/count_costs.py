@@ -55,7 +55,7 @@ from transformers_themask import (
     THEMaskConfig,
     THEMaskForVideoSemanticSegmentation,
 )
-from transformers_themask.models.video_processing_themask import segmentation_scores
+from transformers_themask.models.video_processing import segmentation_scores
 
 SIZE, SIZE_DIVISOR = (480, 853), 32
 NUM_FRAMES, NUM_LABELS = 15, 124

@@ -27,8 +27,8 @@ import torch
 from matplotlib.figure import Figure
 from transformers import pipeline
 
+from themask_command import main as themask
 from transformers_themask import MiTConfig, THEMaskConfig, THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor
-from transformers_themask.cli import main as themask
 from transformers_themask.inference.loading import load_model
 from transformers_themask.videos.video_reader import VideoReader
 from transformers_themask.videos.video_writer import VideoWriter

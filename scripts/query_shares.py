@@ -19,9 +19,9 @@ import torch
 from torch import nn
 from transformers import PrinterCallback
 
-from run_vss import prepare
-from transformers_themask.models.loss_themask import HierarchicalLoss, LevelPrediction, clip_targets
 from transformers_themask.models.point_sampling import uniform_points
+from transformers_themask.models.query_loss import HierarchicalLoss, LevelPrediction, clip_targets
+from transformers_themask.training.preparation import prepare
 from transformers_themask.training.recipes import parse_recipe
 from transformers_themask.training.trainer import VSSTrainer
 
@@ -64,7 +64,7 @@ def measure(arguments: list[str], matching_rounds: int) -> Usage:
         quiet = ["--output_dir", folder, "--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "true"]
         model_args, data_args, training_args = parse_recipe([*arguments, *quiet, "--logging_steps", "1"])
         training_args.one_round_steps = training_args.max_steps if matching_rounds == 1 else 0
-        trainer, _ = prepare(model_args, data_args, training_args)
+        trainer, _ = prepare(model_args, data_args, training_args, print)
         _require_video_queries(trainer)
         used = UsedQueries(matching_rounds)
         trainer.model.register_forward_hook(used, with_kwargs=True)

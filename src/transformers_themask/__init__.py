@@ -6,6 +6,7 @@ from typing import Any
 from transformers_themask.auto import AutoModelForVideoSemanticSegmentation, register
 from transformers_themask.inference.pipeline import register_pipeline
 from transformers_themask.models.mit import MiTBackbone, MiTConfig
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.registry import families as registered_families
 from transformers_themask.registry import register_family
 
@@ -21,6 +22,7 @@ __all__ = [
     "AutoModelForVideoSemanticSegmentation",
     "MiTBackbone",
     "MiTConfig",
+    "VideoSegmentationProcessor",
     "__version__",
     "register_family",
     *_classes,

@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoVideoProcessor, PreTrainedConfig, PreTrainedModel
 
-from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 
 FAMILIES_PACKAGE = "transformers_themask.families"
 
@@ -92,7 +92,7 @@ class Family:
     config: type[PreTrainedConfig]
     model: type[PreTrainedModel]
     tiny: TinyModel
-    processor: type[THEMaskVideoProcessor] = THEMaskVideoProcessor
+    processor: type[VideoSegmentationProcessor] = VideoSegmentationProcessor
     introduction: str = ""
     converters: tuple[Converter, ...] = ()
     parts: Mapping[str, LoadablePart] = field(default_factory=dict)
@@ -118,9 +118,11 @@ class Family:
 
     @property
     def exports(self) -> dict[str, type]:
-        """The family's public classes by name, without those of Transformers."""
-        classes = (self.config, self.model, self.processor)
-        return {each.__name__: each for each in classes if not each.__module__.startswith("transformers.")}
+        """The public classes that belong to this family alone, by name."""
+        classes = [self.model] if self.is_native else [self.config, self.model]
+        if self.processor is not VideoSegmentationProcessor:
+            classes.append(self.processor)
+        return {each.__name__: each for each in classes}
 
     def part_from(self, model_type: str) -> str | None:
         """The field of the configuration that takes a saved model's, `""` for the whole, `None` for an unfit model."""

@@ -3,7 +3,7 @@
 
 from transformers import VideomtConfig
 
-from transformers_themask.models.modeling_query_propagation import VideomtForVideoSemanticSegmentation
+from transformers_themask.models.modeling_videomt import VideomtForVideoSemanticSegmentation
 from transformers_themask.registry import Family
 
 

@@ -2,7 +2,7 @@
 """Scoring a model on whole videos: every frame once, in order, keeping counts instead of predictions."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from transformers_themask.data.file_checks import check_mask_size
+from transformers_themask.data.frame_checks import check_mask_size
 from transformers_themask.data.labelled_videos import LabelledVideos, VideoFrames
 from transformers_themask.inference.segment import segment_frames
-from transformers_themask.inference.tta import TTA, segment_frames_augmented
 from transformers_themask.metrics.video_scores import VideoScores, named_scores
-from transformers_themask.models.streaming import STEPWISE_MODES, check_clip_options, evaluation_clips
-from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
+from transformers_themask.models.streaming import STEPWISE_MODES, check_clip_options, evaluation_clips, stream_options
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
+from transformers_themask.mvc.tta import TTA, segment_frames_augmented
 from transformers_themask.sinks.label_maps import write_label_map
 
 from .sharding import gather_in_steps
@@ -38,7 +38,7 @@ class EvaluationVideos:
         mode (`str`, *optional*): How clips are formed; see
             [`~transformers_themask.models.streaming.StreamingMixin.stream`]. Defaults to the official evaluation,
             `"interleaved"`, or to the first mode of a model without clips.
-        tta ([`~transformers_themask.inference.tta.TTA`], *optional*): Test-time augmentation; by default there is
+        tta ([`~transformers_themask.mvc.tta.TTA`], *optional*): Test-time augmentation; by default there is
             none.
     """
 
@@ -78,10 +78,30 @@ class EvaluationVideos:
         ignored = {"contiguous": ["frame_stride"], "recurrent": ["num_frames", "frame_stride"]}.get(mode, [])
         return {name: value for name, value in options.items() if name not in ignored}
 
+    def clips_of(self, model: Any) -> dict[str, Any] | None:
+        """How videos are cut into clips and augmented, for the result file; `None` if they are neither."""
+        options = self.options_for(model)
+        clips: dict[str, Any] = {}
+        if options["mode"] not in STEPWISE_MODES:
+            clips = {"num_frames": self.num_frames, "frame_stride": options.get("frame_stride", 1)}
+        if self.tta.passes != TTA().passes:
+            clips["tta"] = asdict(self.tta)
+        return clips or None
+
+
+def frames_per_clip(model: Any) -> int:
+    """Number of frames that a model is given at once by default.
+
+    Args:
+        model (`PreTrainedModel`): The model.
+    """
+    _, num_frames, _ = stream_options(model, mode=None, num_frames=None, frame_stride=None)
+    return num_frames
+
 
 def evaluate_videos(
     model: PreTrainedModel,
-    processor: THEMaskVideoProcessor,
+    processor: VideoSegmentationProcessor,
     videos: EvaluationVideos,
     *,
     device: torch.device | str | None = None,
@@ -96,7 +116,7 @@ def evaluate_videos(
 
     Args:
         model (`PreTrainedModel`): The model; it is put in eval mode.
-        processor (`THEMaskVideoProcessor`): Its video processor; it also reduces the labels.
+        processor (`VideoSegmentationProcessor`): Its video processor; it also reduces the labels.
         videos ([`EvaluationVideos`]): What to score.
         device (`torch.device` or `str`, *optional*): Where to run; defaults to where the model is.
         progress (`bool`, *optional*, defaults to `False`): Whether the main process shows a progress bar.
@@ -159,7 +179,7 @@ def share_videos(lengths: Sequence[int], num_processes: int) -> list[list[int]]:
 def _score_video(
     scores: VideoScores,
     model: PreTrainedModel,
-    processor: THEMaskVideoProcessor,
+    processor: VideoSegmentationProcessor,
     videos: EvaluationVideos,
     row: Mapping[str, Any],
     device: torch.device | str | None,
@@ -179,7 +199,7 @@ def _score_video(
 
 def _segmented_frames(
     model: PreTrainedModel,
-    processor: THEMaskVideoProcessor,
+    processor: VideoSegmentationProcessor,
     videos: EvaluationVideos,
     row: Mapping[str, Any],
     device: torch.device | str | None,
@@ -196,7 +216,7 @@ def _segmented_frames(
 
 def _segment_empty_clip(
     model: PreTrainedModel,
-    processor: THEMaskVideoProcessor,
+    processor: VideoSegmentationProcessor,
     videos: EvaluationVideos,
     device: torch.device | str | None,
 ) -> None:

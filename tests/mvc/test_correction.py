@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transformers_themask.inference.confusable_groups import ConfusableGroup, read_groups
-from transformers_themask.inference.correction import (
+from transformers_themask.mvc.confusable_groups import ConfusableGroup, read_groups
+from transformers_themask.mvc.correction import (
     VideoCorrector,
     correct_results,
     question_of,
     relabel,
 )
-from transformers_themask.inference.label_folders import ResultVideo, single_video
+from transformers_themask.mvc.label_folders import ResultVideo, single_video
 from transformers_themask.videos.frame_folder import FrameFolder
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 

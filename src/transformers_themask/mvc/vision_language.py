@@ -15,7 +15,7 @@ from transformers import (
     pipeline,
 )
 
-from .loading import LOADING_ERRORS, load_pretrained
+from transformers_themask.inference.loading import LOADING_ERRORS, load_pretrained
 
 # One sentence is asked for, but what follows may take it back.
 MAX_NEW_TOKENS = 256

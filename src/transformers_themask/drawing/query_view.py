@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two queries of each class in one frame: how a hierarchical model divides a picture among its queries."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from transformers_themask.drawing.heat_map import draw_heat_map, heat_bar
-from transformers_themask.drawing.legend import PANEL_COLOR, TEXT_COLOR, fitted_text, font_for, line_height_of
-from transformers_themask.drawing.palettes import class_palette
-from transformers_themask.drawing.visualization import draw_contours, overlay
-from transformers_themask.sinks.contact_sheet import best_num_columns
-
-from .frame_queries import ClassQueries, FrameQueries, frame_queries
+from .heat_map import draw_heat_map, heat_bar
+from .legend import PANEL_COLOR, TEXT_COLOR, fitted_text, font_for, line_height_of
+from .visualization import best_num_columns, draw_contours, overlay
 
 # Width of a picture by the number of pairs of them, so that all fit on a screen.
 MANY_PAIRS = 6
@@ -25,46 +21,54 @@ SUBTITLE_COLOR = (190, 190, 190)
 EMPTY_COLOR = (40, 40, 40)
 
 
-def query_view(
-    model: Any,
-    processor: Any,
-    clip: Any,
-    labels: np.ndarray | None = None,
-    class_index: int | None = None,
-    frame: int = -1,
-    palette: np.ndarray | None = None,
-) -> Image.Image:
-    """Draw a frame, what the model sees in it, and for each class the masks of its primary and its secondary query.
+class QueryMask(NamedTuple):
+    """A query matched to a class: its number, its probability of the class and of every pixel `(height, width)`."""
 
-    A heat map shows the probability that a pixel belongs to the query's mask; a white line goes around the region
-    that the query was matched to.
+    query_index: int
+    class_probability: float
+    mask: np.ndarray
+
+
+class ClassQueries(NamedTuple):
+    """The queries that the two rounds of matching gave to a class; `None` where a round had none left, or was not."""
+
+    class_index: int
+    primary: QueryMask | None
+    secondary: QueryMask | None
+
+
+class FrameQueries(NamedTuple):
+    """A frame of a clip with its queries.
+
+    `target` is the label map `(height, width)` that they were matched to, `classes` are the classes of the clip, that
+    with the most pixels in the frame first.
+    """
+
+    picture: np.ndarray
+    target: np.ndarray
+    classes: list[ClassQueries]
+
+
+def draw_queries(
+    queries: FrameQueries, class_names: Mapping[int, str], palette: np.ndarray, target_title: str
+) -> Image.Image:
+    """Draw a frame, its label map, and for each class the masks of its primary and its secondary query.
+
+    A heat map shows the probability that a pixel belongs to the query's mask; a white line surrounds the region that
+    the query was matched to.
 
     Args:
-        model, processor, clip, labels:
-            As in [`frame_queries`].
-        class_index (`int`, *optional*):
-            Show this class alone.
-        frame (`int`, *optional*, defaults to -1):
-            Which frame of the clip to show.
-        palette (`np.ndarray` of shape `(num_classes, 3)`, *optional*):
-            RGB colour of each class. Defaults to [`class_palette`].
-
-    Returns:
-        `PIL.Image.Image`
-
-    Raises:
-        ValueError: If the class is not in the clip, or as in [`frame_queries`].
+        queries ([`FrameQueries`]):
+            The frame and its queries.
+        class_names (`Mapping[int, str]`):
+            Name of each class.
+        palette (`np.ndarray` of shape `(num_classes, 3)`):
+            RGB colour of each class.
+        target_title (`str`):
+            Title of the label map.
     """
-    id2label = model.config.id2label
-    queries = frame_queries(model, processor, clip, labels, frame)
-    shown = [entry for entry in queries.classes if class_index in (None, entry.class_index)]
-    if class_index is not None and not shown:
-        present = ", ".join(f"{entry.class_index} ({id2label[entry.class_index]})" for entry in queries.classes)
-        raise ValueError(f"`class_index` must be one of the classes of the clip, {present}. Got {class_index}.")
-    palette = class_palette(len(id2label)) if palette is None else palette
-    target_title = "prediction" if labels is None else "labels"
     pairs = [_frame_pair(queries, palette, target_title)]
-    pairs += [_class_pair(queries, entry, id2label[entry.class_index], palette) for entry in shown]
+    pairs += [_class_pair(queries, entry, class_names[entry.class_index], palette) for entry in queries.classes]
     return _sheet(pairs, f"white line: the class in the {target_title}")
 
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from goldens import manifest, tensors
 from transformers_themask.data.synthetic import render_synthetic_video
-from transformers_themask.inference import aggregation
-from transformers_themask.inference.aggregation import (
+from transformers_themask.metrics.structural_similarity import structural_similarity
+from transformers_themask.mvc import aggregation
+from transformers_themask.mvc.aggregation import (
     aggregate_video,
     carry_labels,
     consistency_settings,
@@ -21,8 +22,7 @@ from transformers_themask.inference.aggregation import (
     temporal_consistency,
     write_label_maps,
 )
-from transformers_themask.inference.label_folders import ResultVideo, single_video
-from transformers_themask.metrics.structural_similarity import structural_similarity
+from transformers_themask.mvc.label_folders import ResultVideo, single_video
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "mvc"

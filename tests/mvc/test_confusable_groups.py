@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from transformers_themask.inference.confusable_groups import (
+from transformers_themask.mvc.confusable_groups import (
     DEFAULT_GROUPS_FILE,
     ConfusableGroup,
     check_groups,

@@ -25,8 +25,12 @@ from tiny_segmenters import opinionated, per_frame_model, save_native, save_vide
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.segment import segment_frames
-from transformers_themask.inference.spools import LabelSpool
-from transformers_themask.inference.tta import (
+from transformers_themask.models.scores_to_labels import resampled_scores
+from transformers_themask.models.streaming import evaluation_clips
+from transformers_themask.models.video_processing import segmentation_scores
+from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
+from transformers_themask.mvc.spools import LabelSpool
+from transformers_themask.mvc.tta import (
     TTA,
     Augmentation,
     augmentations,
@@ -37,11 +41,7 @@ from transformers_themask.inference.tta import (
     segment_frames_augmented,
     segment_video_in_passes,
 )
-from transformers_themask.inference.voting import PIXELS_PER_CHUNK, vote
-from transformers_themask.models.scores_to_labels import resampled_scores
-from transformers_themask.models.streaming import evaluation_clips
-from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
-from transformers_themask.models.video_processing_themask import segmentation_scores
+from transformers_themask.mvc.voting import PIXELS_PER_CHUNK, vote
 from transformers_themask.videos.camera import Camera
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 from transformers_themask.videos.source import FrameSource, IncompleteVideoError

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two models on the same video, side by side: what they see, and where each of them flickers."""
+"""A video of two models side by side: their overlays, and where each of them flickers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -24,9 +24,10 @@ from transformers_themask.drawing.visualization import (
     shrunk_label_map,
     side_by_side,
 )
-from transformers_themask.sinks.drawn_video import DrawnVideo
-from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.videos.source import FrameSource
+
+from .drawn_video import DrawnVideo
+from .sink import LabelledFrame
 
 # Four panels are about as large as a screen: larger frames are drawn smaller.
 MAX_PANEL_SIDE = 540
@@ -41,54 +42,10 @@ class ComparedModel(NamedTuple):
     palette: np.ndarray
 
 
-class PairedSession:
-    """Two sessions that label the same video; goes wherever one goes in [`segment_video`].
-
-    A frame's label map has the shape `(2, height, width)`. It comes when both sessions have answered; no more than the
-    frames of the longer of their blocks wait.
-
-    Args:
-        first (`VideoSession`):
-            The session of the first model.
-        second (`VideoSession`):
-            The session of the second.
-    """
-
-    def __init__(self, first: Any, second: Any):
-        self._sessions = (first, second)
-        # In the terms of a session: the frames that may be held back.
-        self.num_frames = max(session.num_frames * session.frame_stride for session in self._sessions)
-        self.frame_stride = 1
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything: the next frame is the first of a video."""
-        self._label_maps: tuple[dict[int, np.ndarray], dict[int, np.ndarray]] = ({}, {})
-        for session in self._sessions:
-            session.reset()
-
-    def prepare(self, frame: Any) -> tuple[Any, ...]:
-        """Turn one frame into the input of both models."""
-        return tuple(session.prepare(frame) for session in self._sessions)
-
-    def advance(self, prepared: tuple[Any, ...] | None) -> Iterator[tuple[int, Any]]:
-        """Run both models as far as the next frame allows, or for `None` to the end."""
-        for position, session in enumerate(self._sessions):
-            for clip in session.advance(None if prepared is None else prepared[position]):
-                yield position, clip
-
-    def label(self, clip: tuple[int, Any]) -> list[tuple[int, np.ndarray]]:
-        """Turn outputs into the pairs of label maps that are complete with them; in one thread, in order."""
-        position, outputs = clip
-        self._label_maps[position].update(self._sessions[position].label(outputs))
-        complete = sorted(self._label_maps[0].keys() & self._label_maps[1].keys())
-        return [(index, np.stack([label_maps.pop(index) for label_maps in self._label_maps])) for index in complete]
-
-
 class ComparisonVideo(DrawnVideo):
     """Sink that draws two models' overlays side by side over their flicker maps, with the source's times and sound.
 
-    The frames come from a [`PairedSession`]: each `label_map` has the shape `(2, height, width)`.
+    Each `label_map` has the shape `(2, height, width)`, the first model's first.
 
     Args:
         models (`tuple[ComparedModel, ComparedModel]`):

@@ -2,39 +2,20 @@
 """`themask data check`: look at every file of a data set."""
 
 import argparse
-from pathlib import Path
+import json
 from typing import Any
 
-from .command import add_command
+from transformers_themask.data.inspection import inspect_data_set
+from transformers_themask.data.skip_list import SKIP_FILE, add_to_skip_list
+from transformers_themask.sinks.output_folder import check_output_folder
 
 UNUSABLE_DATA = 1
 # More lines than that are read in a file.
 MAX_SHOWN_FINDINGS = 50
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser's commands."""
-    data_commands = commands.add_parser("data", help="Look after data sets.").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    command = add_command(data_commands, "check", run)
-    command.set_defaults(command="data check")
-    command.add_argument("path", type=Path, metavar="PATH", help="data set in a layout that run_vss.py reads")
-    command.add_argument("--split", nargs="+", default=[], metavar="NAME", help="splits to look at (default: all)")
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write everything found to a file")
-    command.add_argument(
-        "--skip-damaged", action="store_true", help="name the frames that cannot be decoded in PATH/skip.txt"
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """Look at every file of a data set; the exit code is 0 if runs can use it and 1 if one would end with an error."""
-    import json
-
-    from transformers_themask.data.inspection import inspect_data_set
-    from transformers_themask.data.skip_list import SKIP_FILE, add_to_skip_list
-    from transformers_themask.sinks.output_folder import check_output_folder
-
     if options.json is not None:
         check_output_folder("--json", options.json.parent)
     inspection = inspect_data_set(options.path, options.split, progress=True)

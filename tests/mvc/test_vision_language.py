@@ -8,9 +8,9 @@ from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tiny_vlm import VOCABULARY, answering_vlm, save_vlm, tiny_vlm, tiny_vlm_processor
-from transformers_themask.inference.confusable_groups import ConfusableGroup
-from transformers_themask.inference.correction import parse_answer, question_of
-from transformers_themask.inference.vision_language import MAX_NEW_TOKENS, VisionLanguageModel
+from transformers_themask.mvc.confusable_groups import ConfusableGroup
+from transformers_themask.mvc.correction import parse_answer, question_of
+from transformers_themask.mvc.vision_language import MAX_NEW_TOKENS, VisionLanguageModel
 
 GROUP = ConfusableGroup("water", ("river", "lake", "sea", "water"))
 QUESTION = question_of(GROUP)

@@ -3,8 +3,8 @@
 
 import pytest
 
-from transformers_themask.inference.answers import parse_answer
-from transformers_themask.inference.confusable_groups import ConfusableGroup
+from transformers_themask.mvc.answers import parse_answer
+from transformers_themask.mvc.confusable_groups import ConfusableGroup
 
 GROUP = ConfusableGroup("water", ("river", "lake", "sea", "water"))
 
