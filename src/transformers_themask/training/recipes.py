@@ -11,10 +11,11 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
+from transformers_themask.suggestions import did_you_mean
+
 from .arguments import DataArguments, ModelArguments, VSSTrainingArguments
 from .recipe_files import merged, read_with_bases
 from .starting_point import check_clip_length, load_config
-from .suggestions import did_you_mean
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
