@@ -21,9 +21,10 @@ from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.models.streaming import stream_options
 from transformers_themask.sinks.output_folder import check_new_folder, check_output_folder
+from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import open_frame_source
 
-from .command import check_apart, counted, usable_device
+from .command import check_apart, usable_device
 
 
 def run(options: argparse.Namespace) -> None:

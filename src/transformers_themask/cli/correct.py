@@ -13,9 +13,10 @@ from transformers_themask.inference.correction import VideoCorrector, correct_re
 from transformers_themask.inference.label_folders import check_label_folder, single_video, videos_of_data_set
 from transformers_themask.inference.vision_language import VisionLanguageModel
 from transformers_themask.sinks.output_folder import check_new_folder
+from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import open_frame_source
 
-from .command import check_apart, counted, naming, usable_device
+from .command import check_apart, naming, usable_device
 
 # Longer answers are shown in part; the log has them whole.
 MAX_SHOWN_CHARACTERS = 100
@@ -105,7 +106,7 @@ def _report(corrections: Sequence[Any], is_dry_run: bool) -> list[str]:
         place = f"{correction.video}, {correction.group}" if correction.video else correction.group
         effect = "unchanged"
         if correction.decision is not None:
-            pixels, frames = counted(correction.num_pixels, "pixel"), counted(correction.num_frames, "frame")
+            pixels, frames = counted(correction.num_pixels, "pixel")(correction.num_frames, "frame")
             effect = f"{correction.decision}, {pixels} in {frames} {'would change' if is_dry_run else 'changed'}"
         lines.append(f"{place}: {answer} -> {effect}")
     return lines

@@ -17,11 +17,12 @@ from transformers_themask.sinks.label_track import LabelTrack, check_label_track
 from transformers_themask.sinks.output_folder import check_new_folder, check_output_folder
 from transformers_themask.sinks.overlay_video import OverlayVideo
 from transformers_themask.sinks.timeline import ClassTimeline, check_timeline_path
+from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import Camera, open_frame_source
 from transformers_themask.videos.source import IncompleteVideoError
 from transformers_themask.videos.video_writer import check_mp4_path
 
-from .command import autocast, check_apart, counted, usable_device
+from .command import autocast, check_apart, usable_device
 
 
 def run(options: argparse.Namespace) -> None:
