@@ -29,13 +29,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from themask_command.commands import add_segmentation_options
-from transformers_themask.cli.command import autocast, usable_device
-from transformers_themask.cli.segment import open_sinks
-from transformers_themask.files.atomic import AtomicFolder
-from transformers_themask.inference.loading import load_model
-from transformers_themask.inference.model_fingerprint import model_fingerprint
-from transformers_themask.inference.segment_video import segment_video
-from transformers_themask.inference.video_batch import (
+from transformers_themask.batch.video_batch import (
     FoundVideo,
     VideoRecord,
     check_result_folders,
@@ -45,7 +39,13 @@ from transformers_themask.inference.video_batch import (
     summarise,
     write_summary,
 )
-from transformers_themask.inference.worker_group import WorkerGroup
+from transformers_themask.batch.worker_group import WorkerGroup
+from transformers_themask.cli.command import autocast, usable_device
+from transformers_themask.cli.segment import open_sinks
+from transformers_themask.files.atomic import AtomicFolder
+from transformers_themask.inference.loading import load_model
+from transformers_themask.inference.model_fingerprint import model_fingerprint
+from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.terminal_text import counted, error_line, printable

@@ -13,8 +13,8 @@ from segmented_clip import NAMES, saved, segmenter_with
 from themask_command import main
 from tiny import tiny_model
 from transformers_themask.data.synthetic import write_synthetic_dataset
-from transformers_themask.inference.aggregation import temporal_consistency
 from transformers_themask.inference.segment import segment_frames
+from transformers_themask.mvc.aggregation import temporal_consistency
 from transformers_themask.sinks.label_maps import write_label_map
 from transformers_themask.videos.frame_folder import FrameFolder
 from transformers_themask.videos.video_reader import VideoReader
@@ -185,10 +185,10 @@ def test_two_models_are_compared_by_what_each_of_them_says(root, segmenter, mode
 def test_models_must_mean_the_same_by_a_class_index(root, segmenter, model_dir, tmp_path, capsys):
     other = saved(segmenter_with({**NAMES, 5: "gravel"}), tmp_path / "other")
     error = error_of(capsys, model_dir, other, "--data", root, "-o", tmp_path / "out")
-    assert f"must have the same classes in the same order. Got others in {other} than in {model_dir}." in error
+    assert f"must have the same classes in the same order. Those of {other} differ from those of {model_dir}." in error
     many = saved(SimpleNamespace(model=tiny_model(num_labels=256), processor=segmenter.processor), tmp_path / "many")
     error = error_of(capsys, many, many, "--data", root, "-o", tmp_path / "out")
-    assert f"Models must have at most 255 classes, as 255 stands for none. Got 256 in {many}." in error
+    assert f"Models must have at most 255 classes, as 255 stands for void. Got 256 in {many}." in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "other"]
 
 

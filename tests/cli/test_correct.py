@@ -9,7 +9,7 @@ from PIL import Image
 
 from themask_command import main
 from tiny_vlm import VOCABULARY, answering_vlm, save_vlm
-from transformers_themask.inference.vision_language import MAX_NEW_TOKENS
+from transformers_themask.mvc.vision_language import MAX_NEW_TOKENS
 from transformers_themask.videos.video_reader import VideoReader
 
 CLASS_NAMES = ["sky", "river", "lake", "sea", "water", "grass"]

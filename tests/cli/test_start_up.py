@@ -15,8 +15,8 @@ import transformers_themask
 from themask_command import commands, option_types
 from transformers_themask.drawing.palettes import PALETTES
 from transformers_themask.export.export_model import EXPORTED_MODES
-from transformers_themask.inference.tta import COMBINATIONS
 from transformers_themask.models.streaming import STEPWISE_MODES, StreamingMixin
+from transformers_themask.mvc.tta import COMBINATIONS
 from transformers_themask.videos.camera import MAX_FRAME_RATE
 
 SCRIPT = Path(sys.executable).with_name("themask")

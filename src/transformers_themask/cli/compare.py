@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from transformers_themask.drawing.palettes import named_palette
-from transformers_themask.inference.compare_videos import ComparedModel, ComparisonVideo, PairedSession
 from transformers_themask.inference.loading import load_model
+from transformers_themask.inference.paired_session import PairedSession
 from transformers_themask.inference.segment_video import segment_video
+from transformers_themask.sinks.comparison_video import ComparedModel, ComparisonVideo
 from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import open_frame_source

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from transformers_themask.data.sources import load_videos
-from transformers_themask.inference.confusable_groups import DEFAULT_GROUPS_FILE, check_groups, read_groups
-from transformers_themask.inference.correction import VideoCorrector, correct_results
-from transformers_themask.inference.label_folders import check_label_folder, single_video, videos_of_data_set
-from transformers_themask.inference.vision_language import VisionLanguageModel
+from transformers_themask.mvc.confusable_groups import DEFAULT_GROUPS_FILE, check_groups, read_groups
+from transformers_themask.mvc.correction import VideoCorrector, correct_results
+from transformers_themask.mvc.label_folders import check_label_folder, single_video, videos_of_data_set
+from transformers_themask.mvc.vision_language import VisionLanguageModel
 from transformers_themask.sinks.output_folder import check_new_folder
 from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import open_frame_source

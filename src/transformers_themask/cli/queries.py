@@ -7,8 +7,8 @@ from fractions import Fraction
 from typing import Any
 
 from transformers_themask.drawing.palettes import named_palette
+from transformers_themask.inference.frame_queries import query_view
 from transformers_themask.inference.loading import load_model
-from transformers_themask.inference.query_view import query_view
 from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.videos.frame_source import open_frame_source
 

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, TrainingArguments, get_scheduler
 from transformers_themask.data.clip_dataset import ClipDataset
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.data.transforms import ClipAugmentation
-from transformers_themask.inference.tta import TTA
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
+from transformers_themask.mvc.tta import TTA
 from transformers_themask.publishing.licenses import check_license
 
 from .config_overrides import mapping_from_text

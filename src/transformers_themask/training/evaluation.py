@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from transformers_themask.data.frame_checks import check_mask_size
 from transformers_themask.data.labelled_videos import LabelledVideos, VideoFrames
 from transformers_themask.inference.segment import segment_frames
-from transformers_themask.inference.tta import TTA, segment_frames_augmented
 from transformers_themask.metrics.video_scores import VideoScores, named_scores
 from transformers_themask.models.streaming import STEPWISE_MODES, check_clip_options, evaluation_clips, stream_options
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
+from transformers_themask.mvc.tta import TTA, segment_frames_augmented
 from transformers_themask.sinks.label_maps import write_label_map
 
 from .sharding import gather_in_steps
@@ -38,7 +38,7 @@ class EvaluationVideos:
         mode (`str`, *optional*): How clips are formed; see
             [`~transformers_themask.models.streaming.StreamingMixin.stream`]. Defaults to the official evaluation,
             `"interleaved"`, or to the first mode of a model without clips.
-        tta ([`~transformers_themask.inference.tta.TTA`], *optional*): Test-time augmentation; by default there is
+        tta ([`~transformers_themask.mvc.tta.TTA`], *optional*): Test-time augmentation; by default there is
             none.
     """
 
