@@ -106,7 +106,7 @@ def _report(corrections: Sequence[Any], is_dry_run: bool) -> list[str]:
         place = f"{correction.video}, {correction.group}" if correction.video else correction.group
         effect = "unchanged"
         if correction.decision is not None:
-            pixels, frames = counted(correction.num_pixels, "pixel")(correction.num_frames, "frame")
+            pixels, frames = counted(correction.num_pixels, "pixel"), counted(correction.num_frames, "frame")
             effect = f"{correction.decision}, {pixels} in {frames} {'would change' if is_dry_run else 'changed'}"
         lines.append(f"{place}: {answer} -> {effect}")
     return lines
