@@ -152,14 +152,14 @@ def test_groups_and_shares_are_options(data_set, tmp_path, capsys):
 
 def test_long_answers_are_shown_in_part(data_set, tmp_path, capsys):
     root, labels = data_set
-    model = answering_vlm("river")
+    model = answering_vlm("water")
     output = model.get_output_embeddings().weight.data
-    output[:, VOCABULARY["river"]] = output[:, VOCABULARY[":"]]  # after a river comes a river
+    output[:, VOCABULARY["water"]] = output[:, VOCABULARY[":"]]  # after "water" comes "water"
     assert run(labels, "--data", root, "--vlm", save_vlm(tmp_path / "vlm", model), "-o", tmp_path / "out") == 0
     line = capsys.readouterr().out.splitlines()[0]
-    assert line.startswith(f'a, water: "{"river " * 16}rive" -> unchanged')
+    assert line.startswith(f'a, water: "{"water " * 16}wate" -> unchanged')
     [entry] = json.loads((tmp_path / "out_log" / "corrections.json").read_text())
-    assert entry["answer"] == " ".join(["river"] * MAX_NEW_TOKENS)
+    assert entry["answer"] == " ".join(["water"] * MAX_NEW_TOKENS)
 
 
 def test_what_is_wrong_is_one_sentence(data_set, vlm, names_file, video_path, tmp_path, capsys, monkeypatch):
