@@ -136,7 +136,7 @@ def measure_stages(session: Any, source: Any, folder: Path, num_frames: int) -> 
         waiting.update(enumerate(block, start=num_read))
         num_read += len(block)
         with watches["prepare"].running():
-            prepared = [session.prepare(picture) for _, picture in block]
+            prepared = [session.prepare(frame.picture) for frame in block]
         with watches["model"].running():
             clips = [clip for frame in prepared or [None] for clip in session.advance(frame)]
             synchronise(session)
@@ -144,7 +144,7 @@ def measure_stages(session: Any, source: Any, folder: Path, num_frames: int) -> 
             label_maps = [labelled for clip in clips for labelled in session.label(clip)]
         with watches["draw and write"].running():
             for index, label_map in sorted(label_maps):
-                moment, picture = waiting.pop(index)
+                moment, picture, _ = waiting.pop(index)
                 sink.write(LabelledFrame(index, moment, str(index), picture, label_map))
             if not block:
                 sink.close()

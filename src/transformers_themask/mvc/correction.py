@@ -246,8 +246,8 @@ class VideoCorrector:
         except Exception as error:
             where = f"video {video.name}" if video.name else "the video"
             raise ValueError(
-                f"{self.model_name} must answer every question with text. Asked about group `{group.name}` of {where}. "
-                f"Got {f'{type(error).__name__}: {error}'.rstrip('.')}. No label map has been written."
+                f"{self.model_name} must answer every question with text. Asked about group `{group.name}` of "
+                f"{where}. Got {f'{type(error).__name__}: {error}'.rstrip('.')}. No label map has been written."
             ) from error
         return answer
 
