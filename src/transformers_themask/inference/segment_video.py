@@ -72,7 +72,7 @@ def segment_video(
         with tqdm(total=_expected_frames(source, max_frames), unit="frame", disable=not progress) as bar:
             end = _run_stages(session, source, sinks, max_frames, bar)
         if end.num_frames == 0:
-            raise ValueError(f"The video must have at least one frame. {source.path} has none.")
+            raise ValueError(f"The video must have at least one frame. Got none from {source.path}.")
         for sink in sinks:
             sink.close()
         unfinished.pop_all()

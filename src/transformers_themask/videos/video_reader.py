@@ -12,11 +12,12 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from transformers_themask.data.orientation import Orientation
+from transformers_themask.terminal_text import counted
 
 from .containers import DeclaredEnds, is_mp4, lacks_fragments, stream_time_base
 from .decoding import DamageError, decoded_frames
 from .ffmpeg_files import is_url, open_input, reason
-from .source import FrameSource, IncompleteVideoError, TimedFrame, num_frames_in_words
+from .source import FrameSource, IncompleteVideoError, TimedFrame
 
 
 class VideoReader(FrameSource):
@@ -46,40 +47,84 @@ class VideoReader(FrameSource):
 
     def __init__(self, path: str | Path):
         self.path = str(path)
-        self._is_url = is_url(path)
-        self._opened: tuple[av.container.InputContainer, Iterator[tuple[Fraction, av.VideoFrame]]] | None = None
-        container = self._open()
+        video = _OpenVideo(self.path)
+        frames = video.frames()
         try:
-            self._read_header(container)
-            frames = self._checked_frames(container)
             first = next(frames)
         except BaseException:
-            container.close()
+            video.container.close()
             raise
+        self.frame_rate: Fraction | None = video.frame_rate
+        self.time_base = video.time_base
+        self.num_frames = video.num_frames
+        self.has_audio = bool(video.container.streams.audio) and not video.is_live
         self._orientation = Orientation.of(first[1])
         self.height, self.width = self._orientation.size_of(first[1])
-        self._opened = container, chain([first], frames)
+        self._opened: _Decoding | None = video, chain([first], frames)
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay in their process.
         return {**self.__dict__, "_opened": None}
 
+    def __del__(self) -> None:
+        if self.__dict__.get("_opened") is not None:
+            self.__dict__["_opened"][0].container.close()
+
     def timed_frames(self) -> Generator[TimedFrame, None, None]:
         """Yield the frames with their exact presentation times in seconds."""
-        container, frames = self._opened or self._start()
+        video, frames = self._opened or self._start()
         self._opened = None
         reformatter = VideoReformatter()
-        with container:
+        with video.container:
             for time, frame in frames:
                 end = time + frame.duration * self.time_base if frame.duration else None
                 yield TimedFrame(time, self._orientation.rgb_array(frame, reformatter), end)
 
-    def _start(self) -> "tuple[av.container.InputContainer, Iterator[tuple[Fraction, av.VideoFrame]]]":
-        container = self._open()
-        return container, self._checked_frames(container)
+    def _start(self) -> "_Decoding":
+        video = _OpenVideo(self.path)
+        return video, video.frames()
+
+
+class _OpenVideo:
+    """An open file or connection, and what its header says of the video."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self.container = self._open()
+        try:
+            self.stream = self._video_stream()
+        except ValueError:
+            self.container.close()
+            raise
+        self.frame_rate: Fraction | None = self.stream.average_rate or self.stream.guessed_rate
+        self.time_base = stream_time_base(self.stream)
+        self.is_live = is_url(path) and self.container.duration is None
+        self._declared = DeclaredEnds.of(self.container, self.stream)
+        self.num_frames = self.stream.frames or self._estimated_num_frames()
+
+    def frames(self) -> Iterator[tuple[Fraction, "av.VideoFrame"]]:
+        """Decode all frames, with their times; errors name the file and the frame."""
+        index = 0
+        size: tuple[int, int] | None = None
+        # Only the index of an mp4 file that is in one piece counts the frames.
+        is_fragmented = is_mp4(self.container) and not is_url(self.path) and not self.stream.frames
+        try:
+            for frame in decoded_frames(self.container, self.stream, self._declared, self.is_live):
+                size = size or (frame.height, frame.width)
+                if (frame.height, frame.width) != size:
+                    change = f"from {size[0]}x{size[1]} to {frame.height}x{frame.width}"
+                    raise DamageError(f"the picture size changes {change}")
+                yield self._frame_time(frame, index), frame
+                index += 1
+            if is_fragmented and lacks_fragments(self.path):
+                raise DamageError("a piece of the file is missing")
+        except DamageError as damage:
+            raise self._decoding_error(index, str(damage)) from damage
+        if index == 0:
+            raise ValueError(f"`path` must name a video with at least one frame. Got {self.path}, which has none.")
 
     def _open(self) -> "av.container.InputContainer":
-        if not self._is_url and not Path(self.path).is_file():
+        if not is_url(self.path) and not Path(self.path).is_file():
             raise FileNotFoundError(f"`path` must name an existing video file. Got {self.path}.")
         try:
             return open_input(self.path)
@@ -88,47 +133,17 @@ class VideoReader(FrameSource):
                 f"`path` must name a video file that FFmpeg can read. Got {self.path} ({reason(error)})."
             ) from error
 
-    def _read_header(self, container: "av.container.InputContainer") -> None:
-        stream = self._video_stream(container)
-        self.frame_rate: Fraction | None = stream.average_rate or stream.guessed_rate
-        self.time_base = stream_time_base(stream)
-        self._is_live = self._is_url and container.duration is None
-        self.has_audio = bool(container.streams.audio) and not self._is_live
-        # Only the index of an mp4 file that is in one piece counts the frames.
-        self._is_fragmented = is_mp4(container) and not self._is_url and not stream.frames
-        self._declared = DeclaredEnds.of(container, stream)
-        self.num_frames = stream.frames or self._estimated_num_frames()
-
-    def _video_stream(self, container: "av.container.InputContainer") -> "av.VideoStream":
+    def _video_stream(self) -> "av.VideoStream":
+        streams = self.container.streams.video
         # The cover of a piece of music is a video stream too.
-        streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-        if not streams:
+        videos = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+        if not videos:
             raise ValueError(f"`path` must name a file with a video stream. Got {self.path}, which has none.")
-        if streams[0].codec_context is None:
+        if videos[0].codec_context is None:
             raise ValueError(
                 f"`path` must name a video of a codec that FFmpeg can decode. Got {self.path}, whose codec is unknown."
             )
-        return streams[0]
-
-    def _checked_frames(self, container: "av.container.InputContainer") -> Iterator[tuple[Fraction, "av.VideoFrame"]]:
-        """Decode the file; every failure to do so names the file and the frame."""
-        index = 0
-        size: tuple[int, int] | None = None
-        try:
-            stream = self._video_stream(container)
-            for frame in decoded_frames(container, stream, self._declared, self._is_live):
-                size = size or (frame.height, frame.width)
-                if (frame.height, frame.width) != size:
-                    change = f"from {size[0]}x{size[1]} to {frame.height}x{frame.width}"
-                    raise DamageError(f"the picture size changes {change}")
-                yield self._frame_time(frame, index), frame
-                index += 1
-            if self._is_fragmented and lacks_fragments(self.path):
-                raise DamageError("a piece of the file is missing")
-        except DamageError as damage:
-            raise self._decoding_error(index, str(damage)) from damage
-        if index == 0:
-            raise ValueError(f"`path` must name a video with at least one frame. Got {self.path}, which has none.")
+        return videos[0]
 
     def _frame_time(self, frame: "av.VideoFrame", index: int) -> Fraction:
         if frame.pts is not None:
@@ -145,8 +160,11 @@ class VideoReader(FrameSource):
     def _decoding_error(self, index: int, problem: str) -> ValueError:
         message = (
             f"`path` must name an undamaged video. Got {self.path}, which cannot be decoded at frame {index}: "
-            f"{problem}. {'Try again' if self._is_url else 'Copy or encode the file again'}"
+            f"{problem}. {'Try again' if is_url(self.path) else 'Copy or encode the file again'}"
         )
         if index == 0:
             return ValueError(f"{message}.")
-        return IncompleteVideoError(f"{message}; {num_frames_in_words(index)} could be read.")
+        return IncompleteVideoError(f"{message}; {counted(index, 'frame')} could be read.")
+
+
+_Decoding = tuple[_OpenVideo, Iterator[tuple[Fraction, "av.VideoFrame"]]]
