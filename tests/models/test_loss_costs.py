@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
-from allocated_memory import peak_bytes
+from benchmarks.measuring import peak_memory
 from point_samplers import layer_by_layer
 from tiny import random_clips, tiny_config, tiny_model
 from transformers_themask.models import loss_themask
@@ -277,7 +277,7 @@ def test_the_second_round_equals_the_released_one_in_a_tenth_of_its_memory():
         results.append((loss(leaf), *works[-1]()))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-6, atol=0)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-6 * results[1][1].abs().max().item())
-    ours, official = map(peak_bytes, works)
+    ours, official = map(peak_memory, works)
     assert ours <= 0.1 * official
 
 
