@@ -46,7 +46,7 @@ from transformers_themask import (
     THEMaskConfig,
     THEMaskForVideoSemanticSegmentation,
 )
-from transformers_themask.models.video_processing_themask import segmentation_scores
+from transformers_themask.models.video_processing import segmentation_scores
 
 from .measuring import table, take_turns
 from .models import NUM_LABELS, on_meta

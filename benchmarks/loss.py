@@ -15,11 +15,11 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from transformers_themask import THEMaskConfig, THEMaskForVideoSemanticSegmentation
-from transformers_themask.models import loss_themask
+from transformers_themask.models import query_loss
 from transformers_themask.models.decoder_themask import MaskPredictor, QueryPrediction
-from transformers_themask.models.loss_themask import HierarchicalLoss, clip_targets
 from transformers_themask.models.matching import Assignment, LevelPrediction, MaskLevel, masks_of_rows, match_rows
 from transformers_themask.models.point_sampling import uniform_points
+from transformers_themask.models.query_loss import HierarchicalLoss, clip_targets
 
 from .measuring import Bound, Case, Setting, faster, saved_bytes
 from .models import TARGETS_PER_IMAGE, blocky_labels, config_fields, random_frames, themask, themask_config
@@ -129,7 +129,7 @@ class HeadsAndLoss:
 
     def our_loss_as_on_gpu(self) -> Tensor:
         """The same with the operations for a GPU; on a CPU, chunks have the size of its cache."""
-        with patch.dict(loss_themask.CHUNK_SIZES, clear=True):
+        with patch.dict(query_loss.CHUNK_SIZES, clear=True):
             return self.our_loss()
 
     def difference(self) -> float:

@@ -19,8 +19,8 @@ from torch import nn
 from transformers import PrinterCallback
 
 from scripts.run_vss import prepare
-from transformers_themask.models.loss_themask import HierarchicalLoss, LevelPrediction, clip_targets
 from transformers_themask.models.point_sampling import uniform_points
+from transformers_themask.models.query_loss import HierarchicalLoss, LevelPrediction, clip_targets
 from transformers_themask.training.recipes import parse_recipe
 
 SHARES = ("primary_query_share", "secondary_query_share")

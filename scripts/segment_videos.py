@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from transformers_themask.cli.command import autocast, check_labelling_options, counted, load_model, usable_device
 from transformers_themask.cli.segment import add_segmentation_options, open_sinks
+from transformers_themask.files.atomic import AtomicFolder
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.inference.video_batch import (
@@ -43,7 +44,7 @@ from transformers_themask.inference.video_batch import (
     write_summary,
 )
 from transformers_themask.inference.worker_group import WorkerGroup
-from transformers_themask.sinks.output_folder import check_output_folder, results_folder
+from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.source import IncompleteVideoError
@@ -167,7 +168,7 @@ class Batch:
         start = time.monotonic()
         folder = self.options.output / video.name
         try:
-            with results_folder(folder) as unfinished:
+            with AtomicFolder(folder, replace=True) as unfinished:
                 num_frames, error = self.write_results(video, unfinished, progress)
                 record = self.record(video, "incomplete" if error else "complete", start, num_frames, error)
                 record.write(unfinished)
@@ -177,7 +178,7 @@ class Batch:
             logger.debug(f"{video.name} failed.", exc_info=True)
             record = self.record(video, "failed", start, 0, one_sentence(error))
             # Where not even this can be written, the summary calls the video unfinished.
-            with suppress(OSError), results_folder(folder) as unfinished:
+            with suppress(OSError), AtomicFolder(folder, replace=True) as unfinished:
                 record.write(unfinished)
         speed = f", {record.frames / record.seconds:.2f} frames/s" if record.frames else ""
         problem = f": {record.error}" if record.error else ""

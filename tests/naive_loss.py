@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hierarchical loss written as the paper and the released code state it: loops over clips, masks and points.
 
-Slow and plain on purpose: an independent calculation for the tests of `loss_themask`. Only the order in which random
+Slow and plain on purpose: an independent calculation for the tests of `query_loss`. Only the order in which random
 points are asked for is shared with it.
 """
 

@@ -10,8 +10,9 @@ from transformers_themask.models.mit import MiTBackbone, MiTConfig
 from transformers_themask.models.modeling_cffm import CFFMForVideoSemanticSegmentation
 from transformers_themask.models.modeling_mpvss import MPVSSForVideoSemanticSegmentation
 from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentation
-from transformers_themask.models.modeling_query_propagation import VideomtForVideoSemanticSegmentation
 from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
+from transformers_themask.models.modeling_videomt import VideomtForVideoSemanticSegmentation
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
@@ -31,6 +32,7 @@ __all__ = [
     "THEMaskConfig",
     "THEMaskForVideoSemanticSegmentation",
     "THEMaskVideoProcessor",
+    "VideoSegmentationProcessor",
     "VideomtForVideoSemanticSegmentation",
     "__version__",
 ]

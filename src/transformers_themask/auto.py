@@ -15,13 +15,14 @@ from transformers_themask.models.modeling_cffm import CFFMForVideoSemanticSegmen
 from transformers_themask.models.modeling_mpvss import MPVSSForVideoSemanticSegmentation
 from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentation
 from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
-FAMILIES: list[tuple[type[PreTrainedConfig], type[PreTrainedModel], type[THEMaskVideoProcessor]]] = [
+FAMILIES: list[tuple[type[PreTrainedConfig], type[PreTrainedModel], type[VideoSegmentationProcessor]]] = [
     (THEMaskConfig, THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor),
-    (CFFMConfig, CFFMForVideoSemanticSegmentation, THEMaskVideoProcessor),
-    (MPVSSConfig, MPVSSForVideoSemanticSegmentation, THEMaskVideoProcessor),
+    (CFFMConfig, CFFMForVideoSemanticSegmentation, VideoSegmentationProcessor),
+    (MPVSSConfig, MPVSSForVideoSemanticSegmentation, VideoSegmentationProcessor),
     (PerFrameConfig, PerFrameForVideoSemanticSegmentation, PerFrameVideoProcessor),
 ]
 

@@ -35,8 +35,8 @@ def write_snippet(root, city, sequence, numbers):
 
 
 @pytest.fixture
-def load(root, tmp_path):
-    return lambda split="train": load_videos(root, split, cache_dir=tmp_path / "cache")
+def load(root):
+    return lambda split="train": load_videos(root, split)
 
 
 def test_a_snippet_is_a_video_with_one_labelled_frame(load):

@@ -14,12 +14,12 @@ from transformers_themask.data.clip_dataset import ClipDataset, ClipSampler
 from transformers_themask.data.collator import ClipCollator
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.data.normalization import prepare_on_device
+from transformers_themask.data.sources import load_videos
 from transformers_themask.data.transforms import ClipAugmentation
-from transformers_themask.data.vspw import load_vspw
 
 
 @pytest.fixture
-def make_dataset(vspw_root, tmp_path, plain_processor):
+def make_dataset(vspw_root, plain_processor):
     def make(
         augmentation=None,
         crop_size=None,
@@ -28,7 +28,7 @@ def make_dataset(vspw_root, tmp_path, plain_processor):
         path_is_kept=lambda path: True,
         **options,
     ):
-        rows = load_vspw(vspw_root, "train", cache_dir=tmp_path / "cache")
+        rows = load_videos(vspw_root, "train").rows
         rows = [{**row, "masks": [path if path_is_kept(path) else "" for path in row["masks"]]} for row in rows]
         videos = LabelledVideos(rows, vspw_root, ["left", "right"])
         options = {"seed": 0, **options}

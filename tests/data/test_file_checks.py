@@ -14,9 +14,9 @@ NUM_FRAMES = 8  # in the two training videos of 5 and 3
 
 
 @pytest.fixture
-def check(vspw_root, tmp_path):
+def check(vspw_root):
     def run(**options):
-        check_files(load_videos(vspw_root, "train", cache_dir=tmp_path / "cache"), **options)
+        check_files(load_videos(vspw_root, "train"), **options)
 
     return run
 

@@ -8,8 +8,8 @@ from PIL import Image
 from transformers_themask.data.sources import load_videos
 
 
-def test_vspw_is_recognised(vspw_root, tmp_path):
-    videos = load_videos(vspw_root, "train", cache_dir=tmp_path / "cache")
+def test_vspw_is_recognised(vspw_root):
+    videos = load_videos(vspw_root, "train")
     assert videos.class_names == ["left", "right"] and videos.num_labels == 2 and videos.num_frames == 8
     row = videos.rows[1]
     assert videos.frame_size(row, 0) == videos.mask_size(row, 0) == (24, 32)
@@ -17,8 +17,8 @@ def test_vspw_is_recognised(vspw_root, tmp_path):
     assert np.array_equal(videos.read_mask(row, 1)[0], np.repeat([1, 2], 16))
 
 
-def test_videos_can_be_sent_to_another_process(vspw_root, tmp_path):
-    videos = load_videos(str(vspw_root), "val", cache_dir=tmp_path / "cache")
+def test_videos_can_be_sent_to_another_process(vspw_root):
+    videos = load_videos(str(vspw_root), "val")
     copy = pickle.loads(pickle.dumps(videos))
     assert copy.rows[0] == videos.rows[0] and copy.root == vspw_root
 
@@ -29,9 +29,9 @@ def test_a_folder_of_no_known_layout_is_named(tmp_path, name, message):
         load_videos(tmp_path / name, "train")
 
 
-def test_the_skip_list_leaves_frames_and_videos_out_with_a_warning(vspw_root, tmp_path, caplog):
+def test_the_skip_list_leaves_frames_and_videos_out_with_a_warning(vspw_root, caplog):
     def load():
-        return load_videos(vspw_root, "train", cache_dir=tmp_path / "cache").rows
+        return load_videos(vspw_root, "train").rows
 
     (vspw_root / "skip.txt").write_text("# damaged\nb/00000008   # half of it is missing\n\na\nelsewhere/0\n")
     rows = load()
@@ -50,17 +50,17 @@ def test_the_skip_list_leaves_frames_and_videos_out_with_a_warning(vspw_root, tm
         load()
 
 
-def test_the_skip_list_is_no_split(vspw_root, tmp_path):
+def test_the_skip_list_is_no_split(vspw_root):
     (vspw_root / "skip.txt").write_text("a\n")
     with pytest.raises(FileNotFoundError, match="available: train, val"):
-        load_videos(vspw_root, "test", cache_dir=tmp_path / "cache")
+        load_videos(vspw_root, "test")
 
 
-def test_the_ids_of_vspw_may_be_124_classes_and_both_voids(vspw_root, tmp_path):
+def test_the_ids_of_vspw_may_be_124_classes_and_both_voids(vspw_root):
     names = {"others": "0", **{f"class {index}": str(index) for index in range(124, 0, -1)}}
     (vspw_root / "label_num_dic_final.json").write_text(str(names).replace("'", '"'))
     ids = np.resize(np.array([*range(125), 255], dtype=np.uint8), (24, 32))
     Image.fromarray(ids).save(vspw_root / "data" / "c" / "mask" / "00000007.png")
-    videos = load_videos(vspw_root, "val", cache_dir=tmp_path / "cache")
+    videos = load_videos(vspw_root, "val")
     assert videos.class_names[0] == "class 1" and videos.num_labels == 124
     assert np.array_equal(videos.read_mask(videos.rows[0], 0), ids)

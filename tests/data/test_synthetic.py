@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from transformers_themask.data.images import read_frame, read_mask
+from transformers_themask.data.sources import load_videos
 from transformers_themask.data.synthetic import (
     SyntheticObject,
     SyntheticScene,
@@ -14,7 +15,8 @@ from transformers_themask.data.synthetic import (
     synthetic_class_names,
     write_synthetic_dataset,
 )
-from transformers_themask.data.vspw import load_vspw, read_class_names
+from transformers_themask.data.vspw import read_class_names
+from transformers_themask.files.atomic import AtomicFolder
 
 SIZE = (64, 80)
 
@@ -113,19 +115,19 @@ def test_the_written_dataset_reads_back_as_rendered(tmp_path):
     root = tmp_path / "toy"
     write_synthetic_dataset(root, num_train_videos=2, num_val_videos=1, num_frames=3, size=SIZE, num_classes=5, seed=7)
     assert read_class_names(root) == ["sky", "meadow", "stripes", "checks", "dots"]
-    train, val = (load_vspw(root, split, cache_dir=tmp_path / "cache") for split in ("train", "val"))
+    train, val = (load_videos(root, split).rows for split in ("train", "val"))
     assert train["video_id"] == ["train_0000", "train_0001"] and val["video_id"] == ["val_0000"]
     frames, masks = render_synthetic_video([7, 2], 3, SIZE, 5)
     for index in range(3):
         assert (read_mask(root / val[0]["masks"][index]) == masks[index]).all()
         difference = read_frame(root / val[0]["frames"][index]).astype(int) - frames[index]
         assert np.abs(difference).mean() < 8  # JPEG
-    assert not (tmp_path / "toy.partial").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"toy", "cache"}
 
 
 def test_writing_is_deterministic_and_survives_an_interrupted_run(tmp_path):
-    (tmp_path / "second.partial").mkdir()
-    (tmp_path / "second.partial" / "left_over.txt").write_text("")
+    leftover = AtomicFolder(tmp_path / "second").make()
+    (leftover / "left_over.txt").write_text("")
     (tmp_path / "second").mkdir()
     for name in ("first", "second"):
         write_synthetic_dataset(tmp_path / name, 1, 1, num_frames=2, size=(32, 40))
@@ -133,7 +135,7 @@ def test_writing_is_deterministic_and_survives_an_interrupted_run(tmp_path):
     assert len(files) == 3 + 8
     for path in files:
         assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes()
-    assert not (tmp_path / "second" / "left_over.txt").exists()
+    assert not leftover.exists() and not (tmp_path / "second" / "left_over.txt").exists()
 
 
 def test_an_existing_dataset_is_not_overwritten(tmp_path):

@@ -56,8 +56,8 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def load(root, tmp_path):
-    return lambda split="train": load_videos(root, split, cache_dir=tmp_path / "cache")
+def load(root):
+    return lambda split="train": load_videos(root, split)
 
 
 def test_images_are_ordered_by_number_and_masks_found_by_name(load):

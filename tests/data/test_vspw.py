@@ -2,18 +2,18 @@
 import json
 import shutil
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
 from transformers_themask.data.images import DamagedFileError, read_frame, read_mask
-from transformers_themask.data.vspw import load_vspw, read_class_names
+from transformers_themask.data.sources import load_videos
+from transformers_themask.data.vspw import read_class_names
 
 
 @pytest.fixture
-def load(vspw_root, tmp_path):
-    return lambda split="train": load_vspw(vspw_root, split, cache_dir=tmp_path / "cache")
+def load(vspw_root):
+    return lambda split="train": load_videos(vspw_root, split).rows
 
 
 def test_a_row_lists_a_video_in_time_order_with_relative_paths(load):
@@ -38,22 +38,9 @@ def test_changed_files_are_noticed(load, vspw_root):
     assert load()["video_id"] == ["b", "c"]
 
 
-def test_an_unchanged_listing_is_not_built_again(load):
-    first, second = load(), load()
-    assert first.cache_files == second.cache_files
-
-
-def test_loading_draws_no_progress_bar_and_leaves_the_setting(load, capfd):
-    datasets.enable_progress_bars()
-    load()
-    assert "Generating" not in capfd.readouterr().err
-    assert datasets.is_progress_bar_enabled()
-
-
-def test_the_default_cache_is_that_of_datasets(vspw_root, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "home")
-    rows = load_vspw(vspw_root, "val")
-    assert rows.cache_files[0]["filename"].startswith(str(tmp_path / "home"))
+def test_listing_keeps_no_file_and_draws_no_progress_bar(load, capfd):
+    assert load().cache_files == []
+    assert capfd.readouterr().err == ""
 
 
 def test_class_names_follow_the_ids_not_the_file(vspw_root):
@@ -66,11 +53,6 @@ def test_frames_and_masks_read_as_written(vspw_root):
     assert frame.dtype == mask.dtype == np.uint8
     assert frame[3, 20].tolist() == [10, 200, 0]
     assert (mask == np.repeat([1, 2], 16)).all() and mask.shape == (24, 32)
-
-
-def test_a_missing_root_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"`root` must be a folder in VSPW layout. Got .*nowhere"):
-        load_vspw(tmp_path / "nowhere", "train", cache_dir=tmp_path)
 
 
 def test_a_missing_split_lists_the_available_ones(load):

@@ -22,7 +22,7 @@ from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskV
 from transformers_themask.cli import main
 from transformers_themask.export.export_model import check_difference, export_model
 from transformers_themask.export.graphs import clip_scores
-from transformers_themask.models.video_processing_themask import segmentation_scores
+from transformers_themask.models.video_processing import segmentation_scores
 
 # Exporting takes long: one process does it once.
 pytestmark = pytest.mark.xdist_group("export")

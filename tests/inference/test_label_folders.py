@@ -63,7 +63,7 @@ def test_a_video_file_has_label_maps_by_the_index_of_a_frame(video_path, tmp_pat
 def test_videos_of_a_data_set_have_a_folder_each(tmp_path):
     root, folder = tmp_path / "root", tmp_path / "labels"
     write_synthetic_dataset(root, 1, 2, num_frames=3, size=(32, 40))
-    videos = videos_of_data_set(load_videos(root, "val", tmp_path / "cache"))
+    videos = videos_of_data_set(load_videos(root, "val"))
     assert [video.name for video in videos] == ["val_0000", "val_0001"]
     for seed, video in enumerate(videos):
         expected = label_maps_for(video, folder, seed)
@@ -83,7 +83,7 @@ def test_a_data_set_may_have_video_files(frames, tmp_path):
     with VideoWriter(root / "val" / "drive.mp4", 10) as writer:
         for frame in frames[:4]:
             writer.write(frame)
-    (video,) = videos_of_data_set(load_videos(root, "val", tmp_path / "cache"))
+    (video,) = videos_of_data_set(load_videos(root, "val"))
     assert video.label_path(tmp_path, 3) == tmp_path / "drive" / "00000003.png"
     np.testing.assert_array_equal(list(video.frames), list(VideoReader(root / "val" / "drive.mp4")))
 

@@ -40,8 +40,8 @@ from transformers_themask.inference.tta import (
 from transformers_themask.inference.voting import PIXELS_PER_CHUNK, vote
 from transformers_themask.models.scores_to_labels import resampled_scores
 from transformers_themask.models.streaming import evaluation_clips
+from transformers_themask.models.video_processing import segmentation_scores
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
-from transformers_themask.models.video_processing_themask import segmentation_scores
 from transformers_themask.videos.camera import Camera
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 from transformers_themask.videos.source import FrameSource, IncompleteVideoError

@@ -13,10 +13,10 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 from benchmarks.measuring import peak_memory
 from point_samplers import layer_by_layer
 from tiny import random_clips, tiny_config, tiny_model
-from transformers_themask.models import loss_themask
-from transformers_themask.models.loss_themask import EmbeddedLevel, HierarchicalLoss, LevelPrediction, clip_targets
+from transformers_themask.models import query_loss
 from transformers_themask.models.matching import Assignment, MaskLevel, masks_of_rows, match_rows
 from transformers_themask.models.point_sampling import uniform_points
+from transformers_themask.models.query_loss import EmbeddedLevel, HierarchicalLoss, LevelPrediction, clip_targets
 
 WEIGHTS = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
 
@@ -94,7 +94,7 @@ class Operations(TorchDispatchMode):
 @pytest.fixture
 def on_gpu(monkeypatch):
     """Work in chunks of the size that is chosen elsewhere than on a CPU."""
-    monkeypatch.setattr(loss_themask, "CHUNK_SIZES", {})
+    monkeypatch.setattr(query_loss, "CHUNK_SIZES", {})
 
 
 def label_maps(batch_size, num_targets, num_frames=1, size=(96, 96)):
@@ -205,7 +205,7 @@ def test_a_gpu_is_given_few_operations_whose_number_does_not_grow_with_the_batch
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
 def test_the_host_waits_twice_per_step(batch_size, fields, recompute, chunk, monkeypatch):
     if chunk == "elsewhere":
-        monkeypatch.setattr(loss_themask, "CHUNK_SIZES", {})
+        monkeypatch.setattr(query_loss, "CHUNK_SIZES", {})
     model = tiny_model(**fields).train()
     if recompute:
         model.gradient_checkpointing_enable()
@@ -339,7 +339,7 @@ def test_the_size_of_chunks_changes_nothing(fields, chunk_size, recompute, monke
     video, frame, labels = both_levels(config, 2)
     leaves = [*video, *frame]
     expected = terms_and_gradients(config, video, frame, labels, leaves)
-    monkeypatch.setattr(loss_themask, "CHUNK_SIZES", {"cpu": chunk_size})
+    monkeypatch.setattr(query_loss, "CHUNK_SIZES", {"cpu": chunk_size})
     assert_same(terms_and_gradients(config, video, frame, labels, leaves, recompute), expected)
 
 

@@ -10,8 +10,8 @@ import torch
 from naive_loss import naive_loss_terms
 from point_samplers import layer_by_layer
 from tiny import random_clips, tiny_config, tiny_model
-from transformers_themask.models.loss_themask import HierarchicalLoss, LevelPrediction
 from transformers_themask.models.matching import two_round_assignment
+from transformers_themask.models.query_loss import HierarchicalLoss, LevelPrediction
 
 SECONDARY = ("loss_secondary_mask", "loss_secondary_dice")
 

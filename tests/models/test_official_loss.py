@@ -24,15 +24,15 @@ from tiny import tiny_config
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.conversion.families import convert_official_checkpoint
 from transformers_themask.conversion.themask import convert_state_dict
-from transformers_themask.models.loss_themask import (
+from transformers_themask.models.matching import Assignment
+from transformers_themask.models.query_loss import (
     ClipTargets,
     HierarchicalLoss,
     LevelPrediction,
     as_level,
     loss_counts_of,
 )
-from transformers_themask.models.matching import Assignment
-from transformers_themask.models.video_processing_themask import segmentation_scores
+from transformers_themask.models.video_processing import segmentation_scores
 
 # Where the official matcher raises or, with everything tied, matches a query twice.
 DEVIATIONS = ("more_than_half", "more_than_queries", "zero_targets", "all_tied")

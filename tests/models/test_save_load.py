@@ -43,7 +43,7 @@ SOURCES = {
     "decoder_themask.py",
     "deformable_attention.py",
     "inputs.py",
-    "loss_themask.py",
+    "query_loss.py",
     "matching.py",
     "mit.py",
     "modeling_themask.py",
@@ -52,6 +52,7 @@ SOURCES = {
     "pretrained_model.py",
     "scores_to_labels.py",
     "streaming.py",
+    "video_processing.py",
     "video_processing_themask.py",
 }
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import random_clips, tiny_model
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.models.streaming import VideoSession
-from transformers_themask.models.video_processing_themask import segmentation_scores
+from transformers_themask.models.video_processing import segmentation_scores
 
 VARIANTS = {
     "tad": {},

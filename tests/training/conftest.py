@@ -3,7 +3,6 @@ import importlib.util
 import json
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from torch import nn
@@ -22,16 +21,6 @@ FRAME_SIZE = (64, 80)
 NUM_CLASSES = 8
 # Shorter and longer than one evaluation block of six frames, and long enough for both consistency windows.
 VAL_LENGTHS = (1, 5, 7, 18)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def private_cache(tmp_path_factory):
-    """Keep the tables of `datasets` out of the user's home."""
-    with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("cache")
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache / "datasets"))
-        patch.setenv("HF_HOME", str(cache))  # for subprocesses
-        yield
 
 
 @pytest.fixture(scope="session")

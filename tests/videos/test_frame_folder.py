@@ -36,7 +36,7 @@ def test_images_come_in_the_order_of_training_by_the_numbers_in_their_names(tmp_
     assert [int(frame.max()) for frame in source] == list(range(len(names)))
     assert [source.frame_name(index) for index in range(len(names))] == [name.split(".")[0] for name in names]
     (tmp_path / "classes.txt").write_text("cat")
-    (row,) = load_videos(tmp_path, "val", cache_dir=tmp_path / "cache").rows
+    (row,) = load_videos(tmp_path, "val").rows
     assert [path.split("/")[-1] for path in row["frames"]] == names
 
 

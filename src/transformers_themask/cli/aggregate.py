@@ -52,9 +52,8 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Keep the most stable of several results for each video. Stable is not accurate: a constant result scores 1."""
+    from transformers_themask.files.atomic import AtomicFile, AtomicFolder
     from transformers_themask.inference.aggregation import consistency_settings
-    from transformers_themask.sinks.output_folder import results_folder
-    from transformers_themask.videos.unfinished import UnfinishedFile
 
     output = options.output.resolve()
     scores_path = options.scores or output.with_name(f"{output.name}.json")
@@ -65,10 +64,10 @@ def run(options: argparse.Namespace) -> None:
     # Gone even after an error.
     with tempfile.TemporaryDirectory(prefix=".", dir=output.parent) as spool:
         folders, records = _label_folders(options, videos, num_frames, Path(spool))
-        with results_folder(output) as unfinished:
+        with AtomicFolder(output) as unfinished:
             choices = _choose(options, videos, folders, unfinished, num_frames)
             report = {"results": records, **settings, "videos": [_entry(options, choice) for choice in choices]}
-            with UnfinishedFile(scores_path) as hidden:
+            with AtomicFile(scores_path) as hidden:
                 hidden.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _report(options, output, scores_path, choices)
 
@@ -154,7 +153,7 @@ def _is_model(result: str) -> bool:
 
 def _check_classes(classes: dict[str, dict[int, str]]) -> None:
     """Raise a `ValueError` unless all models mean the same by a class index, and none uses that of void."""
-    from transformers_themask.data.file_checks import VOID_ID
+    from transformers_themask.data.frame_checks import VOID_ID
 
     for name, names in classes.items():
         first, first_names = next(iter(classes.items()))

@@ -31,11 +31,11 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Turn a checkpoint of the official code into a model folder; 1 if some of its entries have no place there."""
-    from transformers_themask import THEMaskVideoProcessor
     from transformers_themask.conversion.families import config_from_state_dict, convert_official_checkpoint
     from transformers_themask.conversion.mpvss import load_motion_encoder
     from transformers_themask.conversion.official import load_official_checkpoint
     from transformers_themask.data.vspw import read_class_names
+    from transformers_themask.models.video_processing import VideoSegmentationProcessor
     from transformers_themask.sinks.output_folder import check_output_folder
     from transformers_themask.training.config_overrides import mapping_from_text
 
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         with naming(options.motion_encoder):
             load_motion_encoder(model, motion_encoder)
     model.save_pretrained(options.output)
-    THEMaskVideoProcessor(fit=getattr(config, "fit", "stretch")).save_pretrained(options.output)
+    VideoSegmentationProcessor(fit=getattr(config, "fit", "stretch")).save_pretrained(options.output)
     for name, keys in (("dropped", report.dropped), ("unknown", report.unknown)):
         if keys:
             print(f"{name}: {', '.join(keys)}")

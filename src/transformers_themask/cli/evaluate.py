@@ -28,17 +28,17 @@ def run(options: argparse.Namespace) -> None:
     """Score a folder of label maps against a data set."""
     import torch
 
-    from transformers_themask import THEMaskVideoProcessor
     from transformers_themask.data.sources import load_videos
     from transformers_themask.metrics.prediction_folder import score_prediction_folder
     from transformers_themask.metrics.video_scores import named_scores
+    from transformers_themask.models.video_processing import VideoSegmentationProcessor
     from transformers_themask.publishing.results import write_results
     from transformers_themask.sinks.output_folder import check_output_folder
 
     if options.json is not None:
         check_output_folder("--json", options.json.parent)
     videos = load_videos(options.data, options.split)
-    class_indices = THEMaskVideoProcessor().reduce_labels(torch.arange(256))
+    class_indices = VideoSegmentationProcessor().reduce_labels(torch.arange(256))
     scores = score_prediction_folder(options.predictions, videos, class_indices, options.prediction_ids)
     scores = named_scores(scores, videos.class_names)
     for line in _score_table(scores):

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers.utils import logging
 
 from .clips import check_frame_offsets, required_video_frames, sample_clip, sample_pair, target_candidates
-from .file_checks import VOID_ID, check_frame_size, check_mask_size
+from .frame_checks import VOID_ID, check_frame_size, check_mask_size
 from .images import DamagedFileError
 from .labelled_videos import UNLABELLED, LabelledVideos
 from .normalization import normalize_frames

@@ -1,30 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the files of a data set must satisfy: every mask fits its frame and holds known ids."""
+"""Check of a split's files before a run, so that a bad file does not end it after hours."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from transformers.utils import logging
 
+from .frame_checks import check_frame_size, check_mask_size
 from .images import DamagedFileError
+from .labelled_videos import LabelledVideos
 from .skip_list import SKIP_FILE
 from .video_file import is_video_frame
 
-if TYPE_CHECKING:
-    from .labelled_videos import LabelledVideos
-
 logger = logging.get_logger(__name__)
 
-VOID_ID = 255
-# Of a larger split a sample is checked: opening every file of VSPW's training split would take minutes.
+# Of a larger split a random sample is checked: opening every file of VSPW's training split would take minutes.
 MAX_CHECKED_FRAMES = 20_000
 REMEDY = f"`themask data check` lists all such files, and frames named in {SKIP_FILE} are left out."
 
 
 def check_files(
-    videos: "LabelledVideos",
+    videos: LabelledVideos,
     *,
     max_frames: int | None = None,
     seed: int = 0,
@@ -32,21 +29,21 @@ def check_files(
     allow_damaged: bool = False,
     decode: bool = False,
 ) -> None:
-    """Look over a split before a run, so that the run does not end at a bad file after hours.
+    """Check the files of a split.
 
-    The headers tell whether files can be opened, are of the right kind, and of one size per video. Ids are looked at
-    in the first and the last mask of each video only; whoever reads a mask later checks all of it again. Of a video
-    file one frame is decoded.
+    The headers tell whether files can be opened, are of the right kind, and of one size per video. Ids are checked in
+    the first and the last mask of each video only; reading a mask later checks all of it again. Of a video file one
+    frame is decoded.
 
     Args:
         videos ([`LabelledVideos`]): The split.
-        max_frames (`int`, *optional*): How many frames to open at most, drawn at random; all by default.
+        max_frames (`int`, *optional*): Largest number of frames to open, drawn at random; all by default.
         seed (`int`, *optional*, defaults to 0): Seed of that draw.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
         allow_damaged (`bool`, *optional*, defaults to `False`): Whether a file that cannot be decoded gives a warning
-            in place of the error, for a run that draws another clip when it meets one.
-        decode (`bool`, *optional*, defaults to `False`): Whether to decode the frames and look at the ids of their
-            masks as well, for a split that is read to the end after a training.
+            instead of an error, for a run that replaces clips with damaged files.
+        decode (`bool`, *optional*, defaults to `False`): Whether to decode the frames and check all ids of their
+            masks, for a split that is first read in full at the end of a training.
 
     Raises:
         ValueError: For a file of the wrong kind, size or content.
@@ -73,59 +70,8 @@ def check_files(
             bar.update(row["num_frames"])
 
 
-def check_frame_size(size: tuple[int, ...], path: Path, first_size: tuple[int, ...], first_path: Path) -> None:
-    """Raise a `ValueError` unless a frame has the size of another one of its video."""
-    if size != first_size:
-        raise ValueError(
-            f"All frames of a video must have one size (height, width). Got {size} for {path} after {first_size} for "
-            f"{first_path}."
-        )
-
-
-def check_mask_size(size: tuple[int, ...], path: Path, size_of_frame: tuple[int, ...]) -> None:
-    """Raise a `ValueError` unless a mask has the size of its frame."""
-    if size != size_of_frame:
-        raise ValueError(
-            f"Mask {path} must have its frame's size (height, width) {size_of_frame}. Got {size}; replace the mask or "
-            "the frame."
-        )
-
-
-def check_label_ids(mask: np.ndarray, num_labels: int, path: Path) -> None:
-    """Raise a `ValueError` unless a mask holds raw ids of the classes, or void."""
-    wrong = id_out_of_range(mask, num_labels)
-    if wrong is not None:
-        raise ValueError(
-            f"Mask {path} must hold raw ids from 0 to {num_labels} (0 is void) or {VOID_ID}. Got {wrong}; correct the "
-            "mask or the list of classes."
-        )
-
-
-def check_mapped_ids(stored: np.ndarray, ids: np.ndarray, num_labels: int, path: Path) -> None:
-    """Raise a `ValueError` unless the values of a mask file stand for classes, or void.
-
-    Args:
-        stored (`np.ndarray` of shape `(height, width)`): What the file holds.
-        ids (`np.ndarray` of shape `(height, width)`): The raw ids that it stands for.
-        num_labels (`int`): Number of classes.
-        path (`Path`): The file.
-    """
-    wrong = id_out_of_range(ids, num_labels)
-    if wrong is not None:
-        raise ValueError(
-            f"Mask {path} must hold values that stand for one of the {num_labels} classes or for void. Got "
-            f"{stored[ids == wrong].max()}; correct the mask or the list of classes."
-        )
-
-
-def id_out_of_range(ids: np.ndarray, highest: int) -> int | None:
-    """Return the highest id above `highest` that is not 255 (void), or `None`."""
-    is_wrong = (ids > highest) & (ids != VOID_ID)
-    return int(ids[is_wrong].max()) if is_wrong.any() else None
-
-
-def _check_video(videos: "LabelledVideos", row: Mapping[str, Any], indices: list[int]) -> None:
-    """Check the headers of some frames of one video, and the ids of its first and its last mask."""
+def _check_video(videos: LabelledVideos, row: Mapping[str, Any], indices: list[int]) -> None:
+    """Check the headers of some frames of one video, and the ids of its first and last mask."""
     # All frames of a video file have one size.
     sized = indices[:1] if indices and is_video_frame(row["frames"][0]) else indices
     sizes = {index: videos.frame_size(row, index) for index in sized}
@@ -141,7 +87,7 @@ def _check_video(videos: "LabelledVideos", row: Mapping[str, Any], indices: list
         videos.read_mask(row, index)
 
 
-def _decode_video(videos: "LabelledVideos", row: Mapping[str, Any], indices: list[int]) -> None:
+def _decode_video(videos: LabelledVideos, row: Mapping[str, Any], indices: list[int]) -> None:
     for index in indices:
         videos.read_frame(row, index)
         videos.read_mask(row, index)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from .file_checks import VOID_ID, check_frame_size, check_mask_size
+from .frame_checks import VOID_ID, check_frame_size, check_mask_size
 from .images import DamagedFileError
 from .labelled_videos import LabelledVideos
 from .skip_list import SKIP_FILE, skip_name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The labelled videos of one split, whatever layout they lie in: what training and evaluation read."""
+"""The labelled videos of one split, in any layout: the input of training and evaluation."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .file_checks import check_label_ids, check_mapped_ids
+from .frame_checks import check_label_ids, check_mapped_ids
 from .images import frame_size, mask_size, read_frame, read_mask
 from .video_file import is_video_frame, read_video_frame
 from .video_table import UNLABELLED

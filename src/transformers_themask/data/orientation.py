@@ -2,11 +2,13 @@
 """How a decoded picture is turned upright: phones store portrait video lying on its side."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import VideoReformatter
+
+if TYPE_CHECKING:
+    import av
+    from av.video.reformatter import VideoReformatter
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Orientation:
 
         Ask once per file: PyAV ties a frame whose side data was looked at into a cycle, and such frames pile up.
         """
+        from av.sidedata.sidedata import Type as SideDataType  # PyAV takes long to import
+
         side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
         if side_data is None:
             return cls()
@@ -36,7 +40,7 @@ class Orientation:
         """Height and width of a frame that is upright."""
         return (frame.width, frame.height) if self.is_transposed else (frame.height, frame.width)
 
-    def rgb_array(self, frame: "av.VideoFrame", reformatter: VideoReformatter) -> np.ndarray:
+    def rgb_array(self, frame: "av.VideoFrame", reformatter: "VideoReformatter") -> np.ndarray:
         """A frame turned upright, as a `uint8` RGB array of shape `(height, width, 3)`.
 
         Args:

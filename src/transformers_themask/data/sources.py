@@ -60,26 +60,22 @@ LAYOUTS = (
 )
 
 
-def load_videos(
-    root: str | os.PathLike[str], split: str, cache_dir: str | os.PathLike[str] | None = None
-) -> LabelledVideos:
+def load_videos(root: str | os.PathLike[str], split: str) -> LabelledVideos:
     """Load one split of a folder in one of the layouts that `vspw.py`, `cityscapes.py` and `video_folder.py` describe.
 
-    Frames that a skip list names are left out, with a warning that tells how many.
+    Frames and videos in the skip list are left out, with a warning that tells how many.
 
     Args:
         root (`str` or `os.PathLike`): Folder of the data set.
         split (`str`): Name of the split, such as `"train"`.
-        cache_dir (`str` or `os.PathLike`, *optional*): Where the table of paths is kept; defaults to the cache of
-            `datasets` (`HF_DATASETS_CACHE`).
 
     Returns:
-        [`LabelledVideos`]: The videos; `rows` is a `datasets.Dataset`.
+        [`LabelledVideos`]: The videos; `rows` is a `datasets.Dataset` in memory.
     """
     root = Path(root)
     layout = find_layout(root)
     class_names, id_map = layout.read_classes(root)
-    rows = video_table(partial(layout.list_videos, root, split), root, cache_dir)
+    rows = video_table(partial(layout.list_videos, root, split), root)
     return LabelledVideos(rows, root, class_names, id_map)
 
 

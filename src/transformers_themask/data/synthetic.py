@@ -8,7 +8,6 @@ two classes meet. All lengths are in frame heights, all times in frames, so a sc
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from transformers.utils import logging
+
+from transformers_themask.files.atomic import AtomicFolder
 
 from .synthetic_appearance import PATTERNS, SHAPES, Color
 from .vspw import LABEL_FILE
@@ -150,21 +151,16 @@ def write_synthetic_dataset(
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise FileExistsError(f"`root` must be a new or empty folder. Got {root}, which has content; remove it first.")
     ids = {name: str(index + 1) for index, name in enumerate(synthetic_class_names(num_classes, preset))}
-    partial = root.with_name(f"{root.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    (partial / LABEL_FILE).write_text(json.dumps({**ids, "others": "0"}), encoding="utf-8")
     videos = [f"train_{index:04d}" for index in range(num_train_videos)]
     videos += [f"val_{index:04d}" for index in range(num_val_videos)]
-    for split in ("train", "val"):
-        lines = [f"{video}\n" for video in videos if video.startswith(split)]
-        (partial / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
-    for index, video in enumerate(logging.tqdm(videos, desc="Rendering synthetic videos", unit="video")):
-        frames, masks = render_synthetic_video([seed, index], num_frames, size, num_classes, preset)
-        _write_video(partial / "data" / video, frames, masks)
-    if root.exists():
-        root.rmdir()
-    partial.replace(root)
+    with AtomicFolder(root) as folder:
+        (folder / LABEL_FILE).write_text(json.dumps({**ids, "others": "0"}), encoding="utf-8")
+        for split in ("train", "val"):
+            lines = [f"{video}\n" for video in videos if video.startswith(split)]
+            (folder / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
+        for index, video in enumerate(logging.tqdm(videos, desc="Rendering synthetic videos", unit="video")):
+            frames, masks = render_synthetic_video([seed, index], num_frames, size, num_classes, preset)
+            _write_video(folder / "data" / video, frames, masks)
 
 
 def _write_video(folder: Path, frames: np.ndarray, masks: np.ndarray) -> None:

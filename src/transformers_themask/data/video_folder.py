@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from .frame_checks import VOID_ID
 from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, in_order_of_numbers, list_images
 from .video_file import VIDEO_SUFFIXES, count_video_frames, video_frame_path
 from .video_table import UNLABELLED, OnError, list_rows, match_masks, video_row
 
 NAMES_FILE = "classes.txt"
 IDS_FILE = "classes.json"
-VOID_ID = 255
 # Stands for the values that masks must not hold; hence there may be fewer classes than that.
 UNKNOWN_ID = 254
 

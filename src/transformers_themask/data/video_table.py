@@ -1,93 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One row per video: how the rows of every layout are built from file names, and the table they are kept in."""
+"""Rows of a data set, one per video: built from file names by every layout and kept as a table in memory."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 from transformers.utils import logging
 
-from .image_folder import check_stems
+from .image_folder import check_stems, file_stem
 from .skip_list import SKIP_FILE, read_skip_list, without_skipped
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.get_logger(__name__)
 
-# In place of a mask's path: this frame has no labels.
+# Mask path of a frame without labels.
 UNLABELLED = ""
-# What to do with a video, by its id, that cannot be listed.
+# Called with the id and the error of a video that cannot be listed.
 OnError = Callable[[str, Exception], None]
 
 
-def video_table(
-    list_videos: Callable[[OnError], Iterable[dict[str, Any]]],
-    root: Path,
-    cache_dir: str | os.PathLike[str] | None = None,
-) -> datasets.Dataset:
-    """Keep the rows of one split on disk, without what `skip.txt` names.
+def video_table(list_videos: Callable[[OnError], Iterable[dict[str, Any]]], root: Path) -> "datasets.Dataset":
+    """List the videos of a split, without the frames and videos that `skip.txt` names.
 
     Args:
         list_videos (`Callable`): Gives rows as from [`video_row`], and hands the error of a video that cannot be
             listed to its argument.
         root (`Path`): Folder of the data set.
-        cache_dir (`str` or `os.PathLike`, *optional*): Where the table is kept; defaults to the cache of `datasets`
-            (`HF_DATASETS_CACHE`). An unchanged table is not written again.
 
     Returns:
         `datasets.Dataset`: Columns `video_id`, `num_frames`, `frames` and `masks`; paths are relative to `root`.
     """
+    import datasets  # slow to import, and needed for data sets only
+
     rows, skipped = kept_rows(list_videos, root, _raise_error)
     if skipped is not None:
         logger.warning(skipped)
     if not rows:
         raise ValueError(f"A split must have at least one video. Got none in {root}; check the split and {SKIP_FILE}.")
-    with _without_progress_bars():
-        builder = VideoTable(cache_dir=None if cache_dir is None else str(cache_dir), rows=rows)
-        builder.download_and_prepare()
-        return builder.as_dataset(split="all_videos")
-
-
-@dataclass(eq=False)
-class VideoTableConfig(datasets.BuilderConfig):
-    """Configuration of [`VideoTable`]; its hash names the table, so that changed files never meet a stale one.
-
-    Args:
-        rows (`list[dict]`): One row per video.
-    """
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-
-class VideoTable(datasets.GeneratorBasedBuilder):
-    """Builder that writes the rows of its configuration."""
-
-    BUILDER_CONFIG_CLASS = VideoTableConfig
-
-    def _info(self) -> datasets.DatasetInfo:
-        features = {
-            "video_id": datasets.Value("string"),
-            "num_frames": datasets.Value("int32"),
-            "frames": datasets.List(datasets.Value("string")),
-            "masks": datasets.List(datasets.Value("string")),
-        }
-        return datasets.DatasetInfo(features=datasets.Features(features))
-
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        return [datasets.SplitGenerator(name="all_videos")]
-
-    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        yield from enumerate(self.config.rows)
+    return datasets.Dataset.from_list(rows)
 
 
 def kept_rows(
     list_videos: Callable[[OnError], Iterable[dict[str, Any]]], root: Path, on_error: OnError
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """List the videos of a split without what `skip.txt` names, and tell how much that is, if anything.
+    """List the videos of a split without those in `skip.txt`, and describe how much is skipped, if anything.
 
-    A video that is to be skipped may be one that cannot be listed.
+    Errors of skipped videos are not reported: a damaged video may be skipped because it cannot be listed.
     """
     skipped = read_skip_list(root)
     num_unlisted = 0
@@ -99,7 +59,7 @@ def kept_rows(
         num_unlisted += video_id in skipped
 
     rows = list(list_videos(handle))
-    kept = list(without_skipped(rows, skipped))
+    kept = list(without_skipped(rows, skipped)) if skipped else rows
     num_frames = sum(row["num_frames"] for row in rows) - sum(row["num_frames"] for row in kept)
     if num_frames == num_unlisted == 0:
         return kept, None
@@ -110,7 +70,7 @@ def kept_rows(
 def list_rows(
     video_ids: Iterable[str], read_row: Callable[[str], dict[str, Any]], on_error: OnError
 ) -> Iterator[dict[str, Any]]:
-    """Read one row per video; a video that cannot be listed is handed to `on_error` and left out."""
+    """Read one row per video; a video that cannot be listed is reported to `on_error` and left out."""
     for video_id in video_ids:
         try:
             row = read_row(video_id)
@@ -137,9 +97,9 @@ def match_masks(frame_folder: Path, frames: list[str], mask_folder: Path, masks:
         ValueError: If two frames have one stem.
     """
     check_stems(frame_folder, frames)
-    stems = [Path(name).stem for name in frames]
-    mask_of_stem = {Path(name).stem: name for name in masks}
-    without_frame = sorted(set(mask_of_stem) - set(stems))
+    stems = [file_stem(name) for name in frames]
+    mask_of_stem = {file_stem(name): name for name in masks}
+    without_frame = sorted(mask_of_stem.keys() - set(stems))
     if without_frame:
         raise FileNotFoundError(
             f"Every mask in {mask_folder} must have a frame of the same stem. Got no frame for {without_frame[0]!r} "
@@ -150,15 +110,3 @@ def match_masks(frame_folder: Path, frames: list[str], mask_folder: Path, masks:
 
 def _raise_error(video_id: str, error: Exception) -> None:
     raise error
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Build the small table of paths silently; a user's own setting is left as it was."""
-    is_enabled = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if is_enabled:
-            datasets.enable_progress_bars()

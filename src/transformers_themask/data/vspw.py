@@ -17,34 +17,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
-
-from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, list_images
+from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, file_stem, list_images
 from .skip_list import SKIP_FILE
-from .video_table import UNLABELLED, OnError, list_rows, match_masks, video_row, video_table
+from .video_table import UNLABELLED, OnError, list_rows, match_masks, video_row
 
 LABEL_FILE = "label_num_dic_final.json"
-
-
-def load_vspw(
-    root: str | os.PathLike[str], split: str, cache_dir: str | os.PathLike[str] | None = None
-) -> datasets.Dataset:
-    """Load one split of a folder in VSPW layout, one row per video.
-
-    Args:
-        root (`str` or `os.PathLike`): Folder with the split files and `data/`.
-        split (`str`): Name of a split file without `.txt`, such as `"train"`.
-        cache_dir (`str` or `os.PathLike`, *optional*): Where the table of paths is kept; defaults to the cache of
-            `datasets` (`HF_DATASETS_CACHE`). It is rebuilt when the listing of the files has changed.
-
-    Returns:
-        `datasets.Dataset`: Columns `video_id`, `num_frames`, `frames` and `masks`; paths are relative to `root`.
-    """
-    return video_table(partial(list_videos, Path(root), split), Path(root), cache_dir)
 
 
 def read_class_names(root: str | os.PathLike[str]) -> list[str]:
@@ -56,7 +36,8 @@ def read_class_names(root: str | os.PathLike[str]) -> list[str]:
     Returns:
         `list[str]`: Name of class index 0 (raw id 1), 1 (raw id 2), ...
     """
-    _require_root(Path(root))
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"`root` must be a folder in VSPW layout. Got {root}, which does not exist.")
     path = Path(root) / LABEL_FILE
     if not path.is_file():
         raise FileNotFoundError(f"`root` must contain {LABEL_FILE}. Got {root}; write it as class name -> id string.")
@@ -119,7 +100,7 @@ def _read_row(root: Path, split: str, video_id: str, has_labels: bool) -> dict[s
 
 def _list_masks(folder: Path, frames: list[str]) -> list[str]:
     masks = match_masks(folder / "origin", frames, folder / "mask", _list_images(folder / "mask", MASK_SUFFIXES))
-    without_mask = [Path(frame).stem for frame, mask in zip(frames, masks, strict=True) if mask == UNLABELLED]
+    without_mask = [file_stem(frame) for frame, mask in zip(frames, masks, strict=True) if mask == UNLABELLED]
     if without_mask:
         raise FileNotFoundError(
             f"Every frame in {folder / 'origin'} must have a mask of the same stem. Got no mask for "
@@ -135,13 +116,7 @@ def _list_images(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     return list_images(folder, suffixes)
 
 
-def _require_root(root: Path) -> None:
-    if not root.is_dir():
-        raise FileNotFoundError(f"`root` must be a folder in VSPW layout. Got {root}, which does not exist.")
-
-
 def _read_split(root: Path, split: str) -> list[str]:
-    _require_root(root)
     if not re.fullmatch(r"\w+", split):
         raise ValueError(
             f"`split` must be letters, digits and underscores only. Got {split!r}; rename the split file."

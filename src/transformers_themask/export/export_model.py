@@ -7,8 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from transformers_themask.files.atomic import AtomicFolder
 from transformers_themask.models.streaming import stream_options
-from transformers_themask.sinks.output_folder import check_new_folder, results_folder
+from transformers_themask.sinks.output_folder import check_new_folder
 
 from .check import TOLERANCE, largest_difference
 from .formats import SUFFIXES, check_format, load, refusal, trace, write
@@ -35,7 +36,7 @@ def export_model(
     Args:
         model (`PreTrainedModel`):
             A model of any family of this package.
-        processor ([`THEMaskVideoProcessor`]):
+        processor ([`VideoSegmentationProcessor`]):
             Its video processor.
         output_dir (`str` or `Path`):
             A new folder.
@@ -70,7 +71,7 @@ def export_model(
     entries: list[dict[str, Any]] = []
     written: dict[str, float] = {}
     wanted: Sequence[Size | None] = sizes or [only_size(model)]
-    with results_folder(Path(output_dir)) as folder:
+    with AtomicFolder(output_dir) as folder:
         for size in wanted:
             for graph in graphs_of(model, modes, num_frames, size):
                 differences = write_graph(graph, formats, folder)

@@ -64,7 +64,7 @@ def write_manifest(
             The file.
         model (`PreTrainedModel`):
             The model.
-        processor ([`THEMaskVideoProcessor`]):
+        processor ([`VideoSegmentationProcessor`]):
             Its video processor.
         num_frames (`int`):
             Frames that the answer to a frame is based on.

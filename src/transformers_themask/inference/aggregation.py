@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from transformers_themask.data.file_checks import VOID_ID
+from transformers_themask.data.frame_checks import VOID_ID
 from transformers_themask.metrics.structural_similarity import structural_similarity
 from transformers_themask.models.streaming import rgb_array
 from transformers_themask.sinks.label_maps import write_label_map

@@ -19,8 +19,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from transformers_themask.data.images import read_mask
+from transformers_themask.files.atomic import AtomicFolder
 from transformers_themask.sinks.label_maps import write_label_map
-from transformers_themask.sinks.output_folder import check_new_folder, results_folder
+from transformers_themask.sinks.output_folder import check_new_folder
 
 from .answers import parse_answer
 from .confusable_groups import MIN_CANDIDATES, ConfusableGroup, check_groups, spoken
@@ -312,7 +313,7 @@ def correct_results(
         check_new_folder(argument, folder)
     corrections: list[Correction] = []
     with ExitStack() as unfinished:
-        new = {argument: unfinished.enter_context(results_folder(Path(path))) for argument, path in folders.items()}
+        new = {argument: unfinished.enter_context(AtomicFolder(path)) for argument, path in folders.items()}
         for video in tqdm(videos, unit="video", disable=not progress):
             corrections += corrector.correct_video(video, Path(labels), new.get("output"), new["log"])
         entries = json.dumps([asdict(correction) for correction in corrections], indent=2)

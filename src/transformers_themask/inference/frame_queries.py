@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from transformers_themask.models.loss_themask import HierarchicalLoss, LevelPrediction, clip_targets
 from transformers_themask.models.matching import Assignment
 from transformers_themask.models.point_sampling import uniform_points
+from transformers_themask.models.query_loss import HierarchicalLoss, LevelPrediction, clip_targets
 from transformers_themask.models.streaming import rgb_array, single_frames
 
 MASK_FIELDS = ("frame_masks_queries_logits", "masks_queries_logits")
@@ -56,7 +56,7 @@ def frame_queries(
     Args:
         model (`PreTrainedModel`):
             A model whose queries are matched in two rounds. A one-frame model sees the shown frame alone.
-        processor (`THEMaskVideoProcessor`):
+        processor (`VideoSegmentationProcessor`):
             Its video processor.
         clip (`np.ndarray`, `PIL.Image.Image` or a sequence of them):
             One frame, or the frames of a clip, `uint8` RGB of shape `(height, width, 3)`.

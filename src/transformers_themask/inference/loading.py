@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoVideoProcessor, BaseVideoProcessor, PreTrainedConfig, PreTrainedModel
 
 from transformers_themask.models.auto_model import AutoModelForVideoSemanticSegmentation
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.models.video_processing_per_frame import SHARED_OPTIONS, PerFrameVideoProcessor
-from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
 # What `from_pretrained` raises for missing and damaged files and for values that no model has.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
@@ -24,7 +24,7 @@ def load_model(
     device: str | torch.device | None = None,
     argument: str = "model",
     size: Mapping[str, int] | None = None,
-) -> tuple[PreTrainedModel, THEMaskVideoProcessor]:
+) -> tuple[PreTrainedModel, VideoSegmentationProcessor]:
     """Load a model for videos and its video processor.
 
     Besides models of this package these are VidEoMT and all semantic and universal segmentation models of
@@ -54,7 +54,7 @@ def load_model(
 
 def load_processor(
     path: str | Path, model: PreTrainedModel, size: Mapping[str, int] | None = None, **options: Any
-) -> THEMaskVideoProcessor:
+) -> VideoSegmentationProcessor:
     """Load a checkpoint's processor of pictures or videos as the video processor of the model that was made of it.
 
     Args:
@@ -86,7 +86,7 @@ def is_square(size: Mapping[str, Any]) -> bool:
     return size.get("height") is not None and size.get("height") == size.get("width")
 
 
-def as_own_processor(processor: BaseVideoProcessor, model: PreTrainedModel) -> THEMaskVideoProcessor:
+def as_own_processor(processor: BaseVideoProcessor, model: PreTrainedModel) -> VideoSegmentationProcessor:
     """A video processor of this package that does what another one does, stretching frames to the model's square.
 
     Args:
@@ -95,10 +95,10 @@ def as_own_processor(processor: BaseVideoProcessor, model: PreTrainedModel) -> T
         model (`PreTrainedModel`):
             The model that it is for, with a `square_input_size`.
     """
-    if isinstance(processor, THEMaskVideoProcessor):
+    if isinstance(processor, VideoSegmentationProcessor):
         return processor
     options = {name: getattr(processor, name) for name in SHARED_OPTIONS}
-    return THEMaskVideoProcessor(**{**options, "size": model.square_input_size, "size_divisor": 1})
+    return VideoSegmentationProcessor(**{**options, "size": model.square_input_size, "size_divisor": 1})
 
 
 def load_pretrained(

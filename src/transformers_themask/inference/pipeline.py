@@ -42,7 +42,7 @@ class VideoSemanticSegmentationPipeline(Pipeline):
         model (`PreTrainedModel`):
             A video semantic segmentation model. By its path, `pipeline` loads every model that
             [`AutoModelForVideoSemanticSegmentation`] does.
-        video_processor (`THEMaskVideoProcessor`, *optional*):
+        video_processor (`VideoSegmentationProcessor`, *optional*):
             The model's video processor. Defaults to that of the model's checkpoint.
         kwargs:
             As in [`~transformers.Pipeline`], and `mode`, `num_frames` and `frame_stride` for all calls.

@@ -26,7 +26,7 @@ def segment_frames(
     Args:
         model (`PreTrainedModel`):
             Video semantic segmentation model. It is put in eval mode.
-        processor (`THEMaskVideoProcessor`):
+        processor (`VideoSegmentationProcessor`):
             The model's video processor.
         frames (`Iterable`):
             The video's frames as [`~transformers_themask.models.streaming.VideoSession.step`] takes them, read as they

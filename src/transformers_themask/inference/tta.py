@@ -22,8 +22,8 @@ from transformers_themask.models.streaming import (
     single_frames,
     stream_options,
 )
+from transformers_themask.models.video_processing import segmentation_scores
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
-from transformers_themask.models.video_processing_themask import segmentation_scores
 from transformers_themask.sinks.sink import Sink
 from transformers_themask.videos.camera import Camera
 from transformers_themask.videos.ffmpeg_files import is_url
@@ -118,7 +118,7 @@ def scaled_processor(processor: Any, scale: float) -> Any:
     So the cap of the long side scales with the scale; otherwise large scales of wide videos would be one.
 
     Args:
-        processor ([`THEMaskVideoProcessor`]): The processor; with scale 1 it is returned as it is.
+        processor ([`VideoSegmentationProcessor`]): The processor; with scale 1 it is returned as it is.
         scale (`float`): The factor.
 
     Raises:
@@ -155,7 +155,7 @@ def scaled_processors(model: Any, processor: Any, tta: TTA) -> dict[float, Any]:
 
     Args:
         model (`PreTrainedModel`): The model.
-        processor ([`THEMaskVideoProcessor`]): Its video processor.
+        processor ([`VideoSegmentationProcessor`]): Its video processor.
         tta ([`TTA`]): The scales.
 
     Raises:
@@ -177,7 +177,7 @@ def check_sizes(processors: Mapping[float, Any], size: tuple[int, int]) -> None:
     """Make sure that the network sees frames in another size at each scale.
 
     Args:
-        processors (`Mapping[float, THEMaskVideoProcessor]`): The processor of each scale.
+        processors (`Mapping[float, VideoSegmentationProcessor]`): The processor of each scale.
         size (`tuple[int, int]`): Height and width of the frames.
 
     Raises:
@@ -227,7 +227,7 @@ class AugmentedSession(VideoSession):
     Args:
         model, mode, num_frames, frame_stride:
             As in [`VideoSession`].
-        processor ([`THEMaskVideoProcessor`]):
+        processor ([`VideoSegmentationProcessor`]):
             The video processor of the scale.
         augmentation ([`Augmentation`]):
             The scale, and whether frames are mirrored, and results mirrored back.
@@ -312,7 +312,7 @@ def open_passes(
 
     Args:
         model (`PreTrainedModel`): The model; it is put in eval mode.
-        processor ([`THEMaskVideoProcessor`]): Its video processor.
+        processor ([`VideoSegmentationProcessor`]): Its video processor.
         tta ([`TTA`]): The passes.
         mode, num_frames, frame_stride: See [`~transformers_themask.models.streaming.StreamingMixin.stream`].
 

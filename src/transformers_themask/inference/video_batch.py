@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from transformers_themask.data.image_folder import FRAME_SUFFIXES
 from transformers_themask.data.video_file import VIDEO_SUFFIXES
+from transformers_themask.files.atomic import AtomicFile
 from transformers_themask.videos.frame_source import open_frame_source
 
 # Besides those that data sets come in, what people have: cameras, old archives, recordings.
@@ -194,12 +195,13 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
         folder (`Path`): Folder of all results.
         summary (`dict`): As [`summarise`] makes it.
     """
-    json_file, csv_file = folder / ".summary.json", folder / ".summary.csv"
-    json_file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    with AtomicFile(folder / "summary.json") as hidden:
+        hidden.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     # File names that are not UTF-8 are escaped, as JSON does with all others.
-    with csv_file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with (
+        AtomicFile(folder / "summary.csv") as hidden,
+        hidden.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.DictWriter(file, SUMMARY_COLUMNS)
         writer.writeheader()
         writer.writerows(summary["videos"])
-    for file_path in (json_file, csv_file):
-        file_path.replace(folder / file_path.name.removeprefix("."))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from transformers.utils import logging
 
-from transformers_themask.data.file_checks import VOID_ID, id_out_of_range
+from transformers_themask.data.frame_checks import VOID_ID, id_out_of_range
 from transformers_themask.data.images import read_mask
 from transformers_themask.data.labelled_videos import LabelledVideos
 

@@ -11,7 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from .configuration_per_frame import PerFrameConfig
 from .modeling_per_frame import PerFrameForVideoSemanticSegmentation, saved_fields
-from .modeling_query_propagation import VideomtForVideoSemanticSegmentation
+from .modeling_videomt import VideomtForVideoSemanticSegmentation
 
 # Classes for configurations of Transformers' own video models, for which it takes no registration.
 NATIVE_VIDEO_MODELS = {VideomtConfig.model_type: VideomtForVideoSemanticSegmentation}

@@ -13,8 +13,8 @@ from .backbones import build_backbone, four_feature_maps, smallest_side
 from .configuration_cffm import OFFICIAL_OFFSETS, CFFMConfig
 from .decoder_cffm import CFFMHead, ContextPooling, CrossFrameAttention, FeatureFusion
 from .inputs import check_inputs, check_single_frames
-from .loss_themask import averaged_over_processes, count_classes
 from .pretrained_model import VideoPreTrainedModel
+from .query_loss import averaged_over_processes, count_classes
 from .streaming import StreamingMixin
 
 # The released test script's reference frames of a video's first frames. Those before have none.

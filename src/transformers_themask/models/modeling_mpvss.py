@@ -13,11 +13,11 @@ from transformers.utils import ModelOutput
 from .configuration_mpvss import MPVSSConfig
 from .inputs import check_inputs, check_single_frames
 from .key_frames_mpvss import unexplained_colors
-from .loss_themask import HierarchicalLoss, LevelPrediction, count_classes, loss_counts_of
 from .modeling_themask import THEMaskForVideoSemanticSegmentation
 from .motion_mpvss import FlowEstimator, flow_frames, warp
 from .point_sampling import PointSampler, uniform_points
 from .pretrained_model import VideoPreTrainedModel
+from .query_loss import HierarchicalLoss, LevelPrediction, count_classes, loss_counts_of
 from .streaming import StreamingMixin
 
 # Of the flows, in pixels of the frames.

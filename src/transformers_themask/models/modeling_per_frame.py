@@ -23,9 +23,9 @@ from transformers.utils import ModelOutput
 from .configuration_per_frame import DECODERS_WITH_QUERIES, ENCODERS_WITH_QUERIES, PerFrameConfig
 from .configuration_themask import THEMaskConfig
 from .inputs import check_inputs
-from .loss_themask import HierarchicalLoss, LevelPrediction, averaged_over_processes, count_classes, loss_counts_of
 from .point_sampling import PointSampler, uniform_points
 from .pretrained_model import VideoPreTrainedModel
+from .query_loss import HierarchicalLoss, LevelPrediction, averaged_over_processes, count_classes, loss_counts_of
 from .scores_to_labels import query_scores
 from .streaming import StreamingMixin
 

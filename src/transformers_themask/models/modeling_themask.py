@@ -25,11 +25,11 @@ from .decoder_themask import (
 )
 from .deformable_attention import DeformableAttention
 from .inputs import check_inputs, check_single_frames
-from .loss_themask import HierarchicalLoss, LossTerms, Predictions, count_classes, loss_counts_of
 from .matching import EmbeddedLevel
 from .pixel_decoder import PixelDecoder
 from .point_sampling import PointSampler, uniform_points
 from .pretrained_model import VideoPreTrainedModel
+from .query_loss import HierarchicalLoss, LossTerms, Predictions, count_classes, loss_counts_of
 from .streaming import StreamingMixin
 
 

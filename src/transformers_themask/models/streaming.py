@@ -59,7 +59,7 @@ class StreamingMixin:
         """Open a session, which labels one video frame by frame. The model is put in eval mode.
 
         Args:
-            processor ([`THEMaskVideoProcessor`]):
+            processor ([`VideoSegmentationProcessor`]):
                 The model's video processor.
             mode (`str`, *optional*):
                 `"contiguous"` cuts the video into clips of consecutive frames. `"interleaved"` cuts it into blocks of
@@ -117,7 +117,7 @@ class VideoSession:
 
     Args:
         model ([`PreTrainedModel`]): A model with [`StreamingMixin`].
-        processor ([`THEMaskVideoProcessor`]): Its video processor.
+        processor ([`VideoSegmentationProcessor`]): Its video processor.
         mode (`str`): See [`StreamingMixin.stream`].
         num_frames (`int`): Frames per clip.
         frame_stride (`int`): Distance between the frames of a clip.

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import BaseImageProcessor
 from transformers.feature_extraction_utils import BatchFeature
 
-from .video_processing_themask import THEMaskVideoProcessor, check_maps, round_up
+from .video_processing import VideoSegmentationProcessor, check_maps, round_up
 
 # The options that mean the same in both.
 SHARED_OPTIONS = (
@@ -25,7 +25,7 @@ SHARED_OPTIONS = (
 )
 
 
-class PerFrameVideoProcessor(THEMaskVideoProcessor):
+class PerFrameVideoProcessor(VideoSegmentationProcessor):
     r"""Prepares frames exactly as an image processor does, and turns a model's outputs into label maps.
 
     So a checkpoint of an image model sees in a video what it sees in pictures, whatever its rules for sizes, padding,
@@ -36,7 +36,7 @@ class PerFrameVideoProcessor(THEMaskVideoProcessor):
             The image processor, or its saved fields. It must keep the whole picture, with padding, if any, to the
             right and at the bottom.
         kwargs:
-            `do_reduce_labels` and `ignore_index`, as in [`THEMaskVideoProcessor`].
+            `do_reduce_labels` and `ignore_index`, as in [`VideoSegmentationProcessor`].
 
     Raises:
         ValueError: If `image_processor` is none.
@@ -73,16 +73,16 @@ class PerFrameVideoProcessor(THEMaskVideoProcessor):
         """Prepare videos and, with them, their label maps.
 
         Args:
-            videos: One video or a list of videos; see [`THEMaskVideoProcessor`].
-            segmentation_maps (*optional*): Raw label ids of every frame; see [`THEMaskVideoProcessor`].
+            videos: One video or a list of videos; see [`VideoSegmentationProcessor`].
+            segmentation_maps (*optional*): Raw label ids of every frame; see [`VideoSegmentationProcessor`].
             kwargs: `return_tensors`, `device`, `do_reduce_labels`, `ignore_index` and `input_data_format`. What
                 happens to the frames is up to the image processor.
 
         Returns:
-            [`BatchFeature`] as from [`THEMaskVideoProcessor`].
+            [`BatchFeature`] as from [`VideoSegmentationProcessor`].
 
         Raises:
-            ValueError: If an option is the image processor's, or as in [`THEMaskVideoProcessor`].
+            ValueError: If an option is the image processor's, or as in [`VideoSegmentationProcessor`].
         """
         unknown = kwargs.keys() - {"return_tensors", "device", "do_reduce_labels", "ignore_index", "input_data_format"}
         if unknown:

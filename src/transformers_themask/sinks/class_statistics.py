@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transformers_themask.videos.unfinished import UnfinishedFile
+from transformers_themask.files.atomic import AtomicFile
 
 from .sink import LabelledFrame
 
@@ -53,7 +53,7 @@ class ClassStatistics:
         check_statistics_path(Path(path))
         self.path = Path(path)
         self._class_names = class_names
-        self._unfinished = UnfinishedFile(self.path)
+        self._unfinished = AtomicFile(self.path)
         self._table: _TableWriter | None = None
 
     def write(self, frame: LabelledFrame) -> None:

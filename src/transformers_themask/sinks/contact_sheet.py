@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from transformers_themask.drawing.legend import PANEL_COLOR, TEXT_COLOR, font_for, legend_strip, line_height_of
 from transformers_themask.drawing.palettes import VOID_COLOR
 from transformers_themask.drawing.visualization import check_alpha, draw_contours, overlay, shrunk_label_map
-from transformers_themask.videos.unfinished import UnfinishedFile
+from transformers_themask.files.atomic import AtomicFile
 
 from .sink import LabelledFrame
 
@@ -95,7 +95,7 @@ class ContactSheet:
         count = min(self._num_pictures, len(self._thumbnails))
         spread = np.linspace(0, len(self._thumbnails) - 1, count).round().astype(int)
         sheet = self._draw([self._thumbnails[position] for position in spread])
-        with UnfinishedFile(self.path) as unfinished:
+        with AtomicFile(self.path) as unfinished:
             sheet.save(unfinished)
 
     def abandon(self) -> None:

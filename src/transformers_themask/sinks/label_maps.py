@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Label maps as PNG files."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from transformers_themask.videos.unfinished import make_hidden
+from transformers_themask.files.atomic import AtomicFolder
 
 from .output_folder import check_new_folder
 from .sink import LabelledFrame
@@ -37,24 +36,19 @@ class LabelFolder:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         check_new_folder("folder", self.folder)
-        self._unfinished: Path | None = None
+        self._unfinished = AtomicFolder(self.folder)
+        self._hidden: Path | None = None
 
     def write(self, frame: LabelledFrame) -> None:
         """Write the next label map."""
-        if self._unfinished is None:
-            self._unfinished = make_hidden(self.folder, Path.mkdir)
-        write_label_map(frame.label_map, self._unfinished / f"{frame.name}.png")
+        if self._hidden is None:
+            self._hidden = self._unfinished.make()
+        write_label_map(frame.label_map, self._hidden / f"{frame.name}.png")
 
     def close(self) -> None:
-        """Give the folder its name."""
-        if self._unfinished is None:
-            return
-        if self.folder.exists():
-            self.folder.rmdir()
-        self._unfinished.rename(self.folder)
-        self._unfinished = None
+        """Rename the folder."""
+        self._unfinished.finish()
 
     def abandon(self) -> None:
-        """Remove the label maps, unless they are all there."""
-        if self._unfinished is not None:
-            shutil.rmtree(self._unfinished, ignore_errors=True)
+        """Remove an unfinished folder."""
+        self._unfinished.remove()

@@ -11,9 +11,9 @@ from pathlib import Path
 import av
 import numpy as np
 
+from transformers_themask.files.atomic import AtomicFile
 from transformers_themask.videos.ffmpeg_files import ffmpeg_location
 from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
-from transformers_themask.videos.unfinished import UnfinishedFile
 
 from .sink import LabelledFrame
 
@@ -50,7 +50,7 @@ class LabelTrack:
     def __init__(self, path: str | Path, source: FrameSource, class_names: Sequence[str], palette: np.ndarray):
         check_label_track_path(Path(path))
         self.path = Path(path)
-        self._unfinished = UnfinishedFile(self.path)
+        self._unfinished = AtomicFile(self.path)
         self._frame_rate = source.frame_rate or DEFAULT_FRAME_RATE
         self._time_base = source.time_base
         has_bytes = len(class_names) <= 256

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transformers_themask.drawing.palettes import VOID_COLOR
-from transformers_themask.videos.unfinished import UnfinishedFile
+from transformers_themask.files.atomic import AtomicFile
 
 from .sink import LabelledFrame
 
@@ -90,7 +90,7 @@ class ClassTimeline:
         with matplotlib.rc_context(STYLE):
             metadata = {"Date": None} if self.path.suffix == ".svg" else None
             self.figure().savefig(plot, format=self.path.suffix[1:], dpi=120, metadata=metadata)
-        with UnfinishedFile(self.path) as unfinished:
+        with AtomicFile(self.path) as unfinished:
             unfinished.write_bytes(plot.getvalue())
 
     def abandon(self) -> None:

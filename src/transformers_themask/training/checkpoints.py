@@ -6,7 +6,6 @@ leaves behind is therefore told from a checkpoint by its place or by its list.
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
+
+from transformers_themask.files.atomic import publish_folder, sync
 
 AUTO_RESUME = "auto"
 WRITING_DIR = "_writing"
@@ -33,11 +34,11 @@ def seal_checkpoint(folder: Path) -> None:
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL_FILE)
     for path in files:
-        _sync(path)
+        sync(path)
     seal = folder / SEAL_FILE
     seal.write_text(json.dumps({str(path.relative_to(folder)): path.stat().st_size for path in files}, indent=2))
-    _sync(seal)
-    _sync(folder)
+    sync(seal)
+    sync(folder)
 
 
 def publish_checkpoint(writing: Path, final: Path) -> None:
@@ -47,10 +48,7 @@ def publish_checkpoint(writing: Path, final: Path) -> None:
         writing (`Path`): Where it was written.
         final (`Path`): Its place, on the same file system.
     """
-    if final.exists():
-        shutil.rmtree(final)
-    writing.rename(final)
-    _sync(final.parent)
+    publish_folder(writing, final)
     shutil.rmtree(writing.parent, ignore_errors=True)
 
 
@@ -199,12 +197,3 @@ def _without_volatile(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _step(folder: Path) -> int:
     return int(folder.name.rpartition("-")[2])
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,13 +13,13 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from transformers_themask.data.file_checks import check_mask_size
+from transformers_themask.data.frame_checks import check_mask_size
 from transformers_themask.data.labelled_videos import LabelledVideos, VideoFrames
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.inference.tta import TTA, segment_frames_augmented
 from transformers_themask.metrics.video_scores import VideoScores, named_scores
 from transformers_themask.models.streaming import STEPWISE_MODES, check_clip_options, evaluation_clips
-from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.sinks.label_maps import write_label_map
 
 from .sharding import gather_in_steps
@@ -81,7 +81,7 @@ class EvaluationVideos:
 
 def evaluate_videos(
     model: PreTrainedModel,
-    processor: THEMaskVideoProcessor,
+    processor: VideoSegmentationProcessor,
     videos: EvaluationVideos,
     *,
     device: torch.device | str | None = None,
@@ -96,7 +96,7 @@ def evaluate_videos(
 
     Args:
         model (`PreTrainedModel`): The model; it is put in eval mode.
-        processor (`THEMaskVideoProcessor`): Its video processor; it also reduces the labels.
+        processor (`VideoSegmentationProcessor`): Its video processor; it also reduces the labels.
         videos ([`EvaluationVideos`]): What to score.
         device (`torch.device` or `str`, *optional*): Where to run; defaults to where the model is.
         progress (`bool`, *optional*, defaults to `False`): Whether the main process shows a progress bar.
@@ -159,7 +159,7 @@ def share_videos(lengths: Sequence[int], num_processes: int) -> list[list[int]]:
 def _score_video(
     scores: VideoScores,
     model: PreTrainedModel,
-    processor: THEMaskVideoProcessor,
+    processor: VideoSegmentationProcessor,
     videos: EvaluationVideos,
     row: Mapping[str, Any],
     device: torch.device | str | None,
@@ -179,7 +179,7 @@ def _score_video(
 
 def _segmented_frames(
     model: PreTrainedModel,
-    processor: THEMaskVideoProcessor,
+    processor: VideoSegmentationProcessor,
     videos: EvaluationVideos,
     row: Mapping[str, Any],
     device: torch.device | str | None,
@@ -196,7 +196,7 @@ def _segmented_frames(
 
 def _segment_empty_clip(
     model: PreTrainedModel,
-    processor: THEMaskVideoProcessor,
+    processor: VideoSegmentationProcessor,
     videos: EvaluationVideos,
     device: torch.device | str | None,
 ) -> None:

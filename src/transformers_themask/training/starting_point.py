@@ -10,8 +10,8 @@ from transformers import CONFIG_MAPPING, AutoModel, AutoVideoProcessor, PreTrain
 
 from transformers_themask.inference import loading
 from transformers_themask.inference.loading import load_pretrained, loading_errors_as_sentences
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
-from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
 
 from .arguments import DataArguments, ModelArguments
 from .config_overrides import build_config
@@ -116,7 +116,7 @@ def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_trainin
 
 def load_processor(
     model_args: ModelArguments, data_args: DataArguments, config: PreTrainedConfig | None = None
-) -> THEMaskVideoProcessor:
+) -> VideoSegmentationProcessor:
     """Take the checkpoint's video processor or a new one, at the evaluation size asked for.
 
     Args:
@@ -133,7 +133,7 @@ def load_processor(
     size = square or asked_for
     if checkpoint is None or not (Path(checkpoint) / PROCESSOR_FILE).is_file():
         fit = getattr(config, "fit", "stretch")
-        return THEMaskVideoProcessor(size=size or NEW_PROCESSOR_SIZE, fit=fit, do_reduce_labels=True)
+        return VideoSegmentationProcessor(size=size or NEW_PROCESSOR_SIZE, fit=fit, do_reduce_labels=True)
     options: dict[str, Any] = {"size": size} if size else {}
     fit = getattr(config, "fit", None)
     if fit is not None and _saved_fields(checkpoint)["model_type"] != getattr(config, "model_type", None):
@@ -147,7 +147,7 @@ def load_processor(
 
 def load_for_evaluation(
     model_args: ModelArguments, data_args: DataArguments, class_names: Sequence[str]
-) -> tuple[PreTrainedModel, THEMaskVideoProcessor]:
+) -> tuple[PreTrainedModel, VideoSegmentationProcessor]:
     """Load a checkpoint that is scored as it is: of this package, or of Transformers' image and video models.
 
     Args:

@@ -19,7 +19,7 @@ from transformers_themask.data.clip_dataset import ClipDataset, ClipSampler
 from transformers_themask.data.collator import ClipCollator
 from transformers_themask.data.normalization import prepare_on_device
 from transformers_themask.inference.loading import load_pretrained
-from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.publishing.model_card import write_model_card
 
 from .arguments import VSSTrainingArguments, clips_per_step
@@ -59,7 +59,7 @@ class VSSTrainer(Trainer):
     Args:
         model (`PreTrainedModel`): The model.
         args ([`VSSTrainingArguments`]): The arguments.
-        processing_class (`THEMaskVideoProcessor`): The model's video processor, saved with it.
+        processing_class (`VideoSegmentationProcessor`): The model's video processor, saved with it.
         train_dataset ([`~transformers_themask.data.clip_dataset.ClipDataset`], *optional*): Clips to train on.
         eval_dataset ([`EvaluationVideos`], *optional*): Videos to score.
         recipe (`Mapping[str, Any]`, *optional*): What the result depends on, kept with every checkpoint.
@@ -70,7 +70,7 @@ class VSSTrainer(Trainer):
 
     args: VSSTrainingArguments
     model: PreTrainedModel
-    processing_class: THEMaskVideoProcessor
+    processing_class: VideoSegmentationProcessor
     train_dataset: ClipDataset
     eval_dataset: EvaluationVideos
     optimizer: torch.optim.Optimizer | None
@@ -80,7 +80,7 @@ class VSSTrainer(Trainer):
         self,
         model: PreTrainedModel,
         args: VSSTrainingArguments,
-        processing_class: THEMaskVideoProcessor,
+        processing_class: VideoSegmentationProcessor,
         train_dataset: ClipDataset | None = None,
         eval_dataset: EvaluationVideos | None = None,
         recipe: Mapping[str, Any] | None = None,

@@ -11,8 +11,9 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from transformers.utils import logging
 
+from transformers_themask.files.atomic import AtomicFile
+
 from .ffmpeg_files import ffmpeg_location, open_input, reason
-from .unfinished import UnfinishedFile
 
 logger = logging.get_logger(__name__)
 
@@ -81,7 +82,7 @@ class VideoWriter:
         self._audio: _AudioCopy | None = None
         # The encoder's latest packet, which waits until its length is known.
         self._waiting: av.Packet | None = None
-        self._unfinished = UnfinishedFile(self.path)
+        self._unfinished = AtomicFile(self.path)
         self._container = av.open(ffmpeg_location(self._unfinished.make()), "w", format="mp4", options=INDEX_FIRST)
         try:
             self._stream = self._container.add_stream("libx264", rate=self.frame_rate, options=ENCODING)
