@@ -27,7 +27,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; invalid input is an error message and exit code 2."""
-    lines = [f"  {name:<16}{about}" for name, about in COMMANDS.items()]
+    lines = [f"  {name:<17}{about}" for name, about in COMMANDS.items()]
     layout: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, epilog="commands:\n" + "\n".join(lines), **layout

@@ -13,11 +13,13 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from .measuring import table
 
+COMMAND = str(Path(sys.executable).with_name("themask"))
 BASE = """\
 import torch
 import transformers.modeling_utils
@@ -28,8 +30,8 @@ import transformers.video_processing_utils
 PROCESSES = {
     "torch and Transformers": [sys.executable, "-c", BASE],
     "import transformers_themask": [sys.executable, "-c", "import transformers_themask"],
-    "themask --help": ["themask", "--help"],
-    "themask segment --help": ["themask", "segment", "--help"],
+    "themask --help": [COMMAND, "--help"],
+    "themask segment --help": [COMMAND, "segment", "--help"],
 }
 
 
