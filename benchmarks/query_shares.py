@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from transformers import PrinterCallback
 
-from scripts.run_vss import prepare
 from transformers_themask.models.point_sampling import uniform_points
 from transformers_themask.models.query_loss import HierarchicalLoss, LevelPrediction, clip_targets
+from transformers_themask.training.preparation import prepare
 from transformers_themask.training.recipes import parse_recipe
 
 SHARES = ("primary_query_share", "secondary_query_share")
@@ -62,7 +62,7 @@ def measure(arguments: list[str], matching_rounds: int) -> Usage:
         quiet = ["--output_dir", folder, "--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "true"]
         model_args, data_args, training_args = parse_recipe([*arguments, *quiet, "--logging_steps", "1"])
         training_args.one_round_steps = training_args.max_steps if matching_rounds == 1 else 0
-        trainer, _ = prepare(model_args, data_args, training_args)
+        trainer, _ = prepare(model_args, data_args, training_args, print)
         if trainer.model.config.num_frames > 1:
             raise ValueError(
                 f"`num_frames` must be 1 to count used queries. Got {trainer.model.config.num_frames}. "

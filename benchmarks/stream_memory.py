@@ -24,8 +24,8 @@ import torch
 from matplotlib.figure import Figure
 from transformers import pipeline
 
+from themask_command import main as themask_command
 from transformers_themask import THEMaskVideoProcessor
-from transformers_themask.cli import main as themask_command
 from transformers_themask.inference.loading import load_model
 from transformers_themask.videos.video_reader import VideoReader
 from transformers_themask.videos.video_writer import VideoWriter

@@ -28,12 +28,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from transformers_themask.cli.command import autocast, check_labelling_options, counted, load_model, usable_device
-from transformers_themask.cli.segment import add_segmentation_options, open_sinks
-from transformers_themask.files.atomic import AtomicFolder
-from transformers_themask.inference.model_fingerprint import model_fingerprint
-from transformers_themask.inference.segment_video import segment_video
-from transformers_themask.inference.video_batch import (
+from themask_command.commands import add_segmentation_options
+from transformers_themask.batch.video_batch import (
     FoundVideo,
     VideoRecord,
     check_result_folders,
@@ -43,9 +39,16 @@ from transformers_themask.inference.video_batch import (
     summarise,
     write_summary,
 )
-from transformers_themask.inference.worker_group import WorkerGroup
+from transformers_themask.batch.worker_group import WorkerGroup
+from transformers_themask.cli.command import autocast, counted, usable_device
+from transformers_themask.cli.segment import open_sinks
+from transformers_themask.files.atomic import AtomicFolder
+from transformers_themask.inference.loading import load_model
+from transformers_themask.inference.model_fingerprint import model_fingerprint
+from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.sinks.sink import LabelledFrame
+from transformers_themask.terminal_text import error_line, printable
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.source import IncompleteVideoError
 
@@ -73,7 +76,7 @@ def main() -> int:
         return run(options, WorkerGroup.of_launcher(), is_stopping.is_set)
     except (ValueError, OSError) as error:
         logger.debug("The run ends with an error.", exc_info=True)
-        print(f"segment_videos.py: {one_sentence(error)}", file=sys.stderr)
+        print(f"segment_videos.py: {error_line(error)}", file=sys.stderr)
         return 2
 
 
@@ -102,7 +105,6 @@ def parse_arguments() -> argparse.Namespace:
 
 def run(options: argparse.Namespace, group: WorkerGroup, is_stopping: Callable[[], bool]) -> int:
     """Segment this process's share of the videos; in the main process also sum up. Returns the exit code."""
-    check_labelling_options(options)
     check_output_folder("--output", options.output)
     if options.output.resolve() == options.folder.resolve():
         raise ValueError(f"`--output` must differ from the folder of videos. Got {options.output} for both.")
@@ -144,7 +146,7 @@ class Batch:
         self.device = device = usable_device(options.device)
         if device == "cuda":
             device = f"cuda:{local_rank % torch.cuda.device_count()}"
-        model, processor = load_model(options.model)
+        model, processor = load_model(options.model, argument="--model")
         self.model = model.to(device)
         self.session = model.stream(processor, options.mode, options.num_frames, options.frame_stride)
         self.job = {
@@ -176,7 +178,7 @@ class Batch:
             return "unfinished, as the run was asked to stop"
         except Exception as error:  # whatever is wrong with one video must not cost the others
             logger.debug(f"{video.name} failed.", exc_info=True)
-            record = self.record(video, "failed", start, 0, one_sentence(error))
+            record = self.record(video, "failed", start, 0, error_line(error))
             # Where not even this can be written, the summary calls the video unfinished.
             with suppress(OSError), AtomicFolder(folder, replace=True) as unfinished:
                 record.write(unfinished)
@@ -198,7 +200,7 @@ class Batch:
         except IncompleteVideoError as error:
             if watch.num_frames == 0:
                 raise
-            return watch.num_frames, one_sentence(error)
+            return watch.num_frames, error_line(error)
         return watch.num_frames, None
 
     def record_of(self, video: FoundVideo) -> VideoRecord:
@@ -257,16 +259,6 @@ def sum_up(output: Path, records: list[VideoRecord]) -> int:
     )
     print(f"{counted(totals['videos'], 'video')}: {counts}; {output / 'summary.json'}", flush=True)
     return 0 if totals["complete"] == totals["videos"] else 1
-
-
-def printable(name: str) -> str:
-    """A file name with what is not UTF-8 escaped."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def one_sentence(error: Exception) -> str:
-    """What an error says, on one line."""
-    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from segmented_clip import NAMES, saved, segmenter_with
+from themask_command import main
 from tiny import tiny_model
-from transformers_themask.cli import main
 from transformers_themask.data.synthetic import write_synthetic_dataset
-from transformers_themask.inference.aggregation import temporal_consistency
 from transformers_themask.inference.segment import segment_frames
+from transformers_themask.mvc.aggregation import temporal_consistency
 from transformers_themask.sinks.label_maps import write_label_map
 from transformers_themask.videos.frame_folder import FrameFolder
 from transformers_themask.videos.video_reader import VideoReader
@@ -212,7 +212,6 @@ def test_options_that_do_not_go_together_are_named(root, results, video_path, fr
         assert "`--scores` must be a file outside the folder of `--output`" in error(a, b, *data, "--scores", scores)
     (tmp_path / "file").touch()
     assert "`--scores` must lie in a folder that" in error(a, b, *data, "--scores", tmp_path / "file" / "a.json")
-    assert "`num_frames` must be at least 1. Got 0" in error(a, b, *data, "--num-frames", 0)
     assert "`split` must name a split file" in error(a, b, *data, "--split", "dev")
     missing = error(a, tmp_path / "nowhere", *data)
     assert "`RESULT` must be a folder of label maps, that of a saved model, or a Hub id" in missing

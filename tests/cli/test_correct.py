@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from themask_command import main
 from tiny_vlm import VOCABULARY, answering_vlm, save_vlm
-from transformers_themask.cli import main
-from transformers_themask.inference.vision_language import MAX_NEW_TOKENS
+from transformers_themask.mvc.vision_language import MAX_NEW_TOKENS
 from transformers_themask.videos.video_reader import VideoReader
 
 CLASS_NAMES = ["sky", "river", "lake", "sea", "water", "grass"]
@@ -183,7 +183,6 @@ def test_what_is_wrong_is_one_sentence(data_set, vlm, names_file, video_path, tm
         )
     assert "`--class-names` must name the classes with `--video`" in error(labels, "--video", video_path, "--vlm", vlm)
     assert "and not with `--data`" in error(labels, *data, "--class-names", names_file)
-    assert "`minimum_share` must be between 0 and 1. Got 2.0." in error(labels, *data, "--minimum-share", 2)
     assert "`--vlm` must be a folder with a saved image-text-to-text model." in error(
         labels, "--data", root, "--vlm", tmp_path / "none"
     )

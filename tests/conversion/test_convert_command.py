@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModel, AutoVideoProcessor
 
 from goldens import FIXTURES, json_file, tensors, under, weights
+from themask_command import main
 from transformers_themask import AutoModelForVideoSemanticSegmentation, CFFMConfig
-from transformers_themask.cli import main
 from transformers_themask.conversion import mpvss
 from transformers_themask.conversion.families import convert_official_checkpoint
 from transformers_themask.conversion.themask import config_from_state_dict, convert_official_key

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transformers_themask.cli import main
+from themask_command import main
 from transformers_themask.data.inspection import inspect_data_set
 
 NUM_PIXELS = 24 * 32

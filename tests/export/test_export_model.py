@@ -16,10 +16,10 @@ import torch
 from transformers import ResNetConfig
 
 from families import SMALL_WINDOWS, cffm_model, mpvss_model
+from themask_command import main
 from tiny import tiny_model
 from tiny_segmenters import opinionated, per_frame_model, videomt
 from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
-from transformers_themask.cli import main
 from transformers_themask.export.export_model import check_difference, export_model
 from transformers_themask.export.graphs import clip_scores
 from transformers_themask.models.video_processing import segmentation_scores

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from transformers_themask.cli import _parser
+from themask_command import command_parser
+from themask_command.commands import COMMANDS
 from transformers_themask.sinks.label_track import read_label_track
 
 PAGE = (Path(__file__).parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
@@ -42,7 +43,7 @@ def test_the_examples_of_the_page_run_one_after_the_other(
 def test_the_commands_of_the_page_are_understood(line):
     program, *arguments = shlex.split(line)
     assert program == "themask"
-    assert _parser().parse_args(arguments).run is not None
+    assert command_parser().parse_args(arguments).command in COMMANDS
 
 
 def test_the_pictures_of_the_page_are_there():

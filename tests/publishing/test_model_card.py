@@ -14,9 +14,9 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 import transformers_themask
+from themask_command import main
 from tiny import tiny_model
 from trained_models import TRAINED_MODELS
-from transformers_themask.cli import main
 from transformers_themask.publishing.licenses import LICENSE_IDS
 from transformers_themask.publishing.model_card import build_model_card, write_model_card
 from transformers_themask.publishing.results import (

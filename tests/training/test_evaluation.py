@@ -15,11 +15,11 @@ from PIL import Image
 from tiny import tiny_model
 from trained_models import TRAINED_MODELS
 from transformers_themask.inference.segment import segment_frames
-from transformers_themask.inference.tta import TTA
-from transformers_themask.inference.voting import vote
 from transformers_themask.metrics.prediction_folder import score_prediction_folder
 from transformers_themask.metrics.video_scores import named_scores
 from transformers_themask.models.streaming import VideoSession, evaluation_clips
+from transformers_themask.mvc.tta import TTA
+from transformers_themask.mvc.voting import vote
 from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos, share_videos
 from transformers_themask.training.trainer import VSSTrainer
 

@@ -9,6 +9,7 @@ from transformers import AutoModel
 from transformers_themask.data.sources import load_videos
 from transformers_themask.training.arguments import RECIPE_FIELDS
 from transformers_themask.training.parameter_groups import backbones
+from transformers_themask.training.preparation import prepare
 from transformers_themask.training.recipe_files import merged, read_with_bases
 from transformers_themask.training.recipes import parse_recipe
 from transformers_themask.training.starting_point import load_config
@@ -533,7 +534,7 @@ QUICK += ["--base_size", "80", "64", "--crop_size", "64", "64", "--logging_steps
 
 
 @pytest.mark.parametrize("path", RECIPE_FILES, ids=lambda path: path.stem)
-def test_every_recipe_takes_a_step(path, run_vss, untrained, data_root, tmp_path):
+def test_every_recipe_takes_a_step(path, untrained, data_root, tmp_path):
     """The recipe's network and loss on small crops: what may learn moves, what is frozen does not."""
     # As released, only the fusion of a new flow learns in the first step.
     num_steps = 2 if "mpvss" in path.stem else 1
@@ -552,7 +553,7 @@ def test_every_recipe_takes_a_step(path, run_vss, untrained, data_root, tmp_path
     shrink(model_args)
     if model_args.model_name_or_path is not None:
         model_args.model_name_or_path = untrained(model_args.model_name_or_path)
-    trainer, _ = run_vss.prepare(model_args, data_args, training_args)
+    trainer, _ = prepare(model_args, data_args, training_args, print)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train()
     moved = {name for name, parameter in trainer.model.named_parameters() if not parameter.equal(before[name])}

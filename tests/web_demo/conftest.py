@@ -16,7 +16,7 @@ from transformers_themask.videos.video_writer import VideoWriter
 
 NAMES = {0: "sky", 1: "meadow & <wood>", 2: "stripes", 3: "dots", 4: "checks", 5: "bricks"}
 START_SECONDS = 120
-PROGRAM = "import sys; from transformers_themask.cli import main; sys.exit(main())"
+PROGRAM = "import sys; from themask_command import main; sys.exit(main())"
 
 
 @pytest.fixture(scope="session")

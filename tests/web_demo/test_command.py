@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from transformers_themask.cli import main
+from themask_command import main
 
 
 def error_of(arguments, capsys):

@@ -9,52 +9,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .command import (
-    add_clip_options,
-    add_command,
-    add_labelled_videos,
-    check_apart,
-    check_clips,
-    counted,
-    usable_device,
-)
+from tqdm.auto import tqdm
 
+from transformers_themask.data.frame_checks import VOID_ID
+from transformers_themask.data.sources import load_videos
+from transformers_themask.files.atomic import AtomicFile, AtomicFolder
+from transformers_themask.inference.loading import load_model
+from transformers_themask.inference.model_fingerprint import model_fingerprint
+from transformers_themask.inference.segment import segment_frames
+from transformers_themask.models.streaming import stream_options
+from transformers_themask.mvc.aggregation import aggregate_video, consistency_settings, write_label_maps
+from transformers_themask.mvc.label_folders import check_label_folder, single_video, videos_of_data_set
+from transformers_themask.sinks.output_folder import check_new_folder, check_output_folder
+from transformers_themask.videos.frame_source import open_frame_source
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser's commands."""
-    command = add_command(commands, "aggregate", run)
-    command.add_argument(
-        "results",
-        nargs="+",
-        metavar="RESULT",
-        help="two or more: a folder of label maps (<frame>.png, or <video>/<frame>.png for a data set) or a saved "
-        "model (folder or Hub id), which labels the videos first; the first wins where scores are equal",
-    )
-    add_labelled_videos(command)
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="label maps of the results that are chosen; a new folder",
-    )
-    command.add_argument(
-        "--flow",
-        choices=("forward", "backward"),
-        default="forward",
-        help="optical flow that carries label maps to the next frame: forward, as in the paper, or backward, which "
-        "is exact (default: forward)",
-    )
-    command.add_argument("--scores", type=Path, metavar="FILE", help="all scores as JSON (default: OUTPUT.json)")
-    add_clip_options(command)
+from .command import check_apart, counted, usable_device
 
 
 def run(options: argparse.Namespace) -> None:
     """Keep the most stable of several results for each video. Stable is not accurate: a constant result scores 1."""
-    from transformers_themask.files.atomic import AtomicFile, AtomicFolder
-    from transformers_themask.inference.aggregation import consistency_settings
-
     output = options.output.resolve()
     scores_path = options.scores or output.with_name(f"{output.name}.json")
     _check_options(options, output, scores_path)
@@ -74,8 +47,6 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_options(options: argparse.Namespace, output: Path, scores_path: Path) -> None:
     """Find what is wrong before anything is loaded."""
-    from transformers_themask.sinks.output_folder import check_new_folder, check_output_folder
-
     if len(options.results) < 2:
         raise ValueError(f"`RESULT` must be given twice or more, to choose from. Got {options.results[0]} alone.")
     for result in options.results:
@@ -97,15 +68,10 @@ def _check_options(options: argparse.Namespace, output: Path, scores_path: Path)
         for argument, path in (("--output", output), ("--scores", scores_path.resolve())):
             if Path(folder).resolve() in (path, *path.parents):
                 raise ValueError(f"`{argument}` must not lie in a result or in the data set. Got {path} in {folder}.")
-    check_clips(options)
 
 
 def _videos(options: argparse.Namespace) -> tuple[list[Any], int | None]:
     """The videos, and how many frames they have together as far as that is known."""
-    from transformers_themask.data.sources import load_videos
-    from transformers_themask.inference.label_folders import single_video, videos_of_data_set
-    from transformers_themask.videos.frame_source import open_frame_source
-
     if options.video is not None:
         source = open_frame_source(options.video)
         return single_video(source), source.num_frames
@@ -117,11 +83,6 @@ def _label_folders(
     options: argparse.Namespace, videos: Sequence[Any], num_frames: int | None, spool: Path
 ) -> tuple[list[Path], list[dict[str, Any]]]:
     """Folder of the label maps of each result, which a model writes first, and what to record of the result."""
-    from transformers_themask.inference.label_folders import check_label_folder
-    from transformers_themask.inference.loading import load_model
-    from transformers_themask.inference.model_fingerprint import model_fingerprint
-    from transformers_themask.models.streaming import stream_options
-
     device = usable_device(options.device)
     names = list(dict.fromkeys(options.results))  # a result that is given twice is made once
     folders = {name: Path(name) for name in names if not _is_model(name)}
@@ -153,8 +114,6 @@ def _is_model(result: str) -> bool:
 
 def _check_classes(classes: dict[str, dict[int, str]]) -> None:
     """Raise a `ValueError` unless all models mean the same by a class index, and none uses that of void."""
-    from transformers_themask.data.frame_checks import VOID_ID
-
     for name, names in classes.items():
         first, first_names = next(iter(classes.items()))
         if names != first_names:
@@ -172,8 +131,6 @@ def _check_classes(classes: dict[str, dict[int, str]]) -> None:
 def _label(
     loaded: tuple[Any, Any], clips: tuple[str, int, int], videos: Sequence[Any], folder: Path, bar: Any
 ) -> None:
-    from transformers_themask.inference.aggregation import write_label_maps
-    from transformers_themask.inference.segment import segment_frames
 
     mode, num_frames, frame_stride = clips
     for video in videos:
@@ -185,8 +142,6 @@ def _choose(
     options: argparse.Namespace, videos: Sequence[Any], folders: list[Path], output: Path, num_frames: int | None
 ) -> list[Any]:
     """Copy what is chosen for each video, and print a line about it."""
-    from transformers_themask.inference.aggregation import aggregate_video
-
     choices = []
     with _bar("Comparing", num_frames) as bar:
         for video in videos:
@@ -198,8 +153,6 @@ def _choose(
 
 
 def _bar(title: str, num_frames: int | None) -> Any:
-    from tqdm.auto import tqdm
-
     return tqdm(total=num_frames, desc=title, unit="frame", dynamic_ncols=True)
 
 

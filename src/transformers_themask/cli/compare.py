@@ -5,27 +5,21 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .command import add_command, add_labelling_options, check_apart, check_labelling_options, counted, usable_device
+from transformers_themask.drawing.palettes import named_palette
+from transformers_themask.inference.loading import load_model
+from transformers_themask.inference.paired_session import PairedSession
+from transformers_themask.inference.segment_video import segment_video
+from transformers_themask.sinks.comparison_video import ComparedModel, ComparisonVideo
+from transformers_themask.sinks.output_folder import check_output_folder
+from transformers_themask.videos.frame_source import open_frame_source
+from transformers_themask.videos.source import IncompleteVideoError
+from transformers_themask.videos.video_writer import check_mp4_path
 
-
-def add_to(commands: Any) -> None:
-    """Add the command to the parser's commands."""
-    command = add_command(commands, "compare", run)
-    for argument, metavar in (("first", "A"), ("second", "B")):
-        command.add_argument(argument, metavar=metavar, help=f"{argument} saved model (folder or Hub id)")
-    command.add_argument("input", metavar="VIDEO", help="video file or URL, or folder of jpg or png frames")
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="MP4", help="video to write")
-    add_labelling_options(command)
+from .command import check_apart, counted, usable_device
 
 
 def run(options: argparse.Namespace) -> None:
     """Draw what two models see in a video side by side, over maps of where each of them flickers."""
-    from transformers_themask.inference.compare_videos import ComparisonVideo, PairedSession
-    from transformers_themask.inference.loading import load_model
-    from transformers_themask.inference.segment_video import segment_video
-    from transformers_themask.videos.frame_source import open_frame_source
-    from transformers_themask.videos.source import IncompleteVideoError
-
     _check_options(options)
     device = usable_device(options.device)
     source = open_frame_source(options.input, options.frame_rate)
@@ -49,19 +43,12 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_options(options: argparse.Namespace) -> None:
     """Find what is wrong before anything is loaded."""
-    from transformers_themask.sinks.output_folder import check_output_folder
-    from transformers_themask.videos.video_writer import check_mp4_path
-
     check_apart("--output", options.output, options.input)
     check_mp4_path(options.output, "--output")
     check_output_folder("--output", options.output.parent)
-    check_labelling_options(options)
 
 
 def _compared(title: str, config: Any, palette: str) -> Any:
-    from transformers_themask.drawing.palettes import named_palette
-    from transformers_themask.inference.compare_videos import ComparedModel
-
     class_names = [config.id2label[index] for index in sorted(config.id2label)]
     return ComparedModel(title, class_names, named_palette(palette, len(class_names)))
 

@@ -2,43 +2,20 @@
 """`themask convert`: turn an official checkpoint into a model folder."""
 
 import argparse
-from pathlib import Path
-from typing import Any
 
-from .command import add_command, naming
+from transformers_themask.conversion.families import config_from_state_dict, convert_official_checkpoint
+from transformers_themask.conversion.mpvss import load_motion_encoder
+from transformers_themask.conversion.official import load_official_checkpoint
+from transformers_themask.data.vspw import read_class_names
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
+from transformers_themask.sinks.output_folder import check_output_folder
+from transformers_themask.training.config_overrides import mapping_from_text
 
-
-def add_to(commands: Any) -> None:
-    """Add the command to the parser's commands."""
-    command = add_command(commands, "convert", run)
-    command.add_argument("checkpoint", type=Path, help="official .pth file")
-    command.add_argument("output", type=Path, help="model folder to write")
-    command.add_argument("--data", type=Path, metavar="ROOT", help="data set that names the classes")
-    command.add_argument(
-        "--config-overrides",
-        default="{}",
-        metavar="MAPPING",
-        help="configuration fields that leave no trace in a checkpoint, e.g. '{num_attention_heads: 4}'",
-    )
-    command.add_argument(
-        "--motion-encoder",
-        type=Path,
-        metavar="FLOWNETS",
-        help="FlowNetS weights for the motion encoder of MPVSS. The checkpoint may then be one of Mask2Former, and "
-        "what else the flow consists of is new, to be trained",
-    )
+from .command import naming
 
 
 def run(options: argparse.Namespace) -> int:
     """Turn a checkpoint of the official code into a model folder; 1 if some of its entries have no place there."""
-    from transformers_themask.conversion.families import config_from_state_dict, convert_official_checkpoint
-    from transformers_themask.conversion.mpvss import load_motion_encoder
-    from transformers_themask.conversion.official import load_official_checkpoint
-    from transformers_themask.data.vspw import read_class_names
-    from transformers_themask.models.video_processing import VideoSegmentationProcessor
-    from transformers_themask.sinks.output_folder import check_output_folder
-    from transformers_themask.training.config_overrides import mapping_from_text
-
     check_output_folder("OUTPUT", options.output)
     overrides = mapping_from_text("--config-overrides", options.config_overrides)
     state_dict = load_official_checkpoint(options.checkpoint)

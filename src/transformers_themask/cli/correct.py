@@ -7,60 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .command import add_command, add_labelled_videos, check_apart, counted, naming, usable_device
+from transformers_themask.data.sources import load_videos
+from transformers_themask.mvc.confusable_groups import DEFAULT_GROUPS_FILE, check_groups, read_groups
+from transformers_themask.mvc.correction import VideoCorrector, correct_results
+from transformers_themask.mvc.label_folders import check_label_folder, single_video, videos_of_data_set
+from transformers_themask.mvc.vision_language import VisionLanguageModel
+from transformers_themask.sinks.output_folder import check_new_folder
+from transformers_themask.videos.frame_source import open_frame_source
+
+from .command import check_apart, counted, naming, usable_device
 
 # Longer answers are shown in part; the log has them whole.
 MAX_SHOWN_CHARACTERS = 100
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser's commands."""
-    command = add_command(commands, "correct", run)
-    command.add_argument(
-        "labels", type=Path, metavar="LABELS", help="holds <frame>.png with --video, <video>/<frame>.png with --data"
-    )
-    add_labelled_videos(command)
-    command.add_argument(
-        "--class-names",
-        type=Path,
-        metavar="PATH",
-        help="classes of --video: a text file with one name per line, or the folder of the model that labelled it",
-    )
-    command.add_argument(
-        "--vlm", required=True, type=Path, metavar="DIR", help="saved image-text-to-text model of Transformers"
-    )
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="label maps to write")
-    command.add_argument(
-        "--log",
-        type=Path,
-        metavar="DIR",
-        help="questions, answers and the pictures that were shown; a new folder (default: OUTPUT_log, or "
-        "OUTPUT_dry_run_log)",
-    )
-    command.add_argument(
-        "--groups",
-        type=Path,
-        metavar="YAML",
-        help="classes that look alike, as in `water: [river, lake, sea, water]` (default: this group)",
-    )
-    command.add_argument(
-        "--minimum-share",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="share of a video's pixels, 0 to 1, that a group must have to be asked about (default: 0.01)",
-    )
-    command.add_argument("--dry-run", action="store_true", help="ask and log, but write no label map")
-    command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
-
-
 def run(options: argparse.Namespace) -> None:
     """Where a video is labelled with look-alikes such as river, lake and sea, ask a model which of them it shows."""
-    from transformers_themask.inference.confusable_groups import DEFAULT_GROUPS_FILE, check_groups, read_groups
-    from transformers_themask.inference.correction import VideoCorrector, correct_results
-    from transformers_themask.inference.label_folders import check_label_folder
-    from transformers_themask.inference.vision_language import VisionLanguageModel
-
     log = _log_folder(options)
     _check_options(options, log)
     device = usable_device(options.device)
@@ -90,9 +52,6 @@ def _log_folder(options: argparse.Namespace) -> Path:
 
 def _check_options(options: argparse.Namespace, log: Path) -> None:
     """Find what is wrong before anything is loaded."""
-    from transformers_themask.inference.correction import check_minimum_share
-    from transformers_themask.sinks.output_folder import check_new_folder
-
     inputs = [str(options.labels), *([options.video] if options.video is not None else [])]
     for argument, path in (("--output", options.output), ("--log", log)):
         for source in inputs:
@@ -106,15 +65,10 @@ def _check_options(options: argparse.Namespace, log: Path) -> None:
             "`--class-names` must name the classes with `--video`, and not with `--data`, which names its own. Got "
             f"{'nothing' if options.class_names is None else options.class_names}."
         )
-    check_minimum_share(options.minimum_share)
 
 
 def _open_videos(options: argparse.Namespace) -> tuple[list[Any], Sequence[str]]:
     """The videos, and the classes that their label maps hold."""
-    from transformers_themask.data.sources import load_videos
-    from transformers_themask.inference.label_folders import single_video, videos_of_data_set
-    from transformers_themask.videos.frame_source import open_frame_source
-
     if options.data is not None:
         videos = load_videos(options.data, options.split)
         return videos_of_data_set(videos), videos.class_names

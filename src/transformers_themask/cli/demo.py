@@ -3,22 +3,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from .command import add_command, load_model, usable_device
+from transformers_themask.demo import run_demo
+from transformers_themask.inference.loading import load_model
+from transformers_themask.web_demo.server import check_address, check_installation, serving, wait_for_end
 
-
-def add_to(commands: Any) -> None:
-    """Add the command to the parser's commands."""
-    command = add_command(commands, "demo", run)
-    command.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="(default: demo)")
-    web = command.add_argument_group("in the browser")
-    web.add_argument("--web", action="store_true", help="serve a page that segments the videos of its visitors")
-    web.add_argument(
-        "--model", metavar="DIR", help="saved model, folder or Hub id (default: the one that the demo trained in -o)"
-    )
-    web.add_argument("--host", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this computer only)")
-    web.add_argument("--port", type=int, metavar="N", help="port to listen on (default: a free one from 7860 on)")
+from .command import usable_device
 
 
 def run(options: argparse.Namespace) -> None:
@@ -32,8 +22,6 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _train(output: Path) -> None:
-    from transformers_themask.demo import run_demo
-
     def announce(line: str) -> None:
         print(line, flush=True)  # before what the training processes print
 
@@ -42,13 +30,11 @@ def _train(output: Path) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from transformers_themask.web_demo.server import check_address, check_installation, serving, wait_for_end
-
     host = options.host or "127.0.0.1"
     check_installation()
     check_address(host, options.port)
     path = options.model or _trained_model(options.output)
-    model, processor = load_model(path)
+    model, processor = load_model(path, argument="--model")
     model.to(usable_device(None))
     name = "/".join(Path(path).parts[-2:])
     with serving(model, processor, name, host, options.port) as page:

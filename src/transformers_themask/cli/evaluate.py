@@ -2,39 +2,22 @@
 """`themask evaluate`: score a folder of label maps."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from .command import add_command, counted
+import torch
 
+from transformers_themask.data.sources import load_videos
+from transformers_themask.metrics.prediction_folder import score_prediction_folder
+from transformers_themask.metrics.video_scores import named_scores
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
+from transformers_themask.publishing.results import write_results
+from transformers_themask.sinks.output_folder import check_output_folder
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser's commands."""
-    command = add_command(commands, "evaluate", run)
-    command.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="holds <video>/<frame>.png")
-    command.add_argument("--data", type=Path, required=True, metavar="ROOT", help="data set")
-    command.add_argument("--split", default="val", help="name of the split file (default: val)")
-    command.add_argument(
-        "--prediction-ids",
-        choices=("reduced", "raw"),
-        default="reduced",
-        help="reduced: class indices, as `segment` writes them; raw: ids of the mask files; class index k is raw id "
-        "k + 1 (default: reduced)",
-    )
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to a file")
+from .command import counted
 
 
 def run(options: argparse.Namespace) -> None:
     """Score a folder of label maps against a data set."""
-    import torch
-
-    from transformers_themask.data.sources import load_videos
-    from transformers_themask.metrics.prediction_folder import score_prediction_folder
-    from transformers_themask.metrics.video_scores import named_scores
-    from transformers_themask.models.video_processing import VideoSegmentationProcessor
-    from transformers_themask.publishing.results import write_results
-    from transformers_themask.sinks.output_folder import check_output_folder
-
     if options.json is not None:
         check_output_folder("--json", options.json.parent)
     videos = load_videos(options.data, options.split)

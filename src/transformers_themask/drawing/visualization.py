@@ -13,6 +13,8 @@ from .palettes import VOID_COLOR
 PIXELS_PER_CONTOUR = 360
 # No legend covers more than this share of the picture's height.
 LEGEND_HEIGHT_SHARE = 1 / 3
+# Width of a sheet of pictures over its height, without legend.
+SHEET_ASPECT = 1.6
 # So many pixels in float32 stay in the processor's cache; a whole picture at once takes four times as long.
 PIXELS_AT_ONCE = 2**16
 
@@ -214,6 +216,16 @@ def side_by_side(panels: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
         canvas.paste(Image.fromarray(image), (left, title_height))
         left += image.shape[1] + gap
     return canvas
+
+
+def best_num_columns(count: int, cell_height: int, cell_width: int) -> int:
+    """Number of columns of a sheet of pictures closest to its aspect; of equal ones, that with fewer empty cells."""
+
+    def misfit(columns: int) -> tuple[float, int]:
+        rows = -(-count // columns)
+        return abs(np.log(columns * cell_width / (rows * cell_height) / SHEET_ASPECT)), rows * columns - count
+
+    return min(range(1, count + 1), key=misfit)
 
 
 def _colors_by_label(label_map: np.ndarray, palette: np.ndarray, ignore_index: int) -> np.ndarray:

@@ -1,47 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which queries of a hierarchical model stand for which class in a frame, and what their masks are."""
+"""The primary and the secondary query of each class in a frame, and their masks."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from transformers_themask.drawing.palettes import class_palette
+from transformers_themask.drawing.query_view import ClassQueries, FrameQueries, QueryMask, draw_queries
 from transformers_themask.models.matching import Assignment
 from transformers_themask.models.point_sampling import uniform_points
 from transformers_themask.models.query_loss import HierarchicalLoss, LevelPrediction, clip_targets
 from transformers_themask.models.streaming import rgb_array, single_frames
 
 MASK_FIELDS = ("frame_masks_queries_logits", "masks_queries_logits")
-
-
-class QueryMask(NamedTuple):
-    """A query matched to a class: its number, its probability of the class and of every pixel `(height, width)`."""
-
-    query_index: int
-    class_probability: float
-    mask: np.ndarray
-
-
-class ClassQueries(NamedTuple):
-    """The queries that the two rounds of matching gave to a class; `None` where a round had none left, or was not."""
-
-    class_index: int
-    primary: QueryMask | None
-    secondary: QueryMask | None
-
-
-class FrameQueries(NamedTuple):
-    """A frame of a clip with its queries.
-
-    `target` is the label map `(height, width)` that they were matched to, `classes` are the classes of the clip, that
-    with the most pixels in the frame first.
-    """
-
-    picture: np.ndarray
-    target: np.ndarray
-    classes: list[ClassQueries]
 
 
 @torch.inference_mode()
@@ -94,6 +69,40 @@ def frame_queries(
     classes = [matched.class_queries(position, frame, size) for position in range(len(matched.class_labels))]
     classes.sort(key=lambda entry: -int((target == entry.class_index).sum()))
     return FrameQueries(pictures[frame], target, classes)
+
+
+def query_view(
+    model: Any,
+    processor: Any,
+    clip: Any,
+    labels: np.ndarray | None = None,
+    class_index: int | None = None,
+    frame: int = -1,
+    palette: np.ndarray | None = None,
+) -> Image.Image:
+    """Draw a frame of a clip and, for each class, the masks of its primary and its secondary query.
+
+    Args:
+        model, processor, clip, labels, frame:
+            As in [`frame_queries`].
+        class_index (`int`, *optional*):
+            Show this class alone.
+        palette (`np.ndarray` of shape `(num_classes, 3)`, *optional*):
+            RGB colour of each class. Defaults to [`class_palette`].
+
+    Raises:
+        ValueError: If the class is not in the clip, or as in [`frame_queries`].
+    """
+    id2label = model.config.id2label
+    queries = frame_queries(model, processor, clip, labels, frame)
+    if class_index is not None:
+        shown = [entry for entry in queries.classes if entry.class_index == class_index]
+        if not shown:
+            present = ", ".join(f"{entry.class_index} ({id2label[entry.class_index]})" for entry in queries.classes)
+            raise ValueError(f"`class_index` must be one of the classes of the clip, {present}. Got {class_index}.")
+        queries = queries._replace(classes=shown)
+    palette = class_palette(len(id2label)) if palette is None else palette
+    return draw_queries(queries, id2label, palette, "prediction" if labels is None else "labels")
 
 
 class _Matched:

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from transformers import BaseVideoProcessor, Pipeline, PreTrainedModel
 
-from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.frames_in_memory import FramesInMemory
+from transformers_themask.videos.source import FrameSource
 
 from .loading import as_own_processor, load_processor
 from .segment import segment_frames
@@ -157,13 +157,13 @@ class VideoSemanticSegmentationPipeline(Pipeline):
     def preprocess(self, input_: Any, **preprocess_parameters: Any) -> dict[str, Any]:
         """Open one video without reading its frames yet."""
         if isinstance(input_, (str, Path)):
-            source = open_frame_source(input_)
+            source = _open_frame_source(input_)
             return {"frames": source, "frame_rate": source.frame_rate}
         return {"frames": FramesInMemory(input_), "frame_rate": None}
 
     def _labelled_one_by_one(self, video: Any, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
         given = {**self._forward_params, **self._sanitize_parameters(**options)[1]}
-        frames = open_frame_source(video)
+        frames = _open_frame_source(video)
         for index, label_map in segment_frames(self.model, self.video_processor, frames, device=self.device, **given):
             yield {"frame_index": index, "segmentation": label_map, "labels": self._names(np.unique(label_map))}
 
@@ -188,6 +188,13 @@ class VideoSemanticSegmentationPipeline(Pipeline):
             "labels": self._names(class_indices),
             "frame_rate": None if frame_rate is None else float(frame_rate),
         }
+
+
+def _open_frame_source(video: Any) -> FrameSource:
+    # Imported here so that registering the pipeline does not import PyAV.
+    from transformers_themask.videos.frame_source import open_frame_source
+
+    return open_frame_source(video)
 
 
 def _is_list_of_frames(inputs: Any) -> bool:

@@ -11,7 +11,13 @@ from PIL import Image, ImageDraw
 
 from transformers_themask.drawing.legend import PANEL_COLOR, TEXT_COLOR, font_for, legend_strip, line_height_of
 from transformers_themask.drawing.palettes import VOID_COLOR
-from transformers_themask.drawing.visualization import check_alpha, draw_contours, overlay, shrunk_label_map
+from transformers_themask.drawing.visualization import (
+    best_num_columns,
+    check_alpha,
+    draw_contours,
+    overlay,
+    shrunk_label_map,
+)
 from transformers_themask.files.atomic import AtomicFile
 
 from .sink import LabelledFrame
@@ -19,8 +25,6 @@ from .sink import LabelledFrame
 # Of the longer side of a picture; what a sheet of 20 needs to fit on a screen.
 THUMBNAIL_SIDE = 320
 GAP = 12
-# Width of a sheet over its height without the legend.
-ASPECT = 1.6
 # The legend's letters and those of the times are as large as in a picture of this size.
 TEXT_SIDE = 360
 
@@ -151,13 +155,3 @@ def _thumbnail(frame: LabelledFrame) -> Thumbnail:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     picture = Image.fromarray(frame.picture).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     return Thumbnail(frame.time, np.asarray(picture), shrunk_label_map(frame.label_map, size[1], size[0]))
-
-
-def best_num_columns(count: int, cell_height: int, cell_width: int) -> int:
-    """Number of columns that brings the sheet closest to its aspect; of equal ones, that with fewer empty cells."""
-
-    def misfit(columns: int) -> tuple[float, int]:
-        rows = -(-count // columns)
-        return abs(np.log(columns * cell_width / (rows * cell_height) / ASPECT)), rows * columns - count
-
-    return min(range(1, count + 1), key=misfit)

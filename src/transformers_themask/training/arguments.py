@@ -11,11 +11,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from transformers import TrainingArguments, get_scheduler
+from transformers import PreTrainedModel, TrainingArguments, get_scheduler
 
+from transformers_themask.data.clip_dataset import ClipDataset
+from transformers_themask.data.labelled_videos import LabelledVideos
+from transformers_themask.data.transforms import ClipAugmentation
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
+from transformers_themask.mvc.tta import TTA
 from transformers_themask.publishing.licenses import check_license
 
 from .config_overrides import mapping_from_text
+from .evaluation import EvaluationVideos, frames_per_clip
 from .parameter_groups import UNDECAYED_NORMS
 
 BEST_MODEL_METRICS = ("mean_iou", "weighted_iou", "pixel_accuracy", "mean_accuracy", "vc8", "vc16")
@@ -174,6 +180,60 @@ class DataArguments:
                 "`eval_shortest_edge` and `eval_longest_edge` must be given together. "
                 f"Got {self.eval_shortest_edge} and {self.eval_longest_edge}."
             )
+
+    def augmentation(self) -> ClipAugmentation:
+        """The changes of geometry and colours that training clips go through."""
+        longest_edge, shortest_edge = self.base_size
+        smallest_ratio, largest_ratio = self.ratio_range
+        crop_height, crop_width = self.crop_size
+        return ClipAugmentation(
+            base_size=(longest_edge, shortest_edge),
+            ratio_range=(smallest_ratio, largest_ratio),
+            crop_size=(crop_height, crop_width),
+            cat_max_ratio=self.cat_max_ratio,
+            flip_probability=self.flip_probability,
+            photometric=self.photometric,
+        )
+
+    def clip_dataset(self, videos: LabelledVideos, processor: VideoSegmentationProcessor, seed: int) -> ClipDataset:
+        """The training clips.
+
+        Args:
+            videos ([`~transformers_themask.data.labelled_videos.LabelledVideos`]): The videos of `train_split`.
+            processor (`VideoSegmentationProcessor`): The model's video processor.
+            seed (`int`): Seed of every draw.
+        """
+        return ClipDataset(
+            videos=videos,
+            frame_offsets=self.frame_offsets,
+            processor=processor,
+            augmentation=self.augmentation(),
+            crop_size=None,
+            seed=seed,
+            clips_per_video=self.clips_per_video,
+            sample_by=self.sample_by,
+            photometric_on=self.photometric_on,
+            draw_distance=self.draw_distance,
+        )
+
+    def tta(self) -> TTA:
+        """The test-time augmentation of the evaluation."""
+        return TTA(tuple(self.eval_scales), self.eval_flip, self.eval_combine)
+
+    def evaluation_videos(self, videos: LabelledVideos, model: PreTrainedModel) -> EvaluationVideos:
+        """The videos to score, with the model's number of frames per clip unless another is set.
+
+        Args:
+            videos ([`~transformers_themask.data.labelled_videos.LabelledVideos`]): The videos of `eval_split`.
+            model (`PreTrainedModel`): The model.
+        """
+        return EvaluationVideos(
+            videos,
+            num_frames=frames_per_clip(model) if self.eval_num_frames is None else self.eval_num_frames,
+            frame_stride=self.eval_frame_stride,
+            mode=self.eval_mode,
+            tta=self.tta(),
+        )
 
 
 @dataclass

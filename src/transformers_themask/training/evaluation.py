@@ -2,7 +2,7 @@
 """Scoring a model on whole videos: every frame once, in order, keeping counts instead of predictions."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from transformers_themask.data.frame_checks import check_mask_size
 from transformers_themask.data.labelled_videos import LabelledVideos, VideoFrames
 from transformers_themask.inference.segment import segment_frames
-from transformers_themask.inference.tta import TTA, segment_frames_augmented
 from transformers_themask.metrics.video_scores import VideoScores, named_scores
-from transformers_themask.models.streaming import STEPWISE_MODES, check_clip_options, evaluation_clips
+from transformers_themask.models.streaming import STEPWISE_MODES, check_clip_options, evaluation_clips, stream_options
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
+from transformers_themask.mvc.tta import TTA, segment_frames_augmented
 from transformers_themask.sinks.label_maps import write_label_map
 
 from .sharding import gather_in_steps
@@ -38,7 +38,7 @@ class EvaluationVideos:
         mode (`str`, *optional*): How clips are formed; see
             [`~transformers_themask.models.streaming.StreamingMixin.stream`]. Defaults to the official evaluation,
             `"interleaved"`, or to the first mode of a model without clips.
-        tta ([`~transformers_themask.inference.tta.TTA`], *optional*): Test-time augmentation; by default there is
+        tta ([`~transformers_themask.mvc.tta.TTA`], *optional*): Test-time augmentation; by default there is
             none.
     """
 
@@ -77,6 +77,26 @@ class EvaluationVideos:
         options = {"num_frames": self.num_frames, "frame_stride": self.frame_stride, "mode": mode}
         ignored = {"contiguous": ["frame_stride"], "recurrent": ["num_frames", "frame_stride"]}.get(mode, [])
         return {name: value for name, value in options.items() if name not in ignored}
+
+    def clips_of(self, model: Any) -> dict[str, Any] | None:
+        """How videos are cut into clips and augmented, for the result file; `None` if they are neither."""
+        options = self.options_for(model)
+        clips: dict[str, Any] = {}
+        if options["mode"] not in STEPWISE_MODES:
+            clips = {"num_frames": self.num_frames, "frame_stride": options.get("frame_stride", 1)}
+        if self.tta.passes != TTA().passes:
+            clips["tta"] = asdict(self.tta)
+        return clips or None
+
+
+def frames_per_clip(model: Any) -> int:
+    """Number of frames that a model is given at once by default.
+
+    Args:
+        model (`PreTrainedModel`): The model.
+    """
+    _, num_frames, _ = stream_options(model, mode=None, num_frames=None, frame_stride=None)
+    return num_frames
 
 
 def evaluate_videos(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from transformers_themask.files.atomic import AtomicFile
+
 from .curve_plot import draw_learning_curve
 
 FILE_NAME = "learning_curve.csv"
@@ -27,7 +29,7 @@ def write_learning_curve(log_history: list[dict], path: Path) -> None:
         known = {column: entry[column] for column in columns if column in entry}
         if known.keys() - {"step", "epoch"}:
             rows.setdefault(entry["step"], {}).update(known)
-    with path.open("w", newline="") as file:
+    with AtomicFile(path) as hidden, hidden.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows[step] for step in sorted(rows))

@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 from .arguments import DataArguments, ModelArguments, VSSTrainingArguments
 from .recipe_files import merged, read_with_bases
-from .starting_point import check_frame_offsets, load_config
+from .starting_point import check_clip_length, load_config
 from .suggestions import did_you_mean
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
@@ -70,7 +70,7 @@ class RecipeParser(HfArgumentParser):
             # One field on the command line must not replace the recipe's whole network by the default one.
             model_args.config_overrides = merged(recipe.get("config_overrides") or {}, model_args.overrides)
             if training_args.do_train and model_args.model_name_or_path is None:  # else the checkpoint has a say
-                check_frame_offsets(load_config(model_args, class_names=["any"]), data_args.frame_offsets)
+                check_clip_length(load_config(model_args, class_names=["any"]), data_args.frame_offsets)
         except ValueError as error:
             raise ValueError(f"{source}: {error}" if recipe else str(error)) from error
         return parsed

@@ -54,7 +54,7 @@ def load_config(model_args: ModelArguments, class_names: Sequence[str]) -> PreTr
     return build_config(config_class, saved, {**overrides, "id2label": id2label, "label2id": label2id})
 
 
-def check_frame_offsets(config: PreTrainedConfig, frame_offsets: Sequence[int]) -> None:
+def check_clip_length(config: PreTrainedConfig, frame_offsets: Sequence[int]) -> None:
     """Check that training clips are what a model takes.
 
     Args:

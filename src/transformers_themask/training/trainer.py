@@ -32,7 +32,7 @@ from .masked_consistency import draw_patches, hide_patches, running_statistics_k
 from .parameter_groups import parameter_groups
 from .run_monitor import RunMonitor
 from .sharding import own_class
-from .starting_point import check_frame_offsets
+from .starting_point import check_clip_length
 from .stop_signal import StopOnSignal
 
 LOSS_METER_FILE = "loss_meter_{}.pt"
@@ -92,7 +92,7 @@ class VSSTrainer(Trainer):
             )
         if train_dataset is not None:  # complaints are due before anything is written
             clip_sampler(train_dataset, args)
-            check_frame_offsets(model.config, train_dataset.frame_offsets)
+            check_clip_length(model.config, train_dataset.frame_offsets)
             if are_batch_norms_shared(args.device.type, args.world_size):
                 share_batch_norms(model)
         super().__init__(

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classes that compete within a video, decided by asking a vision-language model about one frame (MVC, Section 2.5).
+
+Where a model labels one lake as river, lake and sea by turns, the frame that shows most of it is shown to a
+vision-language model with the question which of them it is. An answer that names exactly one of them holds for all
+pixels of these classes in all frames of the video; any other answer changes nothing. Everything is logged.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from transformers_themask.data.images import read_mask
+from transformers_themask.files.atomic import AtomicFolder
+from transformers_themask.sinks.label_maps import write_label_map
+from transformers_themask.sinks.output_folder import check_new_folder
+
+from .answers import parse_answer
+from .confusable_groups import MIN_CANDIDATES, ConfusableGroup, check_groups, spoken
+from .label_folders import ResultVideo, frames_with_label_maps
+
+LOG_FILE = "corrections.json"
+DEFAULT_MINIMUM_SHARE = 0.01
+# Marks pixels without a class in label maps of 8 bits.
+IGNORE_INDEX = 255
+
+
+class VisualQuestionAnswerer(Protocol):
+    """Whatever answers questions about pictures, such as [`VisionLanguageModel`]."""
+
+    def __call__(self, image: Image.Image, question: str) -> str:
+        """Answer a question about an RGB picture."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One question about a video, and what follows from the answer: an entry of the log.
+
+    Attributes:
+        video (`str`): Name of the video, `""` for a single one.
+        group (`str`): Name of the group.
+        frame_index (`int`): Frame that was shown.
+        frame_name (`str`): Name of its files, without suffix.
+        picture (`str`): Copy of what was shown, relative to the log.
+        shares (`Mapping[str, float]`): Share of each class of the group in all pixels of the video, 0 to 1.
+        model (`str`): What answered.
+        question (`str`): What was asked.
+        answer (`str`): The answer, word by word.
+        decision (`str`, *optional*): The class that it names; `None` if it decides nothing.
+        num_pixels (`int`): Number of pixels that the decision changes, in all frames.
+        num_frames (`int`): Number of frames with such a pixel.
+        is_dry_run (`bool`): Whether no label map has been written.
+    """
+
+    video: str
+    group: str
+    frame_index: int
+    frame_name: str
+    picture: str
+    shares: Mapping[str, float]
+    model: str
+    question: str
+    answer: str
+    decision: str | None
+    num_pixels: int
+    num_frames: int
+    is_dry_run: bool
+
+
+def question_of(group: ConfusableGroup) -> str:
+    """The question about a group, as in MVC, Section 2.5.
+
+    Its example: "Is the water in the image a river, lake or sea? Please give me the only answer." The class with the
+    group's own name is not offered.
+    """
+    *others, last = map(spoken, group.candidates)
+    choice = f"{', '.join(others)} or {last}"
+    article = "an" if choice[0] in "aeiou" else "a"
+    return f"Is the {spoken(group.name)} in the image {article} {choice}? Please give me the only answer."
+
+
+def relabel(label_map: np.ndarray, members: Sequence[int], decision: int) -> np.ndarray:
+    """Give all pixels of a group one class.
+
+    Args:
+        label_map (`np.ndarray` of shape `(height, width)`): Class indices.
+        members (`Sequence[int]`): The indices of the group's classes.
+        decision (`int`): The index that they get.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`: A new label map of the same type; other pixels are as they were.
+    """
+    return np.where(np.isin(label_map, members), label_map.dtype.type(decision), label_map)
+
+
+class _GroupInVideo:
+    """What the frames seen so far show of one group."""
+
+    def __init__(self, group: ConfusableGroup, class_names: Sequence[str]):
+        self.group = group
+        self.members = [class_names.index(name) for name in group.classes]
+        # Of each member: its pixels, and the frames that would change if it were the answer.
+        self.num_pixels, self.num_frames_of_others = np.zeros((2, len(self.members)), dtype=np.int64)
+        # The frame with the largest area of the group; one picture at a time is kept.
+        self.largest_area = self.frame_index = 0
+        self.frame = np.empty((0, 0, 3), dtype=np.uint8)
+
+    def add(self, index: int, frame: np.ndarray, class_pixels: np.ndarray) -> None:
+        """Take in the next frame, given its pixels of every class."""
+        num_pixels = class_pixels[self.members]
+        area = num_pixels.sum()
+        self.num_pixels += num_pixels
+        self.num_frames_of_others += area > num_pixels
+        if area > self.largest_area:
+            self.largest_area, self.frame_index, self.frame = area, index, frame
+
+    def changes(self, decision: str | None) -> tuple[int, int]:
+        """Number of pixels that a decision changes, and number of frames with such pixels."""
+        if decision is None:
+            return 0, 0
+        position = self.group.classes.index(decision)
+        num_pixels = self.num_pixels.sum() - self.num_pixels[position]
+        return int(num_pixels), int(self.num_frames_of_others[position])
+
+
+@dataclass(frozen=True)
+class VideoCorrector:
+    """Finds the groups whose classes compete within a video, asks, and relabels.
+
+    Args:
+        groups (`Sequence[ConfusableGroup]`): What may compete, as from [`read_groups`].
+        class_names (`Sequence[str]`): All classes in the order of their indices in label maps.
+        answer ([`VisualQuestionAnswerer`]): Answers a question about a picture.
+        model_name (`str`): What to call `answer` in the log.
+        minimum_share (`float`, *optional*, defaults to 0.01): Share of all pixels of a video, 0 to 1, that the classes
+            of a group must have together for a question, at least two of them being there.
+
+    Raises:
+        ValueError: If a group has classes that the data set has not, or the share is none.
+    """
+
+    groups: Sequence[ConfusableGroup]
+    class_names: Sequence[str]
+    answer: VisualQuestionAnswerer
+    model_name: str
+    minimum_share: float = DEFAULT_MINIMUM_SHARE
+
+    def __post_init__(self):
+        check_groups(self.groups, self.class_names)
+        check_minimum_share(self.minimum_share)
+
+    def correct_video(self, video: ResultVideo, labels: Path, output: Path | None, log: Path) -> list[Correction]:
+        """Ask about one video and write its label maps anew.
+
+        The frames are read once, the label maps twice; memory does not grow with the length of the video.
+
+        Args:
+            video ([`ResultVideo`]): The video.
+            labels (`Path`): Folder of label maps, see [`ResultVideo`].
+            output (`Path`, *optional*): Folder for label maps in the same layout; `None` for a dry run, which asks
+                and logs but writes none.
+            log (`Path`): Folder for the pictures that are shown: `<video>/<group>.png`.
+
+        Returns:
+            `list[Correction]`: One for every question.
+
+        Raises:
+            ValueError: If there is no answer, a frame or label map cannot be read, or a label is no class.
+        """
+        seen, num_frames, total = self._look_at(video, labels)
+        competing = [group for group in seen if self._competes(group, total)]
+        corrections = [self._ask(video, group, total, log, is_dry_run=output is None) for group in competing]
+        if output is not None:
+            decisions = [
+                (group.members, self.class_names.index(correction.decision))
+                for group, correction in zip(competing, corrections, strict=True)
+                if correction.decision is not None
+            ]
+            _write_label_maps(video, num_frames, labels, output, decisions)
+        return corrections
+
+    def _look_at(self, video: ResultVideo, labels: Path) -> tuple[list[_GroupInVideo], int, int]:
+        """What the video shows of each group, its number of frames and that of its pixels."""
+        seen = [_GroupInVideo(group, self.class_names) for group in self.groups]
+        num_frames = total = 0
+        for frame, (label_map,) in frames_with_label_maps(video, [labels]):
+            class_pixels = np.bincount(label_map.ravel(), minlength=len(self.class_names))
+            self._check_labels(class_pixels, video.label_path(labels, num_frames))
+            for group in seen:
+                group.add(num_frames, frame, class_pixels)
+            num_frames += 1
+            total += label_map.size
+        return seen, num_frames, total
+
+    def _check_labels(self, class_pixels: np.ndarray, path: Path) -> None:
+        num_classes = len(self.class_names)
+        unknown = set(np.flatnonzero(class_pixels[num_classes:]) + num_classes) - {IGNORE_INDEX}
+        if unknown:
+            raise ValueError(
+                f"{path} must hold indices of the {num_classes} classes, or {IGNORE_INDEX}. Got {min(unknown)}. Are "
+                "these the classes of the model that wrote it?"
+            )
+
+    def _competes(self, seen: _GroupInVideo, total: int) -> bool:
+        num_present = np.count_nonzero(seen.num_pixels)
+        return bool(num_present >= MIN_CANDIDATES and seen.num_pixels.sum() / total >= self.minimum_share)
+
+    def _ask(self, video: ResultVideo, seen: _GroupInVideo, total: int, log: Path, *, is_dry_run: bool) -> Correction:
+        group = seen.group
+        image = Image.fromarray(seen.frame)
+        picture = Path(video.name) / f"{group.name}.png"
+        (log / picture).parent.mkdir(parents=True, exist_ok=True)
+        image.save(log / picture)  # before anything can draw on it
+        question = question_of(group)
+        answer = self._answer(video, group, image, question)
+        decision = parse_answer(answer, group)
+        num_pixels, num_frames = seen.changes(decision)
+        return Correction(
+            video=video.name,
+            group=group.name,
+            frame_index=seen.frame_index,
+            frame_name=video.frames.frame_name(seen.frame_index),
+            picture=picture.as_posix(),
+            shares=dict(zip(group.classes, (seen.num_pixels / total).tolist(), strict=True)),
+            model=self.model_name,
+            question=question,
+            answer=answer,
+            decision=decision,
+            num_pixels=num_pixels,
+            num_frames=num_frames,
+            is_dry_run=is_dry_run,
+        )
+
+    def _answer(self, video: ResultVideo, group: ConfusableGroup, image: Image.Image, question: str) -> str:
+        try:
+            answer = self.answer(image, question)
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}".rstrip(".")
+            raise ValueError(
+                f"{self._unanswered(video, group)} Got {problem}. No label map has been written."
+            ) from error
+        if not isinstance(answer, str):
+            raise ValueError(f"{self._unanswered(video, group)} Got {answer!r}. No label map has been written.")
+        return answer
+
+    def _unanswered(self, video: ResultVideo, group: ConfusableGroup) -> str:
+        where = f"video {video.name}" if video.name else "the video"
+        return f"{self.model_name} must answer every question with text. Asked about group `{group.name}` of {where}."
+
+
+def check_minimum_share(minimum_share: float) -> None:
+    """Raise a `ValueError` unless a share is between 0 and 1."""
+    if not 0 <= minimum_share <= 1:
+        raise ValueError(f"`minimum_share` must be between 0 and 1. Got {minimum_share}.")
+
+
+def _write_label_maps(
+    video: ResultVideo, num_frames: int, labels: Path, output: Path, decisions: Sequence[tuple[Sequence[int], int]]
+) -> None:
+    """Write the label maps of a video anew; without a decision they are copied as they are."""
+    for index in range(num_frames):
+        path, new_path = (video.label_path(folder, index) for folder in (labels, output))
+        if not decisions:
+            new_path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, new_path)
+            continue
+        label_map = read_mask(path)
+        for members, decision in decisions:
+            label_map = relabel(label_map, members, decision)
+        write_label_map(label_map, new_path)
+
+
+def correct_results(
+    corrector: VideoCorrector,
+    videos: Sequence[ResultVideo],
+    labels: str | Path,
+    output: str | Path | None,
+    log: str | Path,
+    *,
+    progress: bool = False,
+) -> list[Correction]:
+    """Correct the label maps of several videos; each video is decided for itself.
+
+    The folders take their names at the end, all at once; after an error there is neither.
+
+    Args:
+        corrector ([`VideoCorrector`]): What asks and relabels.
+        videos (`Sequence[ResultVideo]`): The videos.
+        labels (`str` or `Path`): Folder of their label maps, which is only read.
+        output (`str` or `Path`, *optional*): New or empty folder for all label maps, changed or not, in the same
+            layout; `None` for a dry run, which asks and logs but writes none.
+        log (`str` or `Path`): New or empty folder for `corrections.json`, a list with every question, and the pictures
+            that were shown.
+        progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
+
+    Returns:
+        `list[Correction]`: One for every question.
+
+    Raises:
+        ValueError: As in [`VideoCorrector.correct_video`], or if a folder holds files already.
+        FileNotFoundError: If a frame has no label map.
+    """
+    folders = {"log": log} if output is None else {"log": log, "output": output}
+    for argument, folder in folders.items():
+        check_new_folder(argument, folder)
+    corrections: list[Correction] = []
+    with ExitStack() as unfinished:
+        new = {argument: unfinished.enter_context(AtomicFolder(path)) for argument, path in folders.items()}
+        for video in tqdm(videos, unit="video", disable=not progress):
+            corrections += corrector.correct_video(video, Path(labels), new.get("output"), new["log"])
+        entries = json.dumps([asdict(correction) for correction in corrections], indent=2)
+        (new["log"] / LOG_FILE).write_text(f"{entries}\n", encoding="utf-8")
+    return corrections

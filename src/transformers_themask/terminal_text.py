@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors and file names as text for a terminal."""
+
+
+def error_line(error: Exception) -> str:
+    """The message of an error on one line; the name of its class if it has no message.
+
+    Args:
+        error (`Exception`): The error, perhaps one that a worker of a `DataLoader` passed on with its traceback.
+    """
+    message = str(error).strip()
+    if "Original Traceback" in message:
+        message = message.splitlines()[-1].partition(": ")[2]
+    return printable(" ".join(message.split())) or type(error).__name__
+
+
+def printable(name: str) -> str:
+    """A file name whose bytes that are not UTF-8 are escaped.
+
+    Args:
+        name (`str`): The name as Python holds it.
+    """
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
