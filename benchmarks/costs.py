@@ -26,6 +26,7 @@ Softmax, activations, sums and gathers are free, and so is the step from class s
 """
 
 import argparse
+import re
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from transformers import Mask2FormerConfig, PreTrainedConfig, ResNetConfig, SwinConfig
 
 from transformers_themask import (
@@ -46,7 +48,6 @@ from transformers_themask import (
     THEMaskConfig,
     THEMaskForVideoSemanticSegmentation,
 )
-from transformers_themask.models.video_processing import segmentation_scores
 
 from .measuring import table, take_turns
 from .models import NUM_LABELS, on_meta
@@ -148,26 +149,60 @@ ENTRIES |= {
     "cffm_mit_b1": Entry("cffm", "mit_b1", "segformer_mit_b1", printed=Printed(15.5, fps=29.8)),
 }
 
-# Torch's counter takes a multiplication with its addition for two.
+# Operations for every element of the output by kind of operator, whichever library or version computes it
+# (`native_layer_norm`, `_native_batch_norm_legit_no_training`, `cudnn_batch_norm`, `grid_sampler_2d`, ...).
+PER_ELEMENT = {"layer_norm": 5, "group_norm": 5, "batch_norm": 2, "upsample_bilinear2d": 4, "grid_sampler": 4}
+
+# The formulas of torch take a multiplication with its addition for two.
 OPERATIONS_OF_TORCH = 2
 
-
-def per_element(count: int) -> Callable[..., int]:
-    """A rule of torch's counter: `count` for every element of the output."""
-
-    def rule(*_: Any, out_shape: Any = None, **__: Any) -> int:
-        return OPERATIONS_OF_TORCH * count * torch.Size(out_shape).numel()
-
-    return rule
+# Operators that are more than copies, sums and functions of single elements.
+MULTIPLIES = re.compile(
+    r"mm($|_)|mv($|_)|(mat|m)mul|dot|outer|einsum|addr|(^|_)ger($|_)|cdist|fft|lstm|gru|rnn"
+    r"|conv(?!ert)|attention|linear|cubic|sampler|norm(?!al)|linalg"
+)
 
 
-FVCORE_RULES = {
-    torch.ops.aten.layer_norm: per_element(5),
-    torch.ops.aten.group_norm: per_element(5),
-    torch.ops.aten.batch_norm: per_element(2),
-    torch.ops.aten.upsample_bilinear2d: per_element(4),
-    torch.ops.aten.grid_sampler: per_element(4),
-}
+class FvcoreCounter(TorchDispatchMode):
+    """Counts `operations` by the rules of fvcore; an operator that multiplies and has no rule is an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        rule = rule_of(func)
+        if rule is None:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        if rule is not None:
+            self.operations += rule(*args, **kwargs, out_val=result)
+        elif func.namespace not in ("aten", "prim", "prims") or MULTIPLIES.search(func._schema.name.split("::")[1]):
+            raise NotImplementedError(f"Operator {func} must have a rule to be counted. Add one to `PER_ELEMENT`.")
+        return result
+
+
+def rule_of(func: Any) -> Callable[..., float] | None:
+    """Operations of a call from its arguments and `out_val`, its result; `None` without a rule."""
+    packet = func._overloadpacket
+    if packet in flop_registry:
+        return lambda *args, **kwargs: flop_registry[packet](*args, **kwargs) / OPERATIONS_OF_TORCH
+    name = func._schema.name.split("::")[1]
+    if "backward" in name:
+        return None
+    for kind, count in PER_ELEMENT.items():
+        if kind in name:
+            return lambda *_, out_val, count=count, **__: count * first_tensor(out_val).numel()
+    return None
+
+
+def first_tensor(result: Any) -> Tensor:
+    """The output of an operator, without statistics."""
+    return result if isinstance(result, Tensor) else result[0]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -239,7 +274,7 @@ def count_gigaflops(name: str, size: tuple[int, int], interval: int) -> dict[str
     num_counted = 1 if entry.baseline is None else NUM_FRAMES  # single frames all cost the same
     for _ in range(num_counted):
         (outputs, state), step = counted(model.streaming_step, frame, state)
-        _, scoring = counted(segmentation_scores, outputs, 0, 0)
+        _, scoring = counted(outputs.frame_scores, 0, 0)
         ours.append(step + scoring)
         if entry.has_official_way:
             is_key_frame = outputs.get("is_key_frame")
@@ -258,15 +293,15 @@ def padded(size: tuple[int, int]) -> tuple[int, int]:
 
 def official_scores(outputs: Any, size: tuple[int, int]) -> Tensor:
     """Class scores `(1, num_labels, height, width)` of a frame from enlarged masks, as released."""
-    scores = segmentation_scores(outputs, 0, 0, padded(size))[None, :, : size[0], : size[1]]
+    scores = outputs.frame_scores(0, 0, padded(size))[None, :, : size[0], : size[1]]
     return nn.functional.interpolate(scores, size, mode="bilinear", align_corners=False)
 
 
 def counted(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     """The result of `work`, and its giga-operations by the rules of fvcore."""
-    with FlopCounterMode(display=False, custom_mapping=FVCORE_RULES) as counter:
+    with FvcoreCounter() as counter:
         result = work(*arguments)
-    return result, counter.get_total_flops() / OPERATIONS_OF_TORCH / 1e9
+    return result, counter.operations / 1e9
 
 
 @torch.inference_mode()
@@ -283,7 +318,7 @@ def measure_fps(name: str, size: tuple[int, int], interval: int) -> dict[str, fl
         yield frames
         for frame in frames:
             outputs, state = model.streaming_step(frame, state)
-            yield segmentation_scores(outputs, 0, 0)
+            yield outputs.frame_scores(0, 0)
 
     streams = {way: stream(entry) for way, entry in entries.items()}
     for each in streams.values():

@@ -27,7 +27,7 @@ from PIL import Image
 
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.data.clip_dataset import ClipDataset
-from transformers_themask.data.clips import sample_clip
+from transformers_themask.data.clips import OffsetSampler
 from transformers_themask.data.collator import ClipCollator
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.data.normalization import prepare_on_device
@@ -100,7 +100,7 @@ def measure(videos: LabelledVideos, frame_offsets: tuple[int, ...], num_clips: i
     """CPU seconds of every chain for every clip."""
     processor, augmentation = THEMaskVideoProcessor(), ClipAugmentation()
     on_cpu, on_device = (
-        ClipDataset(videos, frame_offsets, processor, augmentation, None, seed=0, photometric_on=place)
+        ClipDataset(videos, frame_offsets, processor, augmentation, seed=0, photometric_on=place)
         for place in ("cpu", "device")
     )
     plain, collate = PlainChain(videos, frame_offsets, processor, augmentation), ClipCollator()
@@ -125,7 +125,7 @@ class PlainChain:
     """Chain A: step by step, frame by frame."""
 
     def __init__(self, videos, frame_offsets, processor, augmentation):
-        self.videos, self.frame_offsets, self.augmentation = videos, frame_offsets, augmentation
+        self.videos, self.sampler, self.augmentation = videos, OffsetSampler(tuple(frame_offsets)), augmentation
         self.mean = 255 * np.array(processor.image_mean, np.float32)
         self.deviation = 255 * np.array(processor.image_std, np.float32)
 
@@ -134,7 +134,7 @@ class PlainChain:
         rng = np.random.default_rng([0, epoch, index])
         row, root, options = self.videos.rows[index], self.videos.root, self.augmentation
         labelled = [frame for frame, mask in enumerate(row["masks"]) if mask]
-        indices = sample_clip(row["num_frames"], self.frame_offsets, rng, labelled)
+        indices = self.sampler.draw(row["num_frames"], labelled, rng)
         images = [Image.open(root / row["frames"][frame]).convert("RGB") for frame in indices]
         label_maps = [Image.open(root / row["masks"][frame]) for frame in indices]
 

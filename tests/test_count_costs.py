@@ -29,9 +29,40 @@ def test_operations_are_counted_by_the_rules_of_fvcore():
         lambda: nn.functional.grid_sample(pixels, grid, align_corners=False): 4 * 2 * 4 * sampled,
         lambda: pixels.softmax(-1).relu() + pixels: 0,
     }
-    with torch.inference_mode():
-        for work, expected in works.items():
-            assert costs.counted(work)[1] * 1e9 == pytest.approx(expected)
+    for is_inference in (True, False):
+        with torch.inference_mode(is_inference):
+            for work, expected in works.items():
+                assert costs.counted(work)[1] * 1e9 == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["native_layer_norm", "native_group_norm", "grid_sampler_2d", "upsample_bilinear2d"])
+def test_operators_are_counted_under_each_of_their_names(name):
+    assert costs.rule_of(getattr(torch.ops.aten, name).default) is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "miopen_batch_norm", "batch_norm"]
+)
+def test_every_batch_norm_is_counted(name):
+    rule = costs.rule_of(getattr(torch.ops.aten, name).default)
+    pixels, statistics_of_channels = torch.empty(2, 4, 6, 10), torch.empty(4)
+    assert rule(pixels, out_val=(pixels, statistics_of_channels, statistics_of_channels)) == 2 * pixels.numel()
+
+
+def test_an_operator_without_a_rule_that_multiplies_is_an_error():
+    vector, matrix = torch.ones(4), torch.ones(4, 4)
+    library = torch.library.Library("themask_tests", "FRAGMENT")
+    library.define("scaled(Tensor x) -> Tensor")
+    library.impl("scaled", lambda x: 2 * x, "CompositeExplicitAutograd")
+    for work in (
+        lambda: vector.dot(vector),
+        lambda: matrix.mv(vector),
+        lambda: torch.cdist(matrix, matrix),
+        lambda: torch.fft.fft(vector),
+        lambda: torch.ops.themask_tests.scaled(vector),
+    ):
+        with torch.inference_mode(), pytest.raises(NotImplementedError, match="must have a rule"):
+            costs.counted(work)
 
 
 @pytest.mark.parametrize("size, interval, num_frames", [((480, 853), 5, 15), ((64, 90), 2, 3)])

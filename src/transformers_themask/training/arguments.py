@@ -208,12 +208,11 @@ class DataArguments:
             frame_offsets=self.frame_offsets,
             processor=processor,
             augmentation=self.augmentation(),
-            crop_size=None,
             seed=seed,
             clips_per_video=self.clips_per_video,
             sample_by=self.sample_by,
             photometric_on=self.photometric_on,
-            draw_distance=self.draw_distance,
+            clip_sampler="pair" if self.draw_distance else "offsets",
         )
 
     def tta(self) -> TTA:

@@ -28,10 +28,10 @@ def own_class(model: nn.Module) -> Iterator[None]:
 
 
 def gather_in_steps(model: nn.Module) -> None:
-    """Let a sharded model gather its weights for `streaming_step` as it does for `forward`.
+    """Let a sharded model gather its weights for `clip_step` as it does for `forward`.
 
     Args:
         model (`torch.nn.Module`): A model, sharded or not.
     """
-    if isinstance(model, FSDPModule) and "streaming_step" not in vars(model):
-        register_fsdp_forward_method(model, "streaming_step")
+    if isinstance(model, FSDPModule) and "clip_step" not in vars(model):
+        register_fsdp_forward_method(model, "clip_step")
