@@ -12,7 +12,6 @@ from transformers_themask import THEMaskForVideoSemanticSegmentation
 from transformers_themask.models.decoder_themask import (
     TemporalAggregationDecoder,
     TemporalAggregator,
-    THEMaskTransformerModule,
 )
 from transformers_themask.models.masked_attention import (
     FusedProjectionAttention,
@@ -88,7 +87,7 @@ class OfficialDecoder(nn.Module):
     `nn.MultiheadAttention`, which averages and returns its weights; sequences come first.
     """
 
-    transformer: THEMaskTransformerModule
+    transformer: Any
     decoder: TemporalAggregationDecoder
     aggregator: TemporalAggregator
 

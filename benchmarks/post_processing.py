@@ -69,7 +69,7 @@ def synthetic_outputs(
     generator = torch.Generator().manual_seed(num_classes)
     num_queries = config_fields(setting).get("num_queries", 100)
     rows, columns = setting.size[0] // 4, setting.size[1] // 4
-    fields = {}
+    fields: dict[str, Any] = {}
     for prefix in ("", "frame_")[:num_levels]:
         coarse = torch.randn(1, num_queries, 4, 7, generator=generator)
         masks = nn.functional.interpolate(coarse, (rows, columns), mode="bicubic", align_corners=False)
