@@ -30,7 +30,7 @@ from PIL import Image
 from benchmarks.measuring import seconds
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.data.clip_dataset import ClipDataset
-from transformers_themask.data.clips import sample_clip
+from transformers_themask.data.clips import OffsetSampler
 from transformers_themask.data.collator import ClipCollator
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.data.normalization import prepare_on_device
@@ -83,7 +83,7 @@ def measure(videos: LabelledVideos, frame_offsets: tuple[int, ...], num_clips: i
     """Time every chain on every clip, in CPU seconds."""
     processor, augmentation = THEMaskVideoProcessor(), ClipAugmentation()
     datasets = {
-        place: ClipDataset(videos, frame_offsets, processor, augmentation, None, seed=0, photometric_on=place)
+        place: ClipDataset(videos, frame_offsets, processor, augmentation, seed=0, photometric_on=place)
         for place in ("cpu", "device")
     }
     plain = PlainChain(videos, frame_offsets, processor, augmentation)
@@ -123,7 +123,7 @@ class PlainChain:
     """Chain A: one frame after the other, one step after the other."""
 
     def __init__(self, videos, frame_offsets, processor, augmentation):
-        self.videos, self.frame_offsets, self.augmentation = videos, frame_offsets, augmentation
+        self.videos, self.sampler, self.augmentation = videos, OffsetSampler(tuple(frame_offsets)), augmentation
         self.mean = 255 * np.array(processor.image_mean, np.float32)
         self.deviation = 255 * np.array(processor.image_std, np.float32)
 
@@ -132,7 +132,7 @@ class PlainChain:
         rng = np.random.default_rng([0, epoch, index])
         row, root, options = self.videos.rows[index], self.videos.root, self.augmentation
         labelled = [frame for frame, mask in enumerate(row["masks"]) if mask]
-        indices = sample_clip(row["num_frames"], self.frame_offsets, rng, labelled)
+        indices = self.sampler.draw(row["num_frames"], labelled, rng)
         images = [Image.open(root / row["frames"][frame]).convert("RGB") for frame in indices]
         label_maps = [Image.open(root / row["masks"][frame]) for frame in indices]
 

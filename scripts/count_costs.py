@@ -57,7 +57,6 @@ from transformers_themask import (
     THEMaskConfig,
     THEMaskForVideoSemanticSegmentation,
 )
-from transformers_themask.models.video_processing import segmentation_scores
 
 SIZE, SIZE_DIVISOR = (480, 853), 32
 NUM_FRAMES, NUM_LABELS = 15, 124
@@ -296,7 +295,7 @@ def count_gigaflops(name: str, size: tuple[int, int], interval: int) -> dict[str
     num_counted = 1 if entry.baseline is None else NUM_FRAMES  # single frames are all alike
     for _ in range(num_counted):
         (outputs, state), step = counted(model.streaming_step, frame, state)
-        _, scoring = counted(segmentation_scores, outputs, 0, 0)
+        _, scoring = counted(outputs.frame_scores, 0, 0)
         ours.append(step + scoring)
         if entry.has_official_way:
             is_key_frame = entry.family == "mask2former" or outputs.is_key_frame.all()
@@ -314,7 +313,7 @@ def padded(size: tuple[int, int]) -> tuple[int, int]:
 
 def official_scores(outputs: Any, size: tuple[int, int]) -> Tensor:
     """The class scores `(1, num_labels, height, width)` of a frame the released way: masks are enlarged first."""
-    scores = segmentation_scores(outputs, 0, 0, padded(size))[None, :, : size[0], : size[1]]
+    scores = outputs.frame_scores(0, 0, padded(size))[None, :, : size[0], : size[1]]
     return nn.functional.interpolate(scores, size, mode="bilinear", align_corners=False)
 
 
@@ -340,7 +339,7 @@ def measure_fps(name: str, size: tuple[int, int], interval: int) -> dict[str, fl
         for way, model in models.items():
             start = time.perf_counter()
             outputs, states[way] = model.streaming_step(frame, states[way])
-            segmentation_scores(outputs, 0, 0)
+            outputs.frame_scores(0, 0)
             seconds[way].append(time.perf_counter() - start)
     rounds = {
         way: [sum(times[first : first + interval]) for first in range(0, NUM_FRAMES, interval)]

@@ -19,8 +19,11 @@ import torch
 from torch import nn
 from transformers import PrinterCallback
 
+from transformers_themask.models.label_counts import clip_targets
+from transformers_themask.models.matching import LevelPrediction
+from transformers_themask.models.modeling_themask import loss_settings
 from transformers_themask.models.point_sampling import uniform_points
-from transformers_themask.models.query_loss import HierarchicalLoss, LevelPrediction, clip_targets
+from transformers_themask.models.query_loss import HierarchicalLoss
 from transformers_themask.training.preparation import prepare
 from transformers_themask.training.recipes import parse_recipe
 from transformers_themask.training.trainer import VSSTrainer
@@ -53,7 +56,7 @@ class UsedQueries:
         prediction = LevelPrediction(
             outputs["class_queries_logits"].detach(), outputs["masks_queries_logits"].detach()
         )
-        criterion = HierarchicalLoss(config, uniform_points, self.generator)
+        criterion = HierarchicalLoss(loss_settings(config), uniform_points, self.generator)
         (layer,) = criterion.match([prediction], [], targets, self.matching_rounds)
         self.batches.append({int(query) for pair in layer for group in pair for query in group.query_indices})
 

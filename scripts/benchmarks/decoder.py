@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from transformers_themask import THEMaskForVideoSemanticSegmentation
 from transformers_themask.models.decoder_themask import (
-    FusedProjectionAttention,
-    SelfAttention,
     TemporalAggregationDecoder,
     TemporalAggregator,
-    TransformerModule,
+    THEMaskTransformerModule,
+)
+from transformers_themask.models.masked_attention import (
+    FusedProjectionAttention,
+    SelfAttention,
     frame_position_embedding,
 )
 
@@ -85,7 +87,7 @@ class OfficialDecoder(nn.Module):
     `nn.MultiheadAttention`, which averages and returns its weights. Sequences come first, as there.
     """
 
-    transformer: TransformerModule
+    transformer: THEMaskTransformerModule
     decoder: TemporalAggregationDecoder
     aggregator: TemporalAggregator
 

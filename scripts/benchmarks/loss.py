@@ -16,10 +16,13 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from transformers_themask import THEMaskConfig, THEMaskForVideoSemanticSegmentation
 from transformers_themask.models import query_loss
-from transformers_themask.models.decoder_themask import MaskPredictor, QueryPrediction
+from transformers_themask.models.label_counts import clip_targets
+from transformers_themask.models.masked_attention import MaskPredictor, QueryPrediction
 from transformers_themask.models.matching import Assignment, LevelPrediction, MaskLevel, masks_of_rows, match_rows
+from transformers_themask.models.modeling_themask import loss_settings
 from transformers_themask.models.point_sampling import uniform_points
-from transformers_themask.models.query_loss import HierarchicalLoss, clip_targets
+from transformers_themask.models.query_loss import HierarchicalLoss
+from transformers_themask.models.step_context import StepContext
 
 from .measuring import Bound, Case, Setting, faster, saved_bytes
 from .models import TARGETS_PER_IMAGE, blocky_labels, config_fields, random_frames, themask, themask_config
@@ -67,7 +70,7 @@ class FixedDecoder(nn.Module):
     def forward(
         self, feature_maps: list[Tensor], mask_features: Tensor, num_frames: int, all_predictions: bool
     ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
-        """As `TransformerModule`."""
+        """As `THEMaskTransformerModule`."""
         maps = mask_features[:, None]
         return [QueryPrediction(layer, self.mask_predictor(layer)[:, None], maps) for layer in self.queries], []
 
@@ -124,8 +127,7 @@ class HeadsAndLoss:
         return self.model(
             pixel_values_videos=self.frames,
             labels=self.labels,
-            matching_rounds=matching_rounds,
-            point_sampler=point_sampler,
+            context=StepContext(matching_rounds=matching_rounds, point_sampler=point_sampler),
         ).loss
 
     def our_loss_as_on_gpu(self) -> Tensor:
@@ -254,7 +256,7 @@ class OurSecondRound:
     def __init__(self, logits: Tensor, labels: Tensor):
         num_layers, _, num_masks = logits.shape[:3]
         config = THEMaskConfig(num_queries=num_masks, num_labels=num_masks)
-        self.criterion = HierarchicalLoss(config, uniform_points)
+        self.criterion = HierarchicalLoss(loss_settings(config), uniform_points)
         self.targets = clip_targets(labels, num_masks, config.ignore_value, exclude_ignored=False)
         self.class_table = self.targets.class_table(num_masks)
         self.logits = logits[:, :, None].clone().requires_grad_()

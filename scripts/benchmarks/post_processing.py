@@ -10,6 +10,7 @@ from transformers import Mask2FormerImageProcessor
 from transformers.utils import ModelOutput
 
 from transformers_themask import THEMaskVideoProcessor
+from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentationOutput
 from transformers_themask.models.scores_to_labels import query_scores
 
 from .measuring import Bound, Case, Setting, faster
@@ -101,7 +102,7 @@ def synthetic_outputs(
         per_frame = prefix == "frame_"
         fields[f"{prefix}class_queries_logits"] = (classes[:, None] if per_frame else classes).to(setting.device)
         fields[f"{prefix}masks_queries_logits"] = masks[:, None].to(setting.device)
-    return ModelOutput(**fields)
+    return THEMaskForVideoSemanticSegmentationOutput(**fields)
 
 
 def our_labels(outputs: ModelOutput, size: tuple[int, int]) -> Tensor:

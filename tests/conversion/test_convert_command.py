@@ -10,9 +10,9 @@ from transformers import AutoModel, AutoVideoProcessor
 from goldens import FIXTURES, json_file, tensors, under, weights
 from themask_command import main
 from transformers_themask import AutoModelForVideoSemanticSegmentation, CFFMConfig
-from transformers_themask.conversion import mpvss
-from transformers_themask.conversion.families import convert_official_checkpoint
-from transformers_themask.conversion.themask import config_from_state_dict, convert_official_key
+from transformers_themask.conversion.checkpoints import convert_official_checkpoint
+from transformers_themask.families import mpvss
+from transformers_themask.families.themask import config_from_state_dict, convert_official_key
 
 MPVSS_FIXTURES = FIXTURES.parent / "mpvss"
 

@@ -22,7 +22,6 @@ from transformers_themask.data.transforms import ClipAugmentation
 def make_dataset(vspw_root, plain_processor):
     def make(
         augmentation=None,
-        crop_size=None,
         frame_offsets=(-1, 0),
         processor=plain_processor,
         path_is_kept=lambda path: True,
@@ -32,7 +31,7 @@ def make_dataset(vspw_root, plain_processor):
         rows = [{**row, "masks": [path if path_is_kept(path) else "" for path in row["masks"]]} for row in rows]
         videos = LabelledVideos(rows, vspw_root, ["left", "right"])
         options = {"seed": 0, **options}
-        return ClipDataset(videos, frame_offsets, processor, augmentation, crop_size, **options)
+        return ClipDataset(videos, frame_offsets, processor, augmentation, **options)
 
     return make
 
@@ -134,14 +133,6 @@ def test_small_clips_are_padded_after_normalisation(make_dataset):
     assert (pixel_values[..., :12, :16] >= 1).all() and (labels[..., :12, :16] < 2).all()
     assert (pixel_values[..., 12:, :] == 0).all() and (pixel_values[..., 16:] == 0).all()
     assert (labels[..., 12:, :] == 255).all() and (labels[..., 16:] == 255).all()
-    assert make_dataset(crop_size=(13, 16))[0]["labels"].shape == (2, 13, 16)
-
-
-def test_a_crop_size_below_the_clip_is_refused(make_dataset):
-    with pytest.raises(
-        ValueError, match=r"`crop_size` must hold every clip. Got \(8, 16\) for a clip of size \(12, 16"
-    ):
-        make_dataset(crop_size=(8, 16))[0]
 
 
 def test_a_clip_without_labels_is_replaced_by_another_video(make_dataset, vspw_root):
@@ -313,18 +304,18 @@ def test_at_least_one_clip_is_needed(make_dataset, vspw_root, plain_processor):
     with pytest.raises(ValueError, match=r"must give at least one clip. Got 2 videos and 0 clips"):
         make_dataset(clips_per_video=0)
     with pytest.raises(ValueError, match=r"must give at least one clip. Got 0 videos"):
-        ClipDataset(LabelledVideos([], vspw_root, ["left"]), (0,), plain_processor, None, None, 0)
+        ClipDataset(LabelledVideos([], vspw_root, ["left"]), (0,), plain_processor, None, 0)
 
 
 def test_the_video_processor_normalises_and_neither_stretches_nor_resizes_augmented_clips(make_dataset):
     processor = THEMaskVideoProcessor(size={"shortest_edge": 64, "longest_edge": 96})
-    augmentation = ClipAugmentation((32, 24), (1.0, 1.0), (20, 28), flip_probability=0, photometric=False)
-    item = make_dataset(augmentation, crop_size=(32, 40), processor=processor)[0]
+    augmentation = ClipAugmentation((32, 24), (1.0, 1.0), (32, 40), flip_probability=0, photometric=False)
+    item = make_dataset(augmentation, processor=processor)[0]
     blue = (0 - 0.406) / 0.225  # ImageNet mean and deviation
     assert item["pixel_values_videos"].shape == (2, 3, 32, 40) and item["labels"].dtype == torch.uint8
-    assert item["pixel_values_videos"][:, 2, :20, :28].median().item() == pytest.approx(blue, abs=0.1)
-    assert (item["labels"][:, 20:] == 255).all() and (item["labels"][:, :, 28:] == 255).all()
-    assert set(item["labels"][:, :20, :28].unique().tolist()) == {0, 1}
+    assert item["pixel_values_videos"][:, 2, :24, :32].median().item() == pytest.approx(blue, abs=0.1)
+    assert (item["labels"][:, 24:] == 255).all() and (item["labels"][:, :, 32:] == 255).all()
+    assert set(item["labels"][:, :24, :32].unique().tolist()) == {0, 1}
     assert make_dataset(processor=processor)[0]["labels"].shape == (2, 64, 96)
 
 
@@ -341,7 +332,7 @@ def test_normalised_and_padded_items_are_the_official_ones(official_tensors, tmp
     num_labels = int(official_tensors["crop0.seg0"][official_tensors["crop0.seg0"] < 255].max()) + 1
 
     videos = LabelledVideos([row], tmp_path, [str(index) for index in range(num_labels)])
-    dataset = ClipDataset(videos, (0,), THEMaskVideoProcessor(), unchanged, None, 0)
+    dataset = ClipDataset(videos, (0,), THEMaskVideoProcessor(), unchanged, 0)
 
     torch.testing.assert_close(
         dataset[0]["pixel_values_videos"], torch.from_numpy(official_tensors["bundle.img"])[0][None]
@@ -350,10 +341,8 @@ def test_normalised_and_padded_items_are_the_official_ones(official_tensors, tmp
 
 
 def test_distances_of_pairs_are_drawn_and_reproducible(make_dataset):
-    dataset = make_dataset(frame_offsets=(-2, 0), draw_distance=True)
+    dataset = make_dataset(frame_offsets=(-2, 0), clip_sampler="pair")
     items = [dataset[0, epoch] for epoch in range(40)]
     distances = {int(later) - int(earlier) for earlier, later in (item["frame_names"] for item in items)}
     assert distances == {1, 2}
     assert all(same(item, dataset[0, epoch]) for epoch, item in enumerate(items))
-    with pytest.raises(ValueError, match=r"`draw_distance` must be False unless a clip has two frames. Got True"):
-        make_dataset(frame_offsets=(-2, -1, 0), draw_distance=True)

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from transformers_themask.data.clips import sample_clip, sample_pair
+from transformers_themask.data.clips import OffsetSampler, PairSampler, frame_sampler
 from transformers_themask.models.streaming import evaluation_clips
 
 
@@ -38,30 +38,22 @@ def test_sampled_clips_are_exactly_the_official_ones(official_facts, official_of
     recorded = official_facts["train_clips"][official_offsets]
     frame_offsets = tuple(int(offset) for offset in official_offsets.strip("[]").split(","))
     frame_offsets = frame_offsets if frame_offsets == (0,) else (*frame_offsets, 0)
-    rng = np.random.default_rng(0)
-    sampled = [sample_clip(recorded["video_frames"], frame_offsets, rng) for _ in range(2000)]
+    sampler, rng = OffsetSampler(frame_offsets), np.random.default_rng(0)
+    sampled = [sampler.draw(recorded["video_frames"], range(recorded["video_frames"]), rng) for _ in range(2000)]
     assert sorted(map(list, set(map(tuple, sampled)))) == recorded["distinct_clips"]
 
 
 def test_targets_are_labelled_frames_whichever_way_time_runs():
     rng = np.random.default_rng(0)
-    sampled = {tuple(sample_clip(30, (-9, -6, -3, 0), rng, labelled=[19])) for _ in range(50)}
+    sampled = {tuple(OffsetSampler((-9, -6, -3, 0)).draw(30, [19], rng)) for _ in range(50)}
     assert sampled == {(10, 13, 16, 19), (28, 25, 22, 19)}
-    sampled = {tuple(sample_clip(12, (-3, 0), rng, labelled=[1, 2, 10])) for _ in range(200)}
+    sampled = {tuple(OffsetSampler((-3, 0)).draw(12, [1, 2, 10], rng)) for _ in range(200)}
     assert sampled == {(4, 1), (5, 2), (7, 10)}
-
-
-def test_naming_all_frames_as_labelled_changes_no_draw():
-    draws = [
-        [sample_clip(9, (-3, 0), rng, labelled) for _ in range(50)]
-        for rng, labelled in ((np.random.default_rng(0), None), (np.random.default_rng(0), range(9)))
-    ]
-    assert draws[0] == draws[1]
 
 
 def test_half_of_the_sampled_clips_run_backwards():
     rng = np.random.default_rng(0)
-    clips = [sample_clip(8, (-1, 0), rng) for _ in range(4000)]
+    clips = [OffsetSampler((-1, 0)).draw(8, range(8), rng) for _ in range(4000)]
     share = np.mean([first > last for first, last in clips])
     assert abs(share - 0.5) < 0.04  # five standard deviations
 
@@ -69,12 +61,12 @@ def test_half_of_the_sampled_clips_run_backwards():
 @pytest.mark.parametrize("offsets", [(), (-3,), (-3, -6, 0), (-3, -3, 0), (0, 3)])
 def test_offsets_must_increase_and_end_with_the_target_frame(offsets):
     with pytest.raises(ValueError, match="`frame_offsets` must increase strictly and end with 0"):
-        sample_clip(10, offsets, np.random.default_rng(0))
+        OffsetSampler(offsets)
 
 
 def test_sampling_from_a_short_video_says_what_is_missing():
     with pytest.raises(ValueError, match=r"`num_video_frames` must be at least 10 .* Got 9"):
-        sample_clip(9, (-9, -6, -3, 0), np.random.default_rng(0))
+        OffsetSampler((-9, -6, -3, 0)).draw(9, range(9), np.random.default_rng(0))
 
 
 def test_clip_length_must_be_positive():
@@ -90,18 +82,27 @@ def test_pairs_come_as_often_as_two_draws_make_them():
     for one, others in enumerate(around):
         for other in others:
             expected[min(one, other), max(one, other)] += 1 / length / len(others)
-    rng, num_draws = np.random.default_rng(0), 20000
+    sampler, rng, num_draws = PairSampler((-reach, 0)), np.random.default_rng(0), 20000
     counts = np.zeros_like(expected)
     for _ in range(num_draws):
-        counts[tuple(sample_pair(length, reach, rng))] += 1
+        counts[tuple(sampler.draw(length, range(length), rng))] += 1
     deviation = np.sqrt(expected * (1 - expected) / num_draws)
     assert (np.abs(counts / num_draws - expected) <= 4.5 * deviation).all()
 
 
 def test_the_later_frame_of_a_pair_has_labels():
-    rng = np.random.default_rng(0)
-    pairs = {tuple(sample_pair(30, 2, rng, labelled=[0, 12])) for _ in range(100)}
+    sampler, rng = PairSampler((-2, 0)), np.random.default_rng(0)
+    pairs = {tuple(sampler.draw(30, [0, 12], rng)) for _ in range(100)}
     assert pairs == {(10, 12), (11, 12)}
-    for num_frames, labelled in ((1, None), (9, [0]), (9, [])):
-        with pytest.raises(ValueError, match="with a labelled frame after the first one"):
-            sample_pair(num_frames, 2, rng, labelled)
+    for num_frames, labelled in ((1, [0]), (9, [0]), (9, [])):
+        with pytest.raises(ValueError, match=r"`num_video_frames` must be at least 2 .*with a labelled frame"):
+            sampler.draw(num_frames, labelled, rng)
+
+
+def test_samplers_are_found_by_name():
+    assert frame_sampler("offsets", [-3, 0]) == OffsetSampler((-3, 0))
+    assert frame_sampler("pair", [-10, 0]) == PairSampler((-10, 0))
+    with pytest.raises(ValueError, match=r"`clip_sampler` must be one of offsets, pair. Got 'all'"):
+        frame_sampler("all", [0])
+    with pytest.raises(ValueError, match=r"`frame_offsets` must have two entries .*Got \(-2, -1, 0\)"):
+        frame_sampler("pair", [-2, -1, 0])

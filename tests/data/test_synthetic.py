@@ -122,7 +122,7 @@ def test_the_written_dataset_reads_back_as_rendered(tmp_path):
         assert (read_mask(root / val[0]["masks"][index]) == masks[index]).all()
         difference = read_frame(root / val[0]["frames"][index]).astype(int) - frames[index]
         assert np.abs(difference).mean() < 8  # JPEG
-    assert {path.name for path in tmp_path.iterdir()} == {"toy", "cache"}
+    assert {path.name for path in tmp_path.iterdir()} == {"toy"}
 
 
 def test_writing_is_deterministic_and_survives_an_interrupted_run(tmp_path):

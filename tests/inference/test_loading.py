@@ -16,7 +16,6 @@ from transformers import (
     SegformerForImageClassification,
     SegformerImageProcessor,
 )
-from transformers.utils import ModelOutput
 
 from tiny_segmenters import save_native, save_videomt, segformer
 from tolerances import assert_equal_up_to_rounding
@@ -123,7 +122,7 @@ def test_label_maps_are_the_plain_computation(kind, tmp_path):
         # Of the model's shapes, but random: a random model is rarely of two minds about a frame.
         ours = our_outputs(model, processor, random_frame(size))
         generator = torch.Generator().manual_seed(size[0])
-        ours = ModelOutput({name: torch.randn(value.shape, generator=generator) for name, value in ours.items()})
+        ours = type(ours)(**{name: torch.randn(value.shape, generator=generator) for name, value in ours.items()})
         if "logits" in ours:
             scores = ours["logits"][0].double()
         else:

@@ -9,6 +9,7 @@ import torch
 
 from tiny import TINY_MIT, random_clips, tiny_model
 from transformers_themask import MiTConfig
+from transformers_themask.models.step_context import StepContext
 
 MODELS = {
     "one_frame": {"num_frames": 1},
@@ -71,7 +72,9 @@ def test_the_backward_pass_draws_no_points(per_clip):
         frames, labels = random_clips()
         generators = [torch.Generator().manual_seed(seed) for seed in range(len(frames) if per_clip else 1)]
         points = generators if per_clip else generators[0]
-        loss = model(pixel_values_videos=frames.double(), labels=labels, point_generator=points).loss
+        loss = model(
+            pixel_values_videos=frames.double(), labels=labels, context=StepContext(point_generator=points)
+        ).loss
         loss.backward()
         gradients = [parameter.grad for parameter in model.parameters()]
         results.append([loss, *gradients, *(generator.get_state() for generator in generators)])

@@ -27,7 +27,6 @@ from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.models.scores_to_labels import resampled_scores
 from transformers_themask.models.streaming import evaluation_clips
-from transformers_themask.models.video_processing import segmentation_scores
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 from transformers_themask.mvc.spools import LabelSpool
 from transformers_themask.mvc.tta import (
@@ -385,7 +384,7 @@ def test_scores_are_averaged_over_passes(video):
         for flip in (True, False):
             pictures = mirrored(video) if flip else video
             for index, outputs, place in outputs_by_frame(case.model, two_edges(scale), pictures, case.mode):
-                scores = segmentation_scores(outputs, 0, place)
+                scores = outputs.frame_scores(0, place)
                 scores = scores.flip(-1) if flip else scores
                 totals[index] += torch.nn.functional.interpolate(scores[None], (24, 40), mode="bilinear")[0]
     enlarged = torch.nn.functional.interpolate(totals, (HEIGHT, WIDTH), mode="bilinear")

@@ -56,7 +56,6 @@ def train(data_root: str, name: str, batch_size: int, accumulation: int, dtype: 
         frame_offsets=trained.frame_offsets,
         processor=processor,
         augmentation=ClipAugmentation(base_size=(80, 64), crop_size=(64, 64)),
-        crop_size=None,
         seed=0,
         clips_per_video=16,
     )

@@ -12,6 +12,7 @@ from torch import nn
 from allocated_memory import peak_bytes
 from goldens import json_file, tensors
 from trained_models import TRAINED_MODELS
+from transformers_themask.models.step_context import StepContext
 from transformers_themask.training import trainer as trainer_module
 from transformers_themask.training.masked_consistency import draw_patches, hide_patches, running_statistics_kept
 from transformers_themask.training.trainer import VSSTrainer
@@ -153,7 +154,7 @@ def test_two_backward_passes_give_the_gradient_of_the_sum(gradients_of, clips, s
     losses = []
     for pixel_values, weight in ((frames, 1.0), (masked, 0.7)):
         points = [generator(sample_id) for sample_id in batch["sample_ids"]]
-        outputs = joint(pixel_values, labels=batch["labels"], point_generator=points)
+        outputs = joint(pixel_values, labels=batch["labels"], context=StepContext(point_generator=points))
         losses.append(weight * outputs.loss)
     sum(losses).backward()
     assert logged["loss"] == pytest.approx(sum(losses).item(), rel=1e-5)

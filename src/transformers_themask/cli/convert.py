@@ -3,13 +3,13 @@
 
 import argparse
 
-from transformers_themask.conversion.families import config_from_state_dict, convert_official_checkpoint
-from transformers_themask.conversion.mpvss import load_motion_encoder
+from transformers_themask.config_overrides import mapping_from_text
+from transformers_themask.conversion.checkpoints import config_from_state_dict, convert_official_checkpoint
 from transformers_themask.conversion.official import load_official_checkpoint
 from transformers_themask.data.vspw import read_class_names
+from transformers_themask.families.mpvss import load_motion_encoder
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.sinks.output_folder import check_output_folder
-from transformers_themask.training.config_overrides import mapping_from_text
 
 from .command import naming
 

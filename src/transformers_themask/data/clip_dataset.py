@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training clips of videos on disk, reproducible from (seed, epoch, index) whatever process reads them."""
+"""Training clips of videos on disk, reproducible from (seed, epoch, index) in any process."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -12,13 +12,14 @@ from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 from transformers.utils import logging
 
-from .clips import check_frame_offsets, required_video_frames, sample_clip, sample_pair, target_candidates
+from .clips import FrameSampler, frame_sampler
 from .frame_checks import VOID_ID, check_frame_size, check_mask_size
 from .images import DamagedFileError
-from .labelled_videos import UNLABELLED, LabelledVideos
-from .normalization import normalize_frames
+from .labelled_videos import LabelledVideos
+from .normalization import ClipProcessor, normalize_frames
 from .photometric import PhotometricDraw, distort_colors
 from .transforms import ClipAugmentation
+from .video_table import UNLABELLED
 
 logger = logging.get_logger(__name__)
 
@@ -28,7 +29,7 @@ MAX_CLIP_DRAWS = 50
 class ClipDataset(Dataset):
     """One random clip per item.
 
-    All randomness of an item comes from `(seed, epoch, index)`, hence workers, ranks and a resumed run agree on it.
+    All randomness of an item comes from `(seed, epoch, index)`, so workers, ranks and a resumed run agree on it.
     The last frame of a clip, in the order in which the model sees it, always has labels; other frames may have none.
     An item whose labels are all void after augmentation is replaced by a clip of another random video, as in the
     official training code, and so, with a warning, is one with a file that cannot be decoded.
@@ -38,33 +39,31 @@ class ClipDataset(Dataset):
         frame_offsets (`Sequence[int]`): Offsets of the clip's frames from its last frame, such as `(-9, -6, -3, 0)`.
         processor: Video processor that normalises the frames and reduces the labels. It also resizes when there is
             no augmentation.
-        augmentation ([`ClipAugmentation`] or `None`): Geometry and colour changes.
-        crop_size (`tuple[int, int]` or `None`): Height and width to which smaller clips are padded at the bottom and
-            the right, after normalisation: frames with 0, labels with the ignored id. `None` takes the crop size of
-            the augmentation; without either nothing is padded.
+        augmentation ([`ClipAugmentation`] or `None`): Geometry and colour changes. Clips that are smaller than its
+            crop are padded at the bottom and the right, after normalisation: frames with 0, labels with the ignored
+            id.
         seed (`int`): Seed of every draw.
-        clips_per_video (`int`, *optional*, defaults to 1): How many items each video gives per epoch, on average.
+        clips_per_video (`int`, *optional*, defaults to 1): Items of each video per epoch, on average.
         sample_by (`str`, *optional*, defaults to `"video"`): `"video"` draws every video equally often, as the
             official code does; `"frame"` in proportion to its labelled frames, where videos differ much in length.
         photometric_on (`str`, *optional*, defaults to `"cpu"`): `"cpu"` distorts the colours in the item. `"device"`
-            only draws how: augmented items then hold 8-bit frames, which [`prepare_on_device`] distorts and normalises
-            in the batch. The draws are the same.
-        draw_distance (`bool`, *optional*, defaults to `False`): Draw the distance of the two frames of a clip anew for
-            each item, up to that of `frame_offsets`, as [`~clips.sample_pair`] does.
+            only draws the parameters: augmented items then hold 8-bit frames, which [`prepare_on_device`] distorts and
+            normalises in the batch. The draws are the same.
+        clip_sampler (`str`, *optional*, defaults to `"offsets"`): Name of a sampler for [`~clips.frame_sampler`].
     """
 
     def __init__(
         self,
         videos: LabelledVideos,
         frame_offsets: Sequence[int],
-        processor: Any,
+        processor: ClipProcessor,
         augmentation: ClipAugmentation | None,
-        crop_size: tuple[int, int] | None,
         seed: int,
+        *,
         clips_per_video: int = 1,
         sample_by: str = "video",
         photometric_on: str = "cpu",
-        draw_distance: bool = False,
+        clip_sampler: str = "offsets",
     ):
         if sample_by not in ("video", "frame"):
             raise ValueError(f"`sample_by` must be 'video' or 'frame'. Got {sample_by!r}.")
@@ -75,33 +74,30 @@ class ClipDataset(Dataset):
                 "`videos` and `clips_per_video` must give at least one clip. "
                 f"Got {len(videos.rows)} videos and {clips_per_video} clips per video."
             )
-        check_frame_offsets(frame_offsets)
-        if draw_distance and len(frame_offsets) != 2:
-            raise ValueError(
-                "`draw_distance` must be False unless a clip has two frames. "
-                f"Got True for `frame_offsets` {tuple(frame_offsets)}."
-            )
-        # A pair fits wherever frames that follow one another do.
-        _check_target_frames(videos.rows, (-1, 0) if draw_distance else frame_offsets, is_reversible=not draw_distance)
         if not processor.do_reduce_labels:
             raise ValueError(
                 "`processor.do_reduce_labels` must be True because masks hold raw ids with 0 as void. "
                 f"Got {processor.do_reduce_labels}; build the processor with `do_reduce_labels=True`."
             )
         self.videos = videos
-        self.frame_offsets = tuple(frame_offsets)
-        self.draw_distance = draw_distance
+        self.sampler = frame_sampler(clip_sampler, frame_offsets)
         self.processor = processor
         self.augmentation = augmentation
-        self.crop_size = augmentation.crop_size if crop_size is None and augmentation is not None else crop_size
         self.seed = seed
         self.clips_per_video = clips_per_video
         self.photometric_on = photometric_on
-        repeats = 1 if sample_by == "video" else [len(_labelled_frames(row)) for row in videos.rows]
+        labelled = [_labelled_frames(row) for row in videos.rows]
+        _check_videos(videos.rows, labelled, self.sampler)
+        repeats = 1 if sample_by == "video" else [len(frames) for frames in labelled]
         self.video_order = np.repeat(np.arange(len(videos.rows)), repeats)
         self._label_type = torch.uint8 if 0 <= processor.ignore_index <= VOID_ID else torch.int16
         # The processor's own reduction, looked up: one byte per pixel from the file to the loss.
         self._class_indices = processor.reduce_labels(torch.arange(VOID_ID + 1)).to(self._label_type).numpy()
+
+    @property
+    def frame_offsets(self) -> tuple[int, ...]:
+        """Offsets of the clip's frames from its last frame."""
+        return self.sampler.frame_offsets
 
     def __len__(self) -> int:
         return len(self.videos.rows) * self.clips_per_video
@@ -143,19 +139,15 @@ class ClipDataset(Dataset):
         )
 
     def _draw_clip(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        labelled = _labelled_frames(row)
-        if self.draw_distance:
-            indices = sample_pair(row["num_frames"], -self.frame_offsets[0], rng, labelled)
-        else:
-            indices = sample_clip(row["num_frames"], self.frame_offsets, rng, labelled)
+        indices = self.sampler.draw(row["num_frames"], _labelled_frames(row), rng)
         frames, masks = self._read_clip(row, indices)
         if self.augmentation is None:
             item = self._resized(frames, masks)
         else:
             item = self._colored(*self.augmentation(frames, masks, rng))
-        if self.crop_size is not None:
-            item["pixel_values_videos"] = _pad_bottom_right(item["pixel_values_videos"], self.crop_size, value=0)
-            item["labels"] = _pad_bottom_right(item["labels"], self.crop_size, value=self.processor.ignore_index)
+            crop_size = self.augmentation.crop_size
+            item["pixel_values_videos"] = _pad_bottom_right(item["pixel_values_videos"], crop_size, value=0)
+            item["labels"] = _pad_bottom_right(item["labels"], crop_size, value=self.processor.ignore_index)
         names = [PurePosixPath(row["frames"][index]).stem for index in indices]
         return {**item, "video_id": row["video_id"], "frame_names": names}
 
@@ -231,28 +223,20 @@ def _labelled_frames(row: Mapping[str, Any]) -> list[int]:
     return [index for index, path in enumerate(row["masks"]) if path != UNLABELLED]
 
 
-def _check_target_frames(rows: Sequence[Mapping[str, Any]], frame_offsets: Sequence[int], is_reversible: bool) -> None:
-    num_required = required_video_frames(frame_offsets)
-    unusable = []
-    for row in rows:
-        candidates = target_candidates(row["num_frames"], frame_offsets, _labelled_frames(row))
-        if not any(map(len, candidates if is_reversible else candidates[:1])):
-            unusable.append(row)
+def _check_videos(rows: Sequence[Mapping[str, Any]], labelled: Sequence[Sequence[int]], sampler: FrameSampler) -> None:
+    """Raise a `ValueError` unless every video holds a clip."""
+    pairs = zip(rows, labelled, strict=True)
+    unusable = [(row, frames) for row, frames in pairs if not sampler.has_clip(row["num_frames"], frames)]
     if unusable:
-        video_id, num_frames = unusable[0]["video_id"], unusable[0]["num_frames"]
+        row, frames = unusable[0]
         raise ValueError(
-            f"Every training video must have at least {num_required} frames for the frame offsets "
-            f"{tuple(frame_offsets)}, up to a labelled one or from it on. Got {num_frames} in {video_id!r}, "
-            f"{len(_labelled_frames(unusable[0]))} of them labelled ({len(unusable)} videos are too short); "
+            f"Every training video must have at least {sampler.min_video_frames} frames for the frame offsets "
+            f"{sampler.frame_offsets}, up to a labelled one or from it on. Got {row['num_frames']} in "
+            f"{row['video_id']!r}, {len(frames)} of them labelled ({len(unusable)} videos are too short); "
             "remove them from the split file or use smaller offsets."
         )
 
 
-def _pad_bottom_right(maps: torch.Tensor, size: tuple[int, int], value: float) -> torch.Tensor:
+def _pad_bottom_right(maps: Tensor, size: tuple[int, int], value: float) -> Tensor:
     height, width = maps.shape[-2:]
-    if height > size[0] or width > size[1]:
-        raise ValueError(
-            f"`crop_size` must hold every clip. Got {tuple(size)} for a clip of size {(height, width)}; "
-            "enlarge it or crop to it in the augmentation."
-        )
     return functional.pad(maps, (0, size[1] - width, 0, size[0] - height), value=value)

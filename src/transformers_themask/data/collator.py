@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clips to a batch."""
+"""Collator that stacks clips into a batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,18 +7,17 @@ from typing import Any
 import torch
 
 TENSOR_KEYS = ("pixel_values_videos", "labels")
-# What colours still have to become, in items whose photometric distortion waits for the device.
+# Parameters of the photometric distortion, when it is applied on the device.
 DEVICE_KEYS = ("photometric", "content_sizes")
 
 
 class ClipCollator:
     """Stack the items of [`ClipDataset`] into a batch.
 
-    It holds `pixel_values_videos` of shape `(batch, num_frames, channels, height, width)`, `labels` of
-    shape `(batch, num_frames, height, width)` and the list `sample_ids`, which says which clip of the run
-    each one is. With `photometric_on="device"` there are also `photometric` of shape `(batch, num_frames, 5)` and
-    `content_sizes` of shape `(batch, 2)` for [`prepare_on_device`]. Nothing is padded here: a clip of another shape
-    is an error.
+    It holds `pixel_values_videos` of shape `(batch, num_frames, channels, height, width)`, `labels` of shape `(batch,
+    num_frames, height, width)` and the list `sample_ids`, unique numbers of the clips in a run. With
+    `photometric_on="device"` there are also `photometric` of shape `(batch, num_frames, 5)` and `content_sizes` of
+    shape `(batch, 2)` for [`prepare_on_device`]. Nothing is padded here: a clip of another shape is an error.
     """
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -37,5 +36,5 @@ def _check_shapes(key: str, items: Sequence[dict[str, Any]]) -> None:
             raise ValueError(
                 f"`{key}` of all clips in a batch must have one shape. Got {tuple(item[key].shape)} for video "
                 f"{item['video_id']!r} (frames {', '.join(item['frame_names'])}) after {tuple(first[key].shape)} for "
-                f"video {first['video_id']!r}; set `crop_size` or use a batch size of 1."
+                f"video {first['video_id']!r}; set an augmentation or use a batch size of 1."
             )

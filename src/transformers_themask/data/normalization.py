@@ -1,16 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """From 8-bit frames to a model's input, in a worker process or on the model's device: the same arithmetic."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .photometric import distort_batch
 
 
-def prepare_on_device(batch: Mapping[str, Any], processor: Any) -> dict[str, Any]:
+class ClipProcessor(Protocol):
+    """The part of a video processor that training clips need."""
+
+    do_rescale: bool
+    rescale_factor: float
+    do_normalize: bool
+    image_mean: Sequence[float]
+    image_std: Sequence[float]
+    do_reduce_labels: bool
+    ignore_index: int
+
+    def reduce_labels(self, raw: Tensor) -> Tensor:
+        """Class indices of raw label ids."""
+
+    def __call__(
+        self, videos: np.ndarray, *, segmentation_maps: np.ndarray, return_tensors: str
+    ) -> Mapping[str, Tensor]:
+        """Resize and normalise the frames of a video, and reduce its labels."""
+
+
+def prepare_on_device(batch: Mapping[str, Any], processor: ClipProcessor) -> dict[str, Any]:
     """Finish the clips of a [`ClipDataset`] with `photometric_on="device"`, on the device where the batch lies.
 
     Args:
@@ -36,7 +57,7 @@ def prepare_on_device(batch: Mapping[str, Any], processor: Any) -> dict[str, Any
     return batch
 
 
-def normalize_frames(frames: Tensor, processor: Any) -> Tensor:
+def normalize_frames(frames: Tensor, processor: ClipProcessor) -> Tensor:
     """Rescale and normalise frames as a video processor does, without its checks and copies.
 
     Args:

@@ -106,6 +106,7 @@ class CFFMConfig(PreTrainedConfig):
     """
 
     model_type = "cffm"
+    clip_sampler = "offsets"
     sub_configs = {"backbone_config": AutoConfig}
     attribute_map = {"hidden_size": "hidden_dim", "num_hidden_layers": "mining_layers"}
 

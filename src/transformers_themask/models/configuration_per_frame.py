@@ -55,6 +55,7 @@ class PerFrameConfig(PreTrainedConfig):
     """
 
     model_type = "per_frame"
+    clip_sampler = "offsets"
     sub_configs = {"segmenter_config": AutoConfig}
 
     segmenter_config: Any = None

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the video models of this package have in common as models of Transformers."""
+"""Base class of the video models."""
 
 import math
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 
@@ -19,6 +20,50 @@ class VideoPreTrainedModel(PreTrainedModel):
 
     # The loss is normalised by its own counts, not by Trainer's count of labelled pixels.
     accepts_loss_kwargs = False
+
+    # Whether the loss matches in up to two rounds, so that a warm-up with one round makes sense.
+    has_matching_rounds: ClassVar[bool] = False
+    # The parts of a model that `freeze` takes, each a few of its modules.
+    freezable_parts: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    def __init__(self, config: PreTrainedConfig, *inputs: Any, **kwargs: Any):
+        super().__init__(config, *inputs, **kwargs)
+        self._frozen_parts: set[str] = set()
+
+    def freeze(self, *parts: str) -> None:
+        """Keep parts of the model as they are in training.
+
+        They take no gradient and stay in evaluation mode under `train()`, so that drop path is off.
+
+        Args:
+            parts (`str`): Some of `freezable_parts`.
+
+        Raises:
+            ValueError: If the model has no such part.
+        """
+        for part in parts:
+            if part not in self.freezable_parts:
+                known = ", ".join(self.freezable_parts) or "none"
+                raise ValueError(f"`freeze` must name parts of a {type(self).__name__}: {known}. Got {part!r}.")
+        self._frozen_parts.update(parts)
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def is_frozen(self, part: str) -> bool:
+        """Whether a part was frozen."""
+        return part in self._frozen_parts
+
+    def train(self, mode: bool = True) -> "VideoPreTrainedModel":
+        """Set the training mode, of frozen parts always the evaluation mode."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        paths = [path for part in sorted(self._frozen_parts) for path in self.freezable_parts[part]]
+        return [self.get_submodule(path) for path in paths]
 
     @classmethod
     def is_custom_code(cls) -> bool:

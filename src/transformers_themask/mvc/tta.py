@@ -24,7 +24,6 @@ from transformers_themask.models.streaming import (
     single_frames,
     stream_options,
 )
-from transformers_themask.models.video_processing import segmentation_scores
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 from transformers_themask.sinks.sink import Sink
 from transformers_themask.videos.camera import Camera
@@ -476,7 +475,7 @@ def _size_seen(processor: Any, size: tuple[int, int]) -> tuple[int, int]:
 def _grid_scores(processor: Any, clip: SegmentedClip, grid: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
     """Index and class scores `(num_labels, *grid)` of every frame of a clip."""
     for position, index in enumerate(clip.frame_indices):
-        scores = segmentation_scores(clip.outputs, 0, position)
+        scores = clip.outputs.frame_scores(0, position)
         rows, columns = scores.shape[-2:]
         of_pixels = clip.outputs.get("logits") is not None
         # As for label maps: masks are at stride 4, logits may have any.
