@@ -10,7 +10,7 @@ import torch
 from goldens import FIXTURES, manifest, official_layer, tensors, under, weights
 from tiny import tiny_config
 from transformers_themask import MiTBackbone, MiTConfig
-from transformers_themask.conversion.themask import convert_state_dict
+from transformers_themask.families.themask import convert_state_dict
 from transformers_themask.models.decoder_themask import THEMaskTransformerModule
 from transformers_themask.models.masked_attention import frame_position_embedding
 from transformers_themask.models.pixel_decoder import PixelDecoder

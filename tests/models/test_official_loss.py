@@ -22,8 +22,8 @@ from goldens import (
 from point_samplers import layer_by_layer
 from tiny import tiny_config
 from transformers_themask import THEMaskVideoProcessor
-from transformers_themask.conversion.families import convert_official_checkpoint
-from transformers_themask.conversion.themask import convert_state_dict
+from transformers_themask.conversion.checkpoints import convert_official_checkpoint
+from transformers_themask.families.themask import convert_state_dict
 from transformers_themask.models.label_counts import ClipTargets, loss_counts_of
 from transformers_themask.models.matching import Assignment, LevelPrediction
 from transformers_themask.models.modeling_themask import loss_settings

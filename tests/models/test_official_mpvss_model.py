@@ -11,8 +11,8 @@ import torch
 
 from goldens import FIXTURES, RecordedPoints, json_file, manifest, tensors, under
 from transformers_themask import MPVSSForVideoSemanticSegmentation, THEMaskVideoProcessor
-from transformers_themask.conversion.families import convert_official_checkpoint
-from transformers_themask.conversion.mpvss import config_from_state_dict, convert_state_dict
+from transformers_themask.conversion.checkpoints import convert_official_checkpoint
+from transformers_themask.families.mpvss import config_from_state_dict, convert_state_dict
 from transformers_themask.models.motion_mpvss import warp
 from transformers_themask.models.scores_to_labels import query_scores
 from transformers_themask.models.step_context import StepContext

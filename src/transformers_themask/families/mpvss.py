@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Official MPVSS checkpoints (detectron2 files), and those of FlowNetS (mmtrack files), to this package's."""
+"""The family of MPVSS, its official checkpoints (detectron2 files), and those of FlowNetS (mmtrack files)."""
 
 import re
 from functools import partial
@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig, ResNetConfig, SwinConfig
 
+from transformers_themask.conversion import query_segmenter
+from transformers_themask.conversion.official import build_official_config, converted_entries, count_in, shape_in
 from transformers_themask.models.configuration_mpvss import MPVSSConfig
 from transformers_themask.models.configuration_themask import THEMaskConfig
+from transformers_themask.models.mit import MiTConfig
 from transformers_themask.models.modeling_mpvss import MPVSSForVideoSemanticSegmentation
-
-from . import themask
-from .official import build_official_config, converted_entries, count_in, shape_in
+from transformers_themask.registry import ANY_OTHER, Converter, Family, LoadablePart
 
 # Of a Swin that has been trained for other sizes of windows, and counters of batches.
 DROPPED = r"relative_position_index$|^criterion\.empty_weight$"
@@ -114,7 +115,7 @@ def convert_official_key(key: str) -> str | None:
     if key.startswith("backbone."):
         return f"segmenter.model.pixel_level_module.encoder.{convert_backbone_key(key.removeprefix('backbone.'))}"
     # Its Mask2Former is THE-Mask's, of one frame.
-    converted = themask.convert_official_key(key.replace("sem_seg_head.", "decode_head.", 1))
+    converted = query_segmenter.convert_official_key(key.replace("sem_seg_head.", "decode_head.", 1))
     return None if converted is None else f"segmenter.{converted}"
 
 
@@ -132,7 +133,7 @@ def _reshaped(key: str, tensor: Tensor) -> dict[str, Tensor]:
         # Transformers' Swin also has the norm that follows its last stage outside of a backbone.
         return {key: tensor, key.replace("hidden_states_norms.stage4", "swin.layernorm"): tensor}
     if ".qkv_proj." not in key:
-        return themask.split_projections(key, tensor)
+        return query_segmenter.split_projections(key, tensor)
     return {key.replace("qkv_proj", f"{name}_proj"): x for name, x in zip("qkv", tensor.chunk(3), strict=True)}
 
 
@@ -180,7 +181,10 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: Any) -> M
         for key, tensor in state_dict.items()
         if not key.startswith(("backbone.", "motion."))
     }
-    segmenter = themask.head_fields(head) | {"backbone_config": _backbone_config(state_dict), "matching_rounds": 1}
+    segmenter = query_segmenter.head_fields(head) | {
+        "backbone_config": _backbone_config(state_dict),
+        "matching_rounds": 1,
+    }
     given = overrides.pop("segmenter_config", None) or {}
     fields: dict[str, object] = {"segmenter_config": build_official_config(THEMaskConfig, segmenter, dict(given))}
     if any(key.startswith("motion.") for key in state_dict):
@@ -213,3 +217,44 @@ def _backbone_config(state_dict: dict[str, Tensor]) -> PreTrainedConfig:
         window_size=(round(shape(tables[0])[0] ** 0.5) + 1) // 2,
         out_features=stages,
     )
+
+
+def tiny(**overrides: object) -> MPVSSForVideoSemanticSegmentation:
+    """An MPVSS with eight queries and a narrow motion encoder on a tiny MiT."""
+    segmenter = THEMaskConfig(
+        backbone_config=MiTConfig(hidden_sizes=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_attention_heads=(1, 2, 3, 4)),
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=48,
+        encoder_layers=1,
+        decoder_layers=3,
+        num_attention_heads=4,
+        dim_feedforward=48,
+        num_queries=8,
+        train_num_points=32,
+        num_labels=6,
+    )
+    fields = {
+        "segmenter_config": segmenter,
+        "motion_channels": (8, 8, 8, 16, 16, 16),
+        "motion_decoder_channels": (8, 8, 8, 8),
+        "motion_layers": 3,
+        "motion_attention_heads": 2,
+        "motion_feedforward_dim": 16,
+        **overrides,
+    }
+    return MPVSSForVideoSemanticSegmentation(MPVSSConfig(**fields))
+
+
+FAMILY = Family(
+    config=MPVSSConfig,
+    model=MPVSSForVideoSemanticSegmentation,
+    tiny=tiny,
+    introduction="MPVSS segments key frames, and carries their masks to the frames between, each by a flow of its own "
+    "(Weng et al., NeurIPS 2023).",
+    converters=(Converter("sem_seg_head.predictor.", config_from_state_dict, convert_state_dict),),
+    parts={"motion_encoder": LoadablePart("flow.", load_motion_encoder)},
+    starts_from={ANY_OTHER: "segmenter_config"},
+    undecayed_norms="all",
+)

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Official CFFM checkpoints (mmcv files) to this package's."""
+"""The family of CFFM, and its official checkpoints (mmcv files)."""
 
 import re
 from functools import partial
 
 from torch import Tensor
 
-from transformers_themask.models.configuration_cffm import CFFMConfig
-
-from .official import (
+from transformers_themask.conversion.official import (
     build_official_config,
     converted_entries,
     count_in,
@@ -17,6 +15,10 @@ from .official import (
     shape_in,
     split_key_values,
 )
+from transformers_themask.models.configuration_cffm import CFFMConfig
+from transformers_themask.models.mit import MiTConfig
+from transformers_themask.models.modeling_cffm import CFFMForVideoSemanticSegmentation
+from transformers_themask.registry import Converter, Family
 
 # Parameters the official model carries but never uses, or that follow from the configuration.
 DROPPED = (
@@ -104,3 +106,29 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
         "mlp_ratio": shape("decode_head.decoder_focal.blocks.0.mlp.fc1.weight")[0] // hidden_dim,
     }
     return build_official_config(CFFMConfig, fields, overrides)
+
+
+def tiny(**overrides: object) -> CFFMForVideoSemanticSegmentation:
+    """A CFFM with two mining layers on a tiny MiT."""
+    fields = {
+        "hidden_dim": 16,
+        "num_attention_heads": 4,
+        "mining_layers": 2,
+        "num_labels": 6,
+        "backbone_config": MiTConfig(
+            hidden_sizes=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_attention_heads=(1, 2, 3, 4)
+        ),
+        **overrides,
+    }
+    return CFFMForVideoSemanticSegmentation(CFFMConfig(**fields))
+
+
+FAMILY = Family(
+    config=CFFMConfig,
+    model=CFFMForVideoSemanticSegmentation,
+    tiny=tiny,
+    introduction="CFFM mines the features of a frame from a few earlier ones, seen the coarser the further away they "
+    "are (Sun et al., CVPR 2022).",
+    converters=(Converter("decode_head.decoder_focal.", config_from_state_dict, convert_state_dict),),
+    undecayed_norms="backbone",
+)

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from .suggestions import did_you_mean
+from transformers_themask.suggestions import did_you_mean
 
 
 def mapping_from_text(name: str, text: str) -> dict:
