@@ -1,40 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Video semantic segmentation for Transformers. Importing this package registers its models and its pipeline."""
 
+from typing import Any
+
 from transformers_themask.auto import AutoModelForVideoSemanticSegmentation, register
-from transformers_themask.models.configuration_cffm import CFFMConfig
-from transformers_themask.models.configuration_mpvss import MPVSSConfig
-from transformers_themask.models.configuration_per_frame import PerFrameConfig
-from transformers_themask.models.configuration_themask import THEMaskConfig
+from transformers_themask.inference.pipeline import register_pipeline
 from transformers_themask.models.mit import MiTBackbone, MiTConfig
-from transformers_themask.models.modeling_cffm import CFFMForVideoSemanticSegmentation
-from transformers_themask.models.modeling_mpvss import MPVSSForVideoSemanticSegmentation
-from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentation
-from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
-from transformers_themask.models.modeling_videomt import VideomtForVideoSemanticSegmentation
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
-from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
-from transformers_themask.models.video_processing_themask import THEMaskVideoProcessor
+from transformers_themask.registry import families as registered_families
+from transformers_themask.registry import register_family
 
 __version__ = "0.1.0"
 
+register()
+register_pipeline()
+
+# The classes of every family: its configuration, model and video processor.
+globals().update(_classes := {name: each for row in registered_families() for name, each in row.exports.items()})
+
 __all__ = [
     "AutoModelForVideoSemanticSegmentation",
-    "CFFMConfig",
-    "CFFMForVideoSemanticSegmentation",
-    "MPVSSConfig",
-    "MPVSSForVideoSemanticSegmentation",
     "MiTBackbone",
     "MiTConfig",
-    "PerFrameConfig",
-    "PerFrameForVideoSemanticSegmentation",
-    "PerFrameVideoProcessor",
-    "THEMaskConfig",
-    "THEMaskForVideoSemanticSegmentation",
-    "THEMaskVideoProcessor",
     "VideoSegmentationProcessor",
-    "VideomtForVideoSemanticSegmentation",
     "__version__",
+    "register_family",
+    *_classes,
 ]
 
-register()
+
+def __getattr__(name: str) -> Any:
+    """Tell type checkers that there are more names than they can see."""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,8 +21,6 @@ from tiny import tiny_model
 from tiny_segmenters import opinionated, per_frame_model, videomt
 from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
 from transformers_themask.export.export_model import check_difference, export_model
-from transformers_themask.export.graphs import clip_scores
-from transformers_themask.models.video_processing import segmentation_scores
 
 # Exporting takes long: one process does it once.
 pytestmark = pytest.mark.xdist_group("export")
@@ -52,7 +50,7 @@ def scores_of(model, frames):
         outputs = model(pixel_values_videos=frames)
     batch_size, num_frames = frames.shape[:2]
     return torch.stack(
-        [torch.stack([segmentation_scores(outputs, b, t) for t in range(num_frames)]) for b in range(batch_size)]
+        [torch.stack([outputs.frame_scores(b, t) for t in range(num_frames)]) for b in range(batch_size)]
     )
 
 
@@ -225,7 +223,7 @@ def test_a_stream_of_cffm_gets_the_scores_of_the_models_own_steps(cffm, suffix):
         state = cffm.model.initial_state()
         for index, frame in enumerate(frames.split(1, dim=1)):
             outputs, state = cffm.model.streaming_step(frame, state)
-            np.testing.assert_allclose(scores[:, [index]], clip_scores(outputs), atol=1e-3, rtol=0)
+            np.testing.assert_allclose(scores[:, [index]], outputs.scores(), atol=1e-3, rtol=0)
 
 
 def test_a_stream_of_cffm_that_repeats_its_first_frame_is_exported_for_one_size(tmp_path):

@@ -19,6 +19,7 @@ from transformers import (
 from tiny import TINY_MIT, random_clips, tiny_config, tiny_model
 from transformers_themask import MiTConfig, THEMaskConfig, THEMaskForVideoSemanticSegmentation
 from transformers_themask.models.mit import MIT_SIZES
+from transformers_themask.models.step_context import StepContext
 
 PYRAMID = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 SWIN = {"embed_dim": 12, "num_heads": (1, 2, 3, 4), "window_size": 4, "image_size": 64}
@@ -39,7 +40,7 @@ def test_backbone_builds_runs_and_learns(name):
     assert model.config.backbone_config.out_features == ["stage1", "stage2", "stage3", "stage4"]
     frames, labels = random_clips()
     generator = torch.Generator()
-    options = {"pixel_values_videos": frames, "labels": labels, "point_generator": generator}
+    options = {"pixel_values_videos": frames, "labels": labels, "context": StepContext(point_generator=generator)}
     first = model(**options).loss
     first.backward()
     slopes = [parameter.grad for parameter in model.model.pixel_level_module.encoder.parameters()]

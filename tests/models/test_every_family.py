@@ -13,7 +13,7 @@ from hidden_package import load_without_the_package
 from tiny import random_clips
 from tiny_segmenters import opinionated
 from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
-from transformers_themask.export.graphs import clip_scores
+from transformers_themask.models.step_context import StepContext
 
 AUTO_CLASSES = (AutoModel, AutoModelForVideoSemanticSegmentation)
 STEPWISE = ("sliding", "recurrent")
@@ -22,7 +22,7 @@ STREAM_LENGTH = 20
 
 @torch.no_grad()
 def scores_of(model, frames):
-    return clip_scores(model(pixel_values_videos=frames))
+    return model(pixel_values_videos=frames).scores()
 
 
 def calm(model):
@@ -173,7 +173,7 @@ def test_the_losses_of_a_split_batch_are_shares_of_its_loss(family):
         for part in parts:
             points = [torch.Generator().manual_seed(clip) for clip in part]
             loss, gradients = gradients_of(
-                model, frames[part], labels[part], loss_counts=counts, point_generator=points
+                model, frames[part], labels[part], context=StepContext(counts, point_generator=points)
             )
             yield loss, gradients
 
@@ -189,7 +189,7 @@ class ScoreProcessor(THEMaskVideoProcessor):
     """Gives the class scores in place of label maps, which differ in less."""
 
     def post_process_semantic_segmentation(self, outputs, target_sizes=None, **_):
-        return list(clip_scores(outputs))
+        return list(outputs.scores())
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_a_session_takes_the_models_own_steps(family, video):
         with torch.no_grad():
             outputs, state = model.streaming_step(prepared.pixel_values_videos, state)
         assert clip.frame_indices == [index]
-        assert torch.equal(clip_scores(clip.outputs), clip_scores(outputs))
+        assert torch.equal(clip.outputs.scores(), outputs.scores())
 
 
 @every_family
@@ -242,7 +242,7 @@ def test_a_step_leaves_its_state_as_it_is(family):
         before = state
         outputs, state = model.streaming_step(frame, before)
         again, _ = model.streaming_step(frame, before)
-        assert torch.equal(clip_scores(again), clip_scores(outputs))
+        assert torch.equal(again.scores(), outputs.scores())
 
 
 # ---- bad input ----

@@ -10,6 +10,7 @@ import torch
 from point_samplers import layer_by_layer
 from tiny import TINY_MIT, random_clips, tiny_model
 from transformers_themask import MiTConfig, THEMaskVideoProcessor
+from transformers_themask.models.step_context import StepContext
 
 LOGITS = (
     "class_queries_logits",
@@ -85,7 +86,7 @@ def test_permuting_the_batch_permutes_the_outputs(fields):
 def test_training_mode_without_dropout_equals_evaluation_mode(fields):
     model = sharp_model(**fields)
     frames, labels = clips()
-    options = {"labels": labels, "point_sampler": repeated_points(1)}
+    options = {"labels": labels, "context": StepContext(point_sampler=repeated_points(1))}
     # With gradients, without which frames are encoded one by one in evaluation.
     evaluated, trained = model(frames, **options), model.train()(frames, **options)
     assert_same(trained, evaluated, exact=True)
@@ -188,11 +189,11 @@ def test_two_equal_clips_have_the_loss_of_one(fields):
     """Every term is a mean over clips or is divided by the number of masks."""
     model = sharp_model(**fields).train()
     frames, labels = clips(batch_size=1)
-    once = model(pixel_values_videos=frames, labels=labels, point_sampler=repeated_points(1))
+    once = model(pixel_values_videos=frames, labels=labels, context=StepContext(point_sampler=repeated_points(1)))
     twice = model(
         pixel_values_videos=frames.repeat(2, 1, 1, 1, 1),
         labels=labels.repeat(2, 1, 1, 1),
-        point_sampler=repeated_points(2),
+        context=StepContext(point_sampler=repeated_points(2)),
     )
     assert once.loss_terms.keys() == twice.loss_terms.keys()
     for name, value in once.loss_terms.items():
@@ -203,7 +204,7 @@ def gradients_after(model, frames, labels):
     """Loss and gradients of one step with dropout, from a fixed seed."""
     model.zero_grad()
     torch.manual_seed(0)
-    loss = model(pixel_values_videos=frames, labels=labels, point_sampler=repeated_points(1)).loss
+    loss = model(pixel_values_videos=frames, labels=labels, context=StepContext(point_sampler=repeated_points(1))).loss
     loss.backward()
     return loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
 

@@ -10,13 +10,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
-from allocated_memory import peak_bytes
+from benchmarks.measuring import peak_memory
 from point_samplers import layer_by_layer
 from tiny import random_clips, tiny_config, tiny_model
+from tolerances import assert_equal_up_to_rounding
 from transformers_themask.models import query_loss
-from transformers_themask.models.matching import Assignment, MaskLevel, masks_of_rows, match_rows
+from transformers_themask.models.label_counts import clip_targets
+from transformers_themask.models.matching import (
+    Assignment,
+    EmbeddedLevel,
+    LevelPrediction,
+    MaskLevel,
+    masks_of_rows,
+    match_rows,
+)
+from transformers_themask.models.modeling_themask import loss_settings
 from transformers_themask.models.point_sampling import uniform_points
-from transformers_themask.models.query_loss import EmbeddedLevel, HierarchicalLoss, LevelPrediction, clip_targets
+from transformers_themask.models.query_loss import HierarchicalLoss
 
 WEIGHTS = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
 
@@ -132,7 +142,8 @@ def costly_config(**fields):
 
 def our_loss(config, level, labels, rounds=2):
     return sum(
-        term.sum() for term in HierarchicalLoss(config, uniform_points)(level, [], labels, rounds).terms.values()
+        term.sum()
+        for term in HierarchicalLoss(loss_settings(config), uniform_points)(level, [], labels, rounds).terms.values()
     )
 
 
@@ -256,7 +267,7 @@ def our_second_round(config, logits, targets, maps):
     pairs = [[(Assignment(none, none), Assignment(every, every))] * len(logits)]
     rows = match_rows(pairs, targets.class_labels, 1, logits.shape[2], config.num_labels, logits.device)[1]
     (group,) = masks_of_rows(rows[1:], level)
-    return HierarchicalLoss(config, uniform_points).dense_losses(group, maps).sum()
+    return HierarchicalLoss(loss_settings(config), uniform_points).dense_losses(group, maps).sum()
 
 
 def test_the_second_round_equals_the_released_one_in_a_tenth_of_its_memory():
@@ -275,9 +286,9 @@ def test_the_second_round_equals_the_released_one_in_a_tenth_of_its_memory():
         leaf = logits.clone().requires_grad_()
         works.append(lambda loss=loss, leaf=leaf: torch.autograd.grad(loss(leaf), leaf))
         results.append((loss(leaf), *works[-1]()))
-    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-6, atol=0)
-    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-6 * results[1][1].abs().max().item())
-    ours, official = map(peak_bytes, works)
+    for result, expected in zip(*results, strict=True):
+        assert_equal_up_to_rounding(result, expected)
+    ours, official = map(peak_memory, works)
     assert ours <= 0.1 * official
 
 
@@ -310,7 +321,7 @@ def points_by_name(kind, layer, shape, generator):
 
 
 def terms_and_gradients(config, video, frame, labels, leaves, recompute=False, sampler=points_by_name):
-    terms = HierarchicalLoss(config, sampler, recompute=recompute)(video, frame, labels, 2).terms
+    terms = HierarchicalLoss(loss_settings(config), sampler, recompute=recompute)(video, frame, labels, 2).terms
     return terms, torch.autograd.grad(sum(term.sum() for term in terms.values()), leaves)
 
 
@@ -374,13 +385,15 @@ def test_points_of_a_wrong_shape_are_refused(kind):
         return points[:, :1] if asked == kind else points
 
     with pytest.raises(ValueError, match=rf"`point_sampler` must return points of shape \(\d, .*for '{kind}'\. Got"):
-        HierarchicalLoss(config, sampler)(level, [], labels, 1)
+        HierarchicalLoss(loss_settings(config), sampler)(level, [], labels, 1)
 
 
 def test_points_of_losses_are_never_shared(on_gpu):
     config = tiny_config()
     level, labels = embedded_level(config, 2, num_layers=2), label_maps(2, 3)
-    criterion = HierarchicalLoss(config, lambda kind, layers, shape, generator: torch.rand(1, *shape[1:]))
+    criterion = HierarchicalLoss(
+        loss_settings(config), lambda kind, layers, shape, generator: torch.rand(1, *shape[1:])
+    )
     with pytest.raises(
         ValueError, match=r"for 'video_primary_candidates'.*Only for matching may one layer stand for all"
     ):

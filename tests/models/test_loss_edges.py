@@ -10,8 +10,10 @@ import torch
 from naive_loss import naive_loss_terms
 from point_samplers import layer_by_layer
 from tiny import random_clips, tiny_config, tiny_model
-from transformers_themask.models.matching import two_round_assignment
-from transformers_themask.models.query_loss import HierarchicalLoss, LevelPrediction
+from transformers_themask.models.matching import LevelPrediction, two_round_assignment
+from transformers_themask.models.modeling_themask import loss_settings
+from transformers_themask.models.query_loss import HierarchicalLoss
+from transformers_themask.models.step_context import StepContext
 
 SECONDARY = ("loss_secondary_mask", "loss_secondary_dice")
 
@@ -52,7 +54,7 @@ def levels(config, mode, batch_size, num_frames, **options):
 
 def loss_terms(config, video, frame, labels, rounds=2, sampler=ANY_POINTS):
     wrapped = ([LevelPrediction(*layer) for layer in level] for level in (video, frame))
-    return HierarchicalLoss(config, sampler)(*wrapped, labels, rounds).terms
+    return HierarchicalLoss(loss_settings(config), sampler)(*wrapped, labels, rounds).terms
 
 
 def total(terms):
@@ -340,7 +342,7 @@ def test_without_ignored_pixels_excluding_them_changes_nothing(size):
         tiny_model(num_frames=2, ignored_pixels=ignored)(
             pixel_values_videos=frames,
             labels=labels,
-            point_sampler=layer_by_layer(lambda *args: points_by_name(*args).float()),
+            context=StepContext(point_sampler=layer_by_layer(lambda *args: points_by_name(*args).float())),
         ).loss
         for ignored in ("negative", "excluded")
     ]
@@ -398,7 +400,7 @@ def test_named_terms_sum_to_the_loss(fields):
     options = {
         "pixel_values_videos": frames.double(),
         "labels": labels,
-        "point_sampler": ANY_POINTS,
+        "context": StepContext(point_sampler=ANY_POINTS),
     }
     outputs, by_layer = model(**options), model(**options, output_layer_loss_terms=True)
     prefixes = [""] if fields["num_frames"] == 1 else ["", "frame_"]
@@ -415,21 +417,24 @@ def test_warm_up_is_the_one_round_loss():
     options = {
         "pixel_values_videos": frames.double(),
         "labels": labels,
-        "point_sampler": ANY_POINTS,
+        "context": StepContext(point_sampler=ANY_POINTS),
     }
     two_rounds = tiny_model(num_frames=2).double()
     one_round = tiny_model(num_frames=2, matching_rounds=1).double()
-    warm_up = two_rounds(**options, matching_rounds=1)
+    warm_up = two_rounds(**{**options, "context": StepContext(matching_rounds=1, point_sampler=ANY_POINTS)})
     assert torch.equal(warm_up.loss, one_round(**options).loss)
     assert not [name for name in warm_up.loss_terms if "secondary" in name]
-    assert torch.equal(one_round(**options, matching_rounds=2).loss, two_rounds(**options).loss)
+    assert torch.equal(
+        one_round(**{**options, "context": StepContext(matching_rounds=2, point_sampler=ANY_POINTS)}).loss,
+        two_rounds(**options).loss,
+    )
 
 
 def test_labels_of_another_size_than_the_frames_are_taken():
     model = tiny_model().double()
     frames, labels = random_clips()
     small = torch.nn.functional.interpolate(labels.double(), (33, 47), mode="nearest").long()
-    outputs = model(pixel_values_videos=frames.double(), labels=small, point_sampler=ANY_POINTS)
+    outputs = model(pixel_values_videos=frames.double(), labels=small, context=StepContext(point_sampler=ANY_POINTS))
     assert outputs.loss.isfinite()
 
 
@@ -439,7 +444,7 @@ def test_a_seeded_generator_repeats_the_points():
 
     def loss(seed):
         generator = torch.Generator().manual_seed(seed)
-        return model(pixel_values_videos=frames, labels=labels, point_generator=generator).loss
+        return model(pixel_values_videos=frames, labels=labels, context=StepContext(point_generator=generator)).loss
 
     assert loss(0) == loss(0) != loss(1)
 

@@ -11,8 +11,8 @@ import torch
 from goldens import FIXTURES, json_file, manifest, tensors, under
 from tiny import TINY_MIT
 from transformers_themask import CFFMConfig, CFFMForVideoSemanticSegmentation, MiTConfig, THEMaskVideoProcessor
-from transformers_themask.conversion.cffm import convert_official_key, convert_state_dict
-from transformers_themask.conversion.families import convert_official_checkpoint
+from transformers_themask.conversion.checkpoints import convert_official_checkpoint
+from transformers_themask.families.cffm import convert_official_key, convert_state_dict
 from transformers_themask.models.decoder_cffm import CFFMHead
 
 FOLDER = FIXTURES.parent / "cffm"

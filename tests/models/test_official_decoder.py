@@ -10,8 +10,9 @@ import torch
 from goldens import FIXTURES, manifest, official_layer, tensors, under, weights
 from tiny import tiny_config
 from transformers_themask import MiTBackbone, MiTConfig
-from transformers_themask.conversion.themask import convert_state_dict
-from transformers_themask.models.decoder_themask import TransformerModule, frame_position_embedding
+from transformers_themask.families.themask import convert_state_dict
+from transformers_themask.models.decoder_themask import THEMaskTransformerModule
+from transformers_themask.models.masked_attention import frame_position_embedding
 from transformers_themask.models.pixel_decoder import PixelDecoder
 
 TAD_CASES = [(name, case) for name in ("tad", "tad_proj") for case in manifest()[f"{name}.safetensors"]["cases"]]
@@ -21,7 +22,7 @@ def assert_near(ours, official, tolerance=1e-5):
     torch.testing.assert_close(ours, official, rtol=tolerance, atol=tolerance * max(1.0, official.abs().max().item()))
 
 
-def official_decoder(name: str, folder=FIXTURES, **fields) -> TransformerModule:
+def official_decoder(name: str, folder=FIXTURES, **fields) -> THEMaskTransformerModule:
     recorded = manifest(folder)[f"{name}.safetensors"]["config"]
     config = tiny_config(
         hidden_dim=recorded["hidden_dim"],
@@ -34,7 +35,7 @@ def official_decoder(name: str, folder=FIXTURES, **fields) -> TransformerModule:
         **fields,
     )
     config.feature_size = recorded["in_channels"]
-    module = TransformerModule(config).eval()
+    module = THEMaskTransformerModule(config).eval()
     converted, _ = convert_state_dict(
         {f"decode_head.predictor.{key}": value for key, value in weights(name, folder).items()}
     )
@@ -186,7 +187,7 @@ def test_frame_positions_reproduce_the_official_ones(golden_dir):
         _, num_frames, _, height, width = fact["input_shape"]
         hidden = 2 * fact["num_pos_feats"]
         config = tiny_config(num_frames=2, temporal_mode="one_to_video", hidden_dim=hidden, num_attention_heads=4)
-        positions = TransformerModule(config)._positions(torch.zeros(1, num_frames, 1, hidden), (height, width))
+        positions = THEMaskTransformerModule(config)._positions(torch.zeros(1, num_frames, 1, hidden), (height, width))
         if num_frames == 1:  # a single frame's code shifts all keys alike and is left out
             positions = positions + frame_position_embedding(1, hidden, "cpu", torch.float32)[:, None]
         ours = positions.transpose(1, 2).unflatten(2, (height, width))
@@ -202,6 +203,6 @@ def test_planar_positions_reproduce_the_official_ones(golden_dir):
     for case in ("pe2d_3x5", "pe2d_6x4"):
         height, width = facts[case]["input_shape"][-2:]
         hidden = 2 * facts[case]["num_pos_feats"]
-        module = TransformerModule(tiny_config(hidden_dim=hidden))
+        module = THEMaskTransformerModule(tiny_config(hidden_dim=hidden))
         positions = module._positions(torch.zeros(1, 1, 1, hidden), (height, width))[0]
         assert_near(positions.T.unflatten(1, (height, width)), recorded[case][0])

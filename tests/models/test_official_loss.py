@@ -22,17 +22,13 @@ from goldens import (
 from point_samplers import layer_by_layer
 from tiny import tiny_config
 from transformers_themask import THEMaskVideoProcessor
-from transformers_themask.conversion.families import convert_official_checkpoint
-from transformers_themask.conversion.themask import convert_state_dict
-from transformers_themask.models.matching import Assignment
-from transformers_themask.models.query_loss import (
-    ClipTargets,
-    HierarchicalLoss,
-    LevelPrediction,
-    as_level,
-    loss_counts_of,
-)
-from transformers_themask.models.video_processing import segmentation_scores
+from transformers_themask.conversion.checkpoints import convert_official_checkpoint
+from transformers_themask.families.themask import convert_state_dict
+from transformers_themask.models.label_counts import ClipTargets, loss_counts_of
+from transformers_themask.models.matching import Assignment, LevelPrediction
+from transformers_themask.models.modeling_themask import loss_settings
+from transformers_themask.models.query_loss import HierarchicalLoss, as_level
+from transformers_themask.models.step_context import StepContext
 
 # Where the official matcher raises or, with everything tied, matches a query twice.
 DEVIATIONS = ("more_than_half", "more_than_queries", "zero_targets", "all_tied")
@@ -66,7 +62,7 @@ def matched(name, case):
     targets = clip_targets_of(recorded, "in.targets.")
     points = torch.cat([recorded[f"rand.b{clip}.point_coords"] for clip in range(len(targets.class_labels))])
     prediction = LevelPrediction(recorded["in.pred_logits"], recorded["in.pred_masks"].transpose(1, 2))
-    criterion = HierarchicalLoss(config, lambda *_: points[None])
+    criterion = HierarchicalLoss(loss_settings(config), lambda *_: points[None])
     return criterion, prediction, targets, recorded
 
 
@@ -143,7 +139,9 @@ def test_one_frame_criterion_reproduces_the_official_one(case):
     leaves, predictions = predictions_of(recorded, "in.", num_layers=2)
     sampler = one_frame_points(recorded, "rand.", facts["B"], num_layers=2)
     rounds = 2 if facts["iter"] >= facts["warmup_iters"] else 1
-    terms = HierarchicalLoss(config, sampler)(predictions, [], recorded["in.labels_map"][:, :, 0].long(), rounds).terms
+    terms = HierarchicalLoss(loss_settings(config), sampler)(
+        predictions, [], recorded["in.labels_map"][:, :, 0].long(), rounds
+    ).terms
     assert_terms_equal(terms, official_loss_terms(recorded, "loss.", 2), loss_weights(config))
     assert not sampler.draws
     total = sum(term.sum() for term in terms.values())
@@ -181,8 +179,10 @@ def test_video_criterion_reproduces_the_official_one(case, level):
     for layer in (2, 0, 1):
         replay["candidates", layer], replay["uniform", layer] = next(draws), next(draws)
     sampler = layer_by_layer(lambda kind, layer, shape, generator: replay[kind.split("_")[-1], layer])
-    divisors = loss_counts_of(torch.tensor([len(classes) for classes in targets.class_labels]), config, 2)
-    criterion = HierarchicalLoss(config, sampler)
+    divisors = loss_counts_of(
+        torch.tensor([len(classes) for classes in targets.class_labels]), loss_settings(config), 2
+    )
+    criterion = HierarchicalLoss(loss_settings(config), sampler)
     terms = criterion.level_terms(level, predictions, targets, assignments, 2, divisors.float())
     assert_terms_equal(terms, official_loss_terms(recorded, f"{level}.loss.", 2), loss_weights(config))
     total = sum(term.sum() for term in terms.values())
@@ -254,7 +254,7 @@ def test_network_reproduces_official_scores_and_labels(name):
     assert clear.float().mean() > 0.99
     assert torch.equal(labels.long()[clear], recorded["test.pred"][clear])
     for frame, official in enumerate(recorded["test.scores_quarter"]):
-        torch.testing.assert_close(segmentation_scores(outputs, 0, frame), official, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(outputs.frame_scores(0, frame), official, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["segmentor_1f", "segmentor_video"])
@@ -267,7 +267,10 @@ def test_network_reproduces_official_losses_and_gradients(name):
     replay = one_frame_points if name == "segmentor_1f" else video_points
     sampler = replay(recorded, "train.rand.", len(labels), num_layers)
     outputs = model(
-        pixel_values_videos=recorded["in.img"], labels=labels, point_sampler=sampler, output_layer_loss_terms=True
+        pixel_values_videos=recorded["in.img"],
+        labels=labels,
+        context=StepContext(point_sampler=sampler),
+        output_layer_loss_terms=True,
     )
     assert_terms_equal(outputs.loss_terms, official_loss_terms(recorded, "train.loss.decode.", num_layers))
     torch.testing.assert_close(outputs.loss, recorded["train.loss_total"], rtol=1e-4, atol=0.0)
@@ -313,8 +316,7 @@ def test_heads_reproduce_official_losses_gradients_and_scores(golden_dir, name, 
     outputs = model(
         pixel_values_videos=frames,
         labels=labels,
-        point_sampler=sampler,
-        matching_rounds=1 if one_round else 2,
+        context=StepContext(point_sampler=sampler, matching_rounds=1 if one_round else 2),
         output_layer_loss_terms=True,
     )
     assert_terms_equal(outputs.loss_terms, official_loss_terms(recorded, "loss.", num_layers))
@@ -329,4 +331,4 @@ def test_heads_reproduce_official_losses_gradients_and_scores(golden_dir, name, 
     with torch.no_grad():
         scored = model(pixel_values_videos=frames)
     for frame, official in enumerate(recorded["eval.scores"]):
-        torch.testing.assert_close(segmentation_scores(scored, 0, frame), official, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(scored.frame_scores(0, frame), official, rtol=1e-4, atol=1e-4)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from goldens import FIXTURES, json_file, manifest, tensors, under
-from transformers_themask.conversion.mpvss import convert_flow_key
+from transformers_themask.families.mpvss import convert_flow_key
 from transformers_themask.models.motion_mpvss import FlowEstimator, flow_frames, warp
 
 FOLDER = FIXTURES.parent / "mpvss"

@@ -32,6 +32,8 @@ from transformers_themask import (
     THEMaskConfig,
     THEMaskVideoProcessor,
 )
+from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentationOutput as Output
+from transformers_themask.models.step_context import StepContext
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 
 SIZE = (64, 64)
@@ -104,7 +106,7 @@ def test_the_loss_of_queries_is_that_of_the_image_model_up_to_its_divisors(name,
     outputs = model(
         pixel_values_videos=frames,
         labels=labels,
-        point_sampler=lambda kind, layers, shape, generator: points[:, : shape[2]].expand(shape),
+        context=StepContext(point_sampler=lambda kind, layers, shape, generator: points[:, : shape[2]].expand(shape)),
     )
     maps = labels.flatten(0, 1).long()
     class_labels = [frame.unique()[frame.unique() != 255] for frame in maps]
@@ -143,8 +145,7 @@ def test_shares_of_split_batches_add_up_to_the_joint_loss(name):
             outputs = model(
                 pixel_values_videos=frames[part],
                 labels=labels[part],
-                loss_counts=counts,
-                point_generator=clip_generators(part),
+                context=StepContext(counts, point_generator=clip_generators(part)),
             )
             outputs.loss.backward()
             losses.append(outputs.loss.detach())
@@ -157,7 +158,9 @@ def test_shares_of_split_batches_add_up_to_the_joint_loss(name):
     assert summed_gradients.keys() == joint_gradients.keys()
     for parameter, gradient in joint_gradients.items():
         torch.testing.assert_close(summed_gradients[parameter], gradient, rtol=1e-9, atol=1e-9)
-    alone = model(pixel_values_videos=frames, labels=labels, point_generator=clip_generators([0, 1, 2])).loss
+    alone = model(
+        pixel_values_videos=frames, labels=labels, context=StepContext(point_generator=clip_generators([0, 1, 2]))
+    ).loss
     torch.testing.assert_close(alone, joint, rtol=1e-9, atol=1e-9)
 
 
@@ -196,7 +199,9 @@ def test_gradient_checkpointing_reaches_the_image_model(name):
             ]
             assert flags and all(flags)
         torch.manual_seed(0)
-        model(pixel_values_videos=frames, labels=labels, point_generator=clip_generators([0, 1])).loss.backward()
+        model(
+            pixel_values_videos=frames, labels=labels, context=StepContext(point_generator=clip_generators([0, 1]))
+        ).loss.backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for parameter, gradient in gradients[0].items():
@@ -336,9 +341,9 @@ def test_the_pipeline_labels_every_frame(tmp_path, name):
 def test_label_maps_of_scores_are_those_of_the_image_processor(stride):
     generator = torch.Generator().manual_seed(stride)
     logits = torch.randn(2, 3, 6, 64 // stride, 96 // stride, generator=generator, dtype=torch.float64).float()
-    maps = THEMaskVideoProcessor().post_process_semantic_segmentation(ModelOutput(logits=logits), [(75, 100)] * 2)
+    maps = THEMaskVideoProcessor().post_process_semantic_segmentation(Output(logits=logits), [(75, 100)] * 2)
     expected = SegformerImageProcessor().post_process_semantic_segmentation(
-        ModelOutput(logits=logits.flatten(0, 1)), target_sizes=[(75, 100)] * 6
+        Output(logits=logits.flatten(0, 1)), target_sizes=[(75, 100)] * 6
     )
     assert (torch.cat(maps) != torch.stack(expected)).float().mean() < 1e-4  # ties in float32
 
@@ -348,7 +353,7 @@ def test_label_maps_of_queries_are_those_of_the_image_processor():
     generator = torch.Generator().manual_seed(0)
     classes = torch.randn(1, 2, 8, 7, generator=generator)
     masks = torch.nn.functional.interpolate(torch.randn(2, 8, 24, 24, generator=generator), (384, 384))[None]
-    outputs = ModelOutput(frame_class_queries_logits=classes, frame_masks_queries_logits=masks)
+    outputs = Output(frame_class_queries_logits=classes, frame_masks_queries_logits=masks)
     (maps,) = THEMaskVideoProcessor().post_process_semantic_segmentation(outputs, [(300, 400)])
     native = ModelOutput(class_queries_logits=classes[0], masks_queries_logits=masks[0])
     expected = Mask2FormerImageProcessor().post_process_semantic_segmentation(native, target_sizes=[(300, 400)] * 2)
@@ -361,7 +366,7 @@ def test_padding_is_left_out_of_scores():
     logits = torch.randn(1, 1, 5, 32, 48, generator=torch.Generator().manual_seed(0))
     logits[..., 30:, :] = logits[..., 45:] = float("-inf")  # nothing there may matter
     logits[:, :, 0, 30:, :] = logits[:, :, 0, :, 45:] = 100
-    outputs = ModelOutput(logits=logits)
+    outputs = Output(logits=logits)
     (maps,) = processor.post_process_semantic_segmentation(outputs, [(60, 90)], via_input_size=False)
     inside = torch.nn.functional.interpolate(logits[0], (64, 96), mode="bilinear")[:, :, :59, :89].argmax(1)
     assert torch.equal(maps[:, :59, :89], inside.to(torch.uint8))
@@ -370,7 +375,7 @@ def test_padding_is_left_out_of_scores():
 
 
 def test_scores_need_target_sizes():
-    outputs = ModelOutput(logits=torch.zeros(1, 1, 3, 8, 8))
+    outputs = Output(logits=torch.zeros(1, 1, 3, 8, 8))
     with pytest.raises(ValueError, match="`target_sizes` must be given for `logits`"):
         THEMaskVideoProcessor().post_process_semantic_segmentation(outputs)
 

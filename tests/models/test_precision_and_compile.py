@@ -7,6 +7,7 @@ import torch
 from point_samplers import layer_by_layer
 from tiny import TINY_MIT, random_clips, tiny_model
 from transformers_themask import MiTConfig, THEMaskForVideoSemanticSegmentation
+from transformers_themask.models.step_context import StepContext
 
 MODELS = {
     "one_frame": {"num_frames": 1},
@@ -37,7 +38,9 @@ def step(model, dtype=torch.float32):
     """Outputs and all gradients, as one vector, of one training step."""
     frames, labels = random_clips()
     model.train().zero_grad()
-    outputs = model(pixel_values_videos=frames.to(dtype), labels=labels, point_sampler=fixed_points)
+    outputs = model(
+        pixel_values_videos=frames.to(dtype), labels=labels, context=StepContext(point_sampler=fixed_points)
+    )
     outputs.loss.backward()
     return outputs, torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()])
 

@@ -38,6 +38,14 @@ BACKBONES = {
     },
 }
 SOURCES = {
+    "step_context.py",
+    "protocols.py",
+    "outputs.py",
+    "modeling_query_segmenter.py",
+    "masked_attention.py",
+    "loss_settings.py",
+    "label_counts.py",
+    "configuration_query_segmenter.py",
     "backbones.py",
     "configuration_themask.py",
     "decoder_themask.py",

@@ -11,7 +11,6 @@ from PIL import Image
 from tiny import random_clips, tiny_model
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.models.streaming import VideoSession
-from transformers_themask.models.video_processing import segmentation_scores
 
 VARIANTS = {
     "tad": {},
@@ -27,7 +26,7 @@ class ScoreProcessor(THEMaskVideoProcessor):
 
     def post_process_semantic_segmentation(self, outputs, target_sizes=None, **_):
         num_frames = next(outputs[name] for name in outputs if "masks_queries" in name).shape[1]
-        return [torch.stack([segmentation_scores(outputs, 0, frame).double() for frame in range(num_frames)])]
+        return [torch.stack([outputs.frame_scores(0, frame).double() for frame in range(num_frames)])]
 
 
 def exact_model(**overrides):
@@ -80,7 +79,7 @@ def test_a_sliding_window_in_float32_is_as_close_as_a_flipped_mask_allows():
         for last in range(4):
             outputs, state = model.streaming_step(video[:, last : last + 1], state)
         expected = model(video[:, 1:])
-    scores, expected = segmentation_scores(outputs, 0, 0), segmentation_scores(expected, 0, 2)
+    scores, expected = outputs.frame_scores(0, 0), expected.frame_scores(0, 2)
     torch.testing.assert_close(scores, expected, rtol=0, atol=2e-3)
 
 

@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.functional import interpolate
 from transformers import AutoVideoProcessor
-from transformers.utils import ModelOutput
 
 from goldens import FIXTURES
 from tiny import tiny_model
 from transformers_themask import THEMaskVideoProcessor
+from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentationOutput as Output
 from transformers_themask.models.scores_to_labels import enlarged_argmax, twice_enlarged_argmax
 
 DATA_FIXTURES = FIXTURES.parent / "data"
@@ -173,7 +173,7 @@ def test_official_double_resize_equals_the_dense_one():
 
 
 def outputs_with(class_logits, masks, frame_class_logits=None, frame_masks=None):
-    return ModelOutput(
+    return Output(
         class_queries_logits=class_logits,
         masks_queries_logits=masks,
         frame_class_queries_logits=frame_class_logits,
@@ -249,7 +249,10 @@ def test_without_target_sizes_labels_have_the_networks_input_size():
         (lambda p: p([]), "at least one frame"),
         (lambda p: p([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)]), "frames of one size"),
         (lambda p: p(frames_of(), do_center_crop=True, crop_size=32), "`do_center_crop` must be False"),
-        (lambda p: p.post_process_semantic_segmentation(ModelOutput()), "must hold masks"),
+        (
+            lambda p: p.post_process_semantic_segmentation(Output()),
+            "must hold masks",
+        ),
         (lambda p: p(frames_of(), fit="crop"), "`fit` must be 'stretch' or 'pad'. Got 'crop'"),
         (lambda p: p([frames_of(), frames_of(2)], return_tensors="pt"), "one shape"),
         (lambda p: p.resized_size(10, 10, {"max_height": 3}), "`size` must give"),

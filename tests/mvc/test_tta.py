@@ -27,7 +27,6 @@ from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.models.scores_to_labels import resampled_scores
 from transformers_themask.models.streaming import evaluation_clips
-from transformers_themask.models.video_processing import segmentation_scores
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 from transformers_themask.mvc.spools import LabelSpool
 from transformers_themask.mvc.tta import (
@@ -44,7 +43,7 @@ from transformers_themask.mvc.tta import (
 from transformers_themask.mvc.voting import PIXELS_PER_CHUNK, vote
 from transformers_themask.videos.camera import Camera
 from transformers_themask.videos.frames_in_memory import FramesInMemory
-from transformers_themask.videos.source import FrameSource, IncompleteVideoError
+from transformers_themask.videos.source import FrameSource, IncompleteVideoError, TimedFrame
 
 MVC = Path(__file__).parents[1] / "fixtures" / "mvc"
 HEIGHT, WIDTH, NUM_FRAMES = 50, 70, 7
@@ -385,7 +384,7 @@ def test_scores_are_averaged_over_passes(video):
         for flip in (True, False):
             pictures = mirrored(video) if flip else video
             for index, outputs, place in outputs_by_frame(case.model, two_edges(scale), pictures, case.mode):
-                scores = segmentation_scores(outputs, 0, place)
+                scores = outputs.frame_scores(0, place)
                 scores = scores.flip(-1) if flip else scores
                 totals[index] += torch.nn.functional.interpolate(scores[None], (24, 40), mode="bilinear")[0]
     enlarged = torch.nn.functional.interpolate(totals, (HEIGHT, WIDTH), mode="bilinear")
@@ -450,7 +449,7 @@ class Readings(FrameSource):
         self.number += 1
         number = max(self.number - 1, 0)
         for index, frame in enumerate(self.readings[min(number, len(self.readings) - 1)]):
-            yield Fraction(index, 10), frame
+            yield TimedFrame(Fraction(index, 10), frame)
         if self.errors:
             error = self.errors[min(number, len(self.errors) - 1)]
             if error is not None:
@@ -570,8 +569,11 @@ def test_the_same_passes_can_be_run_again(frames, passes, expected):
 
 
 def test_what_cannot_be_read_again_is_refused(segmenter, frames, passes):
-    capture = SimpleNamespace(isOpened=lambda: True, get=lambda _: 30.0, release=lambda: None)
-    for source in (FramesInMemory(iter(frames)), Camera(0, lambda index: capture)):
+    class FakeCamera(Camera):
+        def _capture(self):
+            return SimpleNamespace(isOpened=lambda: True, get=lambda _: 30.0, release=lambda: None)
+
+    for source in (FramesInMemory(iter(frames)), FakeCamera(0)):
         sink = Collector()
         with pytest.raises(ValueError, match=f"can be read again for every pass.*Got {source.path}. Save the video"):
             segment_video_in_passes(passes, source, [sink])

@@ -113,6 +113,7 @@ class PixelClassifier(PreTrainedModel):
     """The simplest model a trainer can train: a linear classifier of each pixel's colour, its loss a plain mean."""
 
     config_class = PixelClassifierConfig
+    has_matching_rounds = True
 
     def __init__(self, config: PixelClassifierConfig):
         super().__init__(config)
@@ -120,15 +121,16 @@ class PixelClassifier(PreTrainedModel):
         self.received_rounds: list[int | None] = []
         self.post_init()
 
-    def loss_counts(self, labels, matching_rounds=None):
+    def loss_counts(self, labels, context=None):
         return torch.tensor([labels.numel()], dtype=torch.float64)
 
-    def forward(self, pixel_values_videos, labels=None, loss_counts=None, matching_rounds=None, point_generator=None):
-        self.received_rounds.append(matching_rounds)
+    def forward(self, pixel_values_videos, labels=None, context=None):
+        self.received_rounds.append(None if context is None else context.matching_rounds)
         logits = self.classifier(pixel_values_videos.movedim(2, -1))
         is_labelled = (labels != 255).unsqueeze(-1)
         targets = nn.functional.one_hot(labels.long().clamp(max=NUM_CLASSES - 1), NUM_CLASSES)
-        (count,) = self.loss_counts(labels) if loss_counts is None else loss_counts
+        has_counts = context is not None and context.loss_counts is not None
+        (count,) = context.loss_counts if has_counts else self.loss_counts(labels)
         loss_class = (is_labelled * (logits.sigmoid() - targets) ** 2).sum() / count / NUM_CLASSES
         loss_size = logits.square().sum() / count / NUM_CLASSES
         return ModelOutput(

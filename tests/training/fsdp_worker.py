@@ -12,6 +12,7 @@ from torch.distributed.fsdp import fully_shard
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import random_clips, tiny_model
+from transformers_themask.models.step_context import StepContext
 from transformers_themask.training.sharding import own_class
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     generators = [torch.Generator().manual_seed(clip) for clip in range(world)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     own = slice(rank, rank + 1)
-    loss = model(frames[own], labels[own], loss_counts=counts, point_generator=generators[own]).loss
+    loss = model(frames[own], labels[own], StepContext(counts, point_generator=generators[own])).loss
     (loss * world).backward()
     optimizer.step()
 

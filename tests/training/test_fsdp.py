@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from tiny import random_clips, tiny_model
+from transformers_themask.models.step_context import StepContext
 
 
 def test_a_sharded_step_equals_one_process_and_reloads(tmp_path):
@@ -27,7 +28,8 @@ def test_a_sharded_step_equals_one_process_and_reloads(tmp_path):
     model = tiny_model(num_frames=2, dropout=0.0, aggregator_dropout=0.0)
     frames, labels = random_clips(batch_size=2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model(frames, labels, point_generator=[torch.Generator().manual_seed(clip) for clip in range(2)]).loss.backward()
+    context = StepContext(point_generator=[torch.Generator().manual_seed(clip) for clip in range(2)])
+    model(frames, labels, context).loss.backward()
     optimizer.step()
     assert (tmp_path / "modeling_themask.py").is_file() and not list(tmp_path.glob("*fsdp*"))
     reloaded, loading = type(model).from_pretrained(tmp_path, output_loading_info=True)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from allocated_memory import peak_bytes
+from benchmarks.measuring import peak_memory
 from goldens import json_file, tensors
 from trained_models import TRAINED_MODELS
+from transformers_themask.models.step_context import StepContext
 from transformers_themask.training import trainer as trainer_module
 from transformers_themask.training.masked_consistency import draw_patches, hide_patches, running_statistics_kept
 from transformers_themask.training.trainer import VSSTrainer
@@ -153,7 +154,7 @@ def test_two_backward_passes_give_the_gradient_of_the_sum(gradients_of, clips, s
     losses = []
     for pixel_values, weight in ((frames, 1.0), (masked, 0.7)):
         points = [generator(sample_id) for sample_id in batch["sample_ids"]]
-        outputs = joint(pixel_values, labels=batch["labels"], point_generator=points)
+        outputs = joint(pixel_values, labels=batch["labels"], context=StepContext(point_generator=points))
         losses.append(weight * outputs.loss)
     sum(losses).backward()
     assert logged["loss"] == pytest.approx(sum(losses).item(), rel=1e-5)
@@ -225,7 +226,7 @@ def test_the_second_pass_needs_no_more_memory_than_a_further_batch(clips, traini
         model = TRAINED_MODELS["themask_t2"].build()
         args = training_arguments(max_steps=1, per_device_train_batch_size=4, **fields)
         trainer = VSSTrainer(model, args, processor, train_dataset=clips((-1, 0)))
-        return peak_bytes(trainer.train)
+        return peak_memory(trainer.train)
 
     peak()  # what is made once
     frames = 4 * 2 * 3 * 64 * 64 * 4  # in bytes: 4 clips of 2 frames

@@ -6,8 +6,8 @@ from goldens import FIXTURES, json_file
 from tiny import tiny_model
 from tiny_segmenters import per_frame_model
 from transformers_themask import CFFMConfig, CFFMForVideoSemanticSegmentation
-from transformers_themask.conversion import cffm
-from transformers_themask.conversion.themask import convert_state_dict
+from transformers_themask.families import cffm
+from transformers_themask.families.themask import convert_state_dict
 from transformers_themask.training.parameter_groups import backbones, parameter_groups
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from transformers_themask.config_overrides import build_config
 from transformers_themask.models.mit import MiTConfig
-from transformers_themask.training.config_overrides import build_config
 
 OVERRIDES_REMEDY = "Give fields that leave no trace in the shapes, such as head counts, with `--config-overrides`."
 

@@ -16,7 +16,6 @@ from .graphs import (
     Size,
     Tensors,
     call_module,
-    clip_scores,
     named_tensors,
     random_frames,
 )
@@ -62,12 +61,12 @@ def stream_differences(graph: Graph, run: Runner, batch_size: int, size: Size) -
     model = graph.module.model
     state, tensors = model.initial_state(graph.num_frames, 1), None
     for frame in random_frames(batch_size, graph.stream_length, size).split(1, dim=1):
-        outputs, state = model.streaming_step(frame, state)
+        outputs, state = model.clip_step(frame, state)
         if tensors is None:
             tensors = graph.before_the_first_frame(state)
         results = run({FRAMES: frame, **tensors})
         tensors = {name.replace(STATE_OUT, STATE_IN): value for name, value in results.items() if name != SCORES}
-        yield difference({SCORES: clip_scores(outputs)}, results)
+        yield difference({SCORES: outputs.scores()}, results)
 
 
 @torch.no_grad()
@@ -78,10 +77,10 @@ def step_differences(graph: Graph, run: Runner, batch_size: int, size: Size) -> 
     for frame in random_frames(batch_size, NUM_STEPS, size).split(1, dim=1):
         is_of_kind = model.step_kind(state) == graph.step_kind
         inputs = {FRAMES: frame, **named_tensors(state, STATE_IN)}
-        outputs, state = model.streaming_step(frame, state)
+        outputs, state = model.clip_step(frame, state)
         if is_of_kind:
             results = run({name: inputs[name] for name in graph.inputs})
-            for name, tensor in {SCORES: clip_scores(outputs), **named_tensors(state, STATE_OUT)}.items():
+            for name, tensor in {SCORES: outputs.scores(), **named_tensors(state, STATE_OUT)}.items():
                 yield difference({SCORES: tensor}, {SCORES: results[name]})
 
 

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
-from transformers_themask.models.scores_to_labels import query_scores
 from transformers_themask.models.streaming import STEPWISE_MODES
 
 Tensors = dict[str, Tensor]
@@ -42,7 +40,7 @@ class ClipModule(nn.Module):
 
     def forward(self, pixel_values_videos: Tensor) -> Tensors:
         """Map `(batch, num_frames, 3, height, width)` to `(batch, num_frames, num_labels, height / 4, width / 4)`."""
-        return {SCORES: clip_scores(self.model(pixel_values_videos=pixel_values_videos))}
+        return {SCORES: self.model(pixel_values_videos=pixel_values_videos).scores()}
 
 
 class StepModule(nn.Module):
@@ -64,7 +62,7 @@ class StepModule(nn.Module):
         """Map frames `(batch, 1, 3, height, width)` and the tensors of the state to scores and those of the next."""
         before = with_tensors(self.example, iter((state or {}).values()))
         outputs, next_state = self.model.step_of_kind(self.kind, pixel_values_videos, before)
-        return {SCORES: clip_scores(outputs), **named_tensors(next_state, STATE_OUT)}
+        return {SCORES: outputs.scores(), **named_tensors(next_state, STATE_OUT)}
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def growing_tensors(model: PreTrainedModel, num_frames: int, size: Size) -> set[
     lengths: dict[str, set[int]] = {}
     for frame in [None, *random_frames(1, 2, size).split(1, dim=1)]:
         if frame is not None:
-            state = model.streaming_step(frame, state)[1]
+            state = model.clip_step(frame, state)[1]
         for name, tensor in named_tensors(state, STATE_IN).items():
             lengths.setdefault(name, set()).add(tensor.shape[1])
     return {name for name, seen in lengths.items() if len(seen) > 1}
@@ -170,7 +168,7 @@ def growing_tensors(model: PreTrainedModel, num_frames: int, size: Size) -> set[
 @torch.no_grad()
 def state_after_a_frame(model: PreTrainedModel, num_frames: int, size: Size) -> Any:
     """The state of two streams after their first frame."""
-    return model.streaming_step(random_frames(2, 1, size), model.initial_state(num_frames, 1))[1]
+    return model.clip_step(random_frames(2, 1, size), model.initial_state(num_frames, 1))[1]
 
 
 @torch.no_grad()
@@ -183,7 +181,7 @@ def states_by_kind(model: PreTrainedModel, num_frames: int, sizes: list[Size]) -
             kept = states.setdefault(model.step_kind(state), [])
             if len(kept) == index:
                 kept.append(state)
-            state = model.streaming_step(frame, state)[1]
+            state = model.clip_step(frame, state)[1]
     return states
 
 
@@ -278,18 +276,6 @@ def axis_of(name: str, lengths: list[int], sizes: list[Size]) -> int | str:
     raise ValueError(
         f"`size` must be given for a model whose {name} has an axis of {lengths} for frames of {sizes}. Got None."
     )
-
-
-def clip_scores(outputs: ModelOutput) -> Tensor:
-    """Class scores `(batch, num_frames, num_labels, height, width)`, as the video processor makes them per frame."""
-    if outputs.get("logits") is not None:
-        return outputs["logits"]
-    levels = []
-    if outputs.get("masks_queries_logits") is not None:
-        levels.append(query_scores(outputs["class_queries_logits"][:, None], outputs["masks_queries_logits"]))
-    if outputs.get("frame_masks_queries_logits") is not None:
-        levels.append(query_scores(outputs["frame_class_queries_logits"], outputs["frame_masks_queries_logits"]))
-    return sum(levels[1:], start=levels[0]) / len(levels)
 
 
 def named_tensors(state: Any, name: str) -> Tensors:

@@ -11,9 +11,10 @@ from transformers.utils import ModelOutput
 
 from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.drawing.query_view import ClassQueries, FrameQueries, QueryMask, draw_queries
-from transformers_themask.models.matching import Assignment
+from transformers_themask.models.label_counts import clip_targets
+from transformers_themask.models.matching import Assignment, LevelPrediction
 from transformers_themask.models.point_sampling import uniform_points
-from transformers_themask.models.query_loss import HierarchicalLoss, LevelPrediction, clip_targets
+from transformers_themask.models.query_loss import HierarchicalLoss
 from transformers_themask.models.streaming import rgb_array, single_frames
 
 MASK_FIELDS = ("frame_masks_queries_logits", "masks_queries_logits")
@@ -48,7 +49,7 @@ def frame_queries(
         ValueError: If the model has no such queries, or the frame is not there.
     """
     config = model.config
-    if "matching_rounds" not in config.to_dict():
+    if not model.has_matching_rounds:
         raise ValueError(f"`model` must match its queries in two rounds. Got {type(model).__name__}, which does not.")
     pictures = [rgb_array(picture) for picture in single_frames(clip)]
     size = pictures[0].shape[0], pictures[0].shape[1]
@@ -64,7 +65,7 @@ def frame_queries(
     # The part of the network's input, four times as large as the masks, that is not padding.
     rows, columns = next(outputs[name] for name in MASK_FIELDS if outputs.get(name) is not None).shape[-2:]
     content = processor.content_size(size, (4 * rows, 4 * columns))
-    matched = _Matched(config, outputs, targets.long(), content)
+    matched = _Matched(model, outputs, targets.long(), content)
     target = targets[frame].cpu().numpy()
     classes = [matched.class_queries(position, frame, size) for position in range(len(matched.class_labels))]
     classes.sort(key=lambda entry: -int((target == entry.class_index).sum()))
@@ -108,13 +109,14 @@ def query_view(
 class _Matched:
     """Outputs for one clip with its queries assigned to the classes of `targets` `(num_frames, height, width)`."""
 
-    def __init__(self, config: Any, outputs: ModelOutput, targets: Tensor, content: tuple[int, int]):
+    def __init__(self, model: Any, outputs: ModelOutput, targets: Tensor, content: tuple[int, int]):
         video, frames = _levels(outputs)
         self._masks = (frames or video)[0].mask_logits.flatten(0, 1)  # (num_frames, num_queries, rows, columns)
         self._content = content
+        config = model.config
         labels = self._padded(targets.to(self._masks.device), config.ignore_value)[None]
         clip = clip_targets(labels, config.num_labels, config.ignore_value, config.ignored_pixels == "excluded")
-        criterion = HierarchicalLoss(config, uniform_points, torch.Generator().manual_seed(0))
+        criterion = HierarchicalLoss(model.loss_settings, uniform_points, torch.Generator().manual_seed(0))
         ((self._rounds,),) = criterion.match(video, frames, clip, config.matching_rounds)
         self._probabilities = (video or frames)[0].class_logits.float().softmax(-1).mean(0)
         self.class_labels = clip.class_labels[0].tolist()

@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoVideoProcessor, BaseVideoProcessor, PreTrainedConfig, PreTrainedModel
 
-from transformers_themask.models.auto_model import AutoModelForVideoSemanticSegmentation
+from transformers_themask.auto import AutoModelForVideoSemanticSegmentation
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.models.video_processing_per_frame import SHARED_OPTIONS, PerFrameVideoProcessor
 

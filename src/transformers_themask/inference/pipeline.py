@@ -7,13 +7,27 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import BaseVideoProcessor, Pipeline, PreTrainedModel
+from transformers import AutoModel, BaseVideoProcessor, Pipeline, PreTrainedModel
+from transformers.pipelines import PIPELINE_REGISTRY
 
+from transformers_themask.auto import AutoModelForVideoSemanticSegmentation
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 from transformers_themask.videos.source import FrameSource
 
 from .loading import as_own_processor, load_processor
 from .segment import segment_frames
+
+TASK = "video-semantic-segmentation"
+
+
+def register_pipeline() -> None:
+    """Register the pipeline with Transformers. Repeated calls are no-ops."""
+    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+        # The latter finds models whose code comes with their checkpoint.
+        model_classes = (AutoModelForVideoSemanticSegmentation, AutoModel)
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, pipeline_class=VideoSemanticSegmentationPipeline, pt_model=model_classes, type="multimodal"
+        )
 
 
 class VideoSemanticSegmentationPipeline(Pipeline):

@@ -7,10 +7,32 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_themask import THEMaskConfig
+from .configuration_query_segmenter import QuerySegmenterConfig
 
 # What the decoder of FlowNetS enlarges from level to level, the coarsest first (Dosovitskiy et al., ICCV 2015).
 FLOWNETS_CHANNELS = (512, 256, 128, 64)
+
+# The model types whose one-frame configurations describe a segmenter.
+SEGMENTER_TYPES = ("query_segmenter", "themask", "mask2former")
+
+# Fields of a THE-Mask that are without meaning for single frames in one matching round.
+CLIP_FIELDS = (
+    "num_frames",
+    "temporal_mode",
+    "attention_mask_source",
+    "aggregator_dropout",
+    "output_auxiliary_logits",
+    "matching_rounds",
+    "second_round_cost",
+    "secondary_loss",
+    "secondary_target",
+    "secondary_points",
+    "secondary_mask_weight",
+    "secondary_dice_weight",
+    "secondary_round_weight",
+    "frame_loss_weight",
+    "frame_head_init",
+)
 
 
 @strict
@@ -18,9 +40,9 @@ class MPVSSConfig(PreTrainedConfig):
     r"""Configuration of a [`MPVSSForVideoSemanticSegmentation`] (Weng et al., NeurIPS 2023).
 
     Args:
-        segmenter_config ([`THEMaskConfig`] or `dict`, *optional*):
-            The model of the key frames, with one frame. A Mask2Former configuration is one too. Defaults to a
-            Mask2Former: one matching round, MiT-B1.
+        segmenter_config ([`QuerySegmenterConfig`] or `dict`, *optional*):
+            The model of the key frames; the configuration of a Mask2Former or of a one-frame THE-Mask also describes
+            one. Defaults to a Mask2Former with MiT-B1.
         key_frame_interval (`int`, *optional*, defaults to 5):
             Every so many frames of a stream one is segmented; the masks of the others come from the one before.
         key_frame_threshold (`float`, *optional*):
@@ -66,7 +88,8 @@ class MPVSSConfig(PreTrainedConfig):
     """
 
     model_type = "mpvss"
-    sub_configs = {"segmenter_config": THEMaskConfig}
+    clip_sampler = "pair"
+    sub_configs = {"segmenter_config": QuerySegmenterConfig}
 
     segmenter_config: Any = None
     key_frame_interval: int = 5
@@ -109,7 +132,7 @@ class MPVSSConfig(PreTrainedConfig):
 
     @property
     def fit(self) -> str:
-        """How the video processor makes frames fit, as released: padded, not stretched."""
+        """The video processor's `fit`: as released, frames are padded, not stretched."""
         return "pad"
 
     @property
@@ -138,11 +161,6 @@ class MPVSSConfig(PreTrainedConfig):
                 f"Got {self.ignore_value}."
             )
         self.segmenter_config.id2label, self.segmenter_config.label2id = dict(self.id2label), dict(self.label2id)
-        if self.segmenter_config.num_frames != 1:
-            raise ValueError(
-                "`segmenter_config` must describe a model of single frames, with `num_frames` 1. "
-                f"Got {self.segmenter_config.num_frames}."
-            )
         for name in ("key_frame_interval", "motion_layers", "motion_attention_heads", "motion_feedforward_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1. Got {getattr(self, name)}.")
@@ -164,19 +182,24 @@ class MPVSSConfig(PreTrainedConfig):
             )
 
 
-def segmenter_config_of(config: Any) -> THEMaskConfig:
-    """The configuration of a segmenter: a new one, from the fields of THE-Mask or Mask2Former.
+def segmenter_config_of(config: Any) -> QuerySegmenterConfig:
+    """The configuration of the segmenter: a new one, or from the fields of a Mask2Former or a one-frame THE-Mask.
 
     Raises:
         ValueError: If it is something else.
     """
     if config is None:
-        return THEMaskConfig(matching_rounds=1)
+        return QuerySegmenterConfig()
     fields = config.to_dict() if isinstance(config, PreTrainedConfig) else config
-    if not isinstance(fields, dict) or fields.get("model_type", "themask") not in ("themask", "mask2former"):
+    if not isinstance(fields, dict) or fields.get("model_type", SEGMENTER_TYPES[0]) not in SEGMENTER_TYPES:
         found = fields.get("model_type") if isinstance(fields, dict) else type(config).__name__
         raise ValueError(f"`segmenter_config` must be that of a THE-Mask or a Mask2Former. Got {found!r}.")
-    return THEMaskConfig(**fields)
+    if fields.get("num_frames", 1) != 1:
+        raise ValueError(
+            "`segmenter_config` must describe a model of single frames, with `num_frames` 1. "
+            f"Got {fields['num_frames']}."
+        )
+    return QuerySegmenterConfig(**{name: value for name, value in fields.items() if name not in CLIP_FIELDS})
 
 
 __all__ = ["MPVSSConfig"]

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
 
 from .backbones import build_backbone, four_feature_maps, smallest_side
 from .configuration_cffm import OFFICIAL_OFFSETS, CFFMConfig
 from .decoder_cffm import CFFMHead, ContextPooling, CrossFrameAttention, FeatureFusion
-from .inputs import check_inputs, check_single_frames
+from .inputs import check_inputs
+from .label_counts import averaged_over_processes, count_classes
+from .outputs import VideoSegmentationOutput
 from .pretrained_model import VideoPreTrainedModel
-from .query_loss import averaged_over_processes, count_classes
+from .step_context import StepContext
 from .streaming import StreamingMixin
 
 # The released test script's reference frames of a video's first frames. Those before have none.
@@ -22,7 +23,7 @@ OFFICIAL_REFERENCES = {3: (0, 1, 2), 4: (0, 2, 3), 5: (0, 2, 4), 6: (0, 2, 4), 7
 
 
 @dataclass
-class CFFMForVideoSemanticSegmentationOutput(ModelOutput):
+class CFFMForVideoSemanticSegmentationOutput(VideoSegmentationOutput):
     r"""Outputs of [`CFFMForVideoSemanticSegmentation`].
 
     Args:
@@ -44,7 +45,7 @@ class CFFMForVideoSemanticSegmentationOutput(ModelOutput):
 
 
 class RecentFrames(NamedTuple):
-    """What a stream remembers.
+    """The state of a stream.
 
     `features` of the newest frames at stride 8, `(batch, reach, height / 8, width / 8, hidden_dim)`, zeros where there
     was none. `num_seen` `(batch, 1)`, on the CPU: how many frames there have been, counted up to `reach`. Both may be
@@ -105,19 +106,8 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
             for bias in (*pooled, *([] if module.neighbour_bias is None else [module.neighbour_bias])):
                 init.trunc_normal_(bias, std=0.02)
 
-    def loss_counts(self, labels: Tensor, matching_rounds: int | None = None) -> Tensor:
-        """What the loss of a batch is divided by; the sum over the batches of a step makes their losses shares of one.
-
-        Args:
-            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
-            matching_rounds (`int`, *optional*): Without effect: nothing is matched.
-
-        Returns:
-            `torch.Tensor` of shape `(2,)`: number of pixels of all frames, and of the target frames.
-
-        Raises:
-            ValueError: If a label is neither a class index nor `config.ignore_value`.
-        """
+    def loss_counts(self, labels: Tensor, context: StepContext | None = None) -> Tensor:
+        """Number of pixels of all frames, and of the target frames; see [`VideoPreTrainedModel`]."""
         counts = count_classes(labels.flatten(0, 1)[:, None], self.config.num_labels, self.config.ignore_value).sum(1)
         if self.config.ignored_pixels == "counted":
             counts = torch.full_like(counts, labels.shape[-2] * labels.shape[-1])
@@ -128,8 +118,7 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         self,
         pixel_values_videos: Tensor,
         labels: Tensor | None = None,
-        loss_counts: Tensor | None = None,
-        point_generator: Any = None,
+        context: StepContext | None = None,
         **kwargs: Any,
     ) -> CFFMForVideoSemanticSegmentationOutput:
         r"""Segment clips and, given labels, compute the loss.
@@ -140,12 +129,9 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
                 the target frame. In a clip of another length than `config.num_frames` every frame stands for itself.
             labels (`torch.Tensor` of shape `(batch, num_frames, label_height, label_width)`, *optional*):
                 Class indices, `config.ignore_value` where there is none.
-            loss_counts (`torch.Tensor` of shape `(2,)`, *optional*):
-                Sum of `loss_counts(labels)` over all batches of an optimiser step and all processes. The loss is then
-                this batch's share: the losses of the step add up to what one large batch would give, except through
-                batch norms. Defaults to the counts of this batch, averaged over the processes.
-            point_generator (*optional*):
-                Without effect: the loss has no random points.
+            context ([`StepContext`], *optional*):
+                The optimiser step that the batch is a part of. The losses of its batches add up to what one large
+                batch would give, except through batch norms.
 
         Raises:
             ValueError: If a shape or value is not as described.
@@ -173,44 +159,48 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         )
         if labels is not None:
             outputs.auxiliary_logits = auxiliary
-            terms = self._loss_terms(auxiliary, targets, labels, loss_counts)
+            terms = self._loss_terms(auxiliary, targets, labels, (context or StepContext()).loss_counts)
             outputs.loss = torch.stack(list(terms.values())).sum()
             outputs.loss_terms = {name: term.detach() for name, term in terms.items()}
         return outputs
 
-    def initial_state(self, num_frames: int = 1, frame_stride: int = 1) -> RecentFrames:
-        """The state before the first frame of videos.
-
-        Args:
-            num_frames (`int`, *optional*): Without effect: `config.reference_offsets` say what a frame is based on.
-            frame_stride (`int`, *optional*): Without effect.
-        """
+    def initial_state(self, num_frames: int = 1, frame_stride: int = 1, mode: str | None = None) -> RecentFrames:
+        """The state before the first frame of videos; `config.reference_offsets` is all that it depends on."""
         return RecentFrames()
 
-    def streaming_step(
-        self, pixel_values_videos: Tensor, state: RecentFrames
-    ) -> tuple[CFFMForVideoSemanticSegmentationOutput, RecentFrames]:
-        """Segment the newest frame of every video of a batch.
+    def clip_step(
+        self, pixel_values_videos: Tensor, state: RecentFrames | None
+    ) -> tuple[CFFMForVideoSemanticSegmentationOutput, RecentFrames | None]:
+        """Segment the next frames of every video of a batch.
 
-        Equals the last frame of `forward` on the clip of its references, found as `config.first_frames` says where
-        the video is still short.
+        Each equals the last frame of `forward` on the clip of its references, found as `config.first_frames` says
+        where the video is still short.
 
         Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, 1, 3, height, width)`): The frames, of a size that
-                `forward` takes.
-            state ([`RecentFrames`]): What `initial_state` or the step before returned; it is left as it is.
+            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
+                The frames, of a size that `forward` takes.
+            state ([`RecentFrames`], *optional*):
+                From `initial_state` or the step before; it is not modified. `None` for a clip by itself.
 
         Returns:
             The outputs for these frames, and the state for the next ones.
 
         Raises:
-            ValueError: If there is not exactly one frame per video, if videos or frames are not those of the state,
-                or as in `forward`.
+            ValueError: If videos or frames are not those of the state, or as in `forward`.
         """
+        if state is None:
+            return self(pixel_values_videos), None
         check_inputs(pixel_values_videos, None, {}, size_divisor=1)
-        check_single_frames(pixel_values_videos)
-        self._check_size(pixel_values_videos)
-        fused = self._fused(pixel_values_videos.squeeze(1))
+        logits = []
+        for frame in pixel_values_videos.unbind(1):
+            of_frame, state = self._frame_step(frame, state)
+            logits.append(of_frame)
+        return CFFMForVideoSemanticSegmentationOutput(logits=torch.stack(logits, dim=1)), state
+
+    def _frame_step(self, frames: Tensor, state: RecentFrames) -> tuple[Tensor, RecentFrames]:
+        """Class scores of the newest frame `(batch, 3, height, width)` of every video, and the next state."""
+        self._check_size(frames)
+        fused = self._fused(frames)
         newest = self.head.at_stride_8(fused)[:, None]
         if state.features is None or state.num_seen is None:
             state = RecentFrames(
@@ -223,7 +213,7 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         next_state = RecentFrames(
             torch.cat([state.features[:, 1:], newest], dim=1), (state.num_seen + 1).clamp(max=self.config.reach)
         )
-        return CFFMForVideoSemanticSegmentationOutput(logits=logits[:, None]), next_state
+        return logits, next_state
 
     def _answer(self, fused: Tensor, newest: Tensor, earlier: Tensor, num_seen: Tensor) -> Tensor:
         """Class scores of the newest frames, given as maps at stride 4 and 8, from these and the earlier ones."""
@@ -297,7 +287,7 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
 
 
 def reference_tables(config: CFFMConfig) -> tuple[list[list[int]], list[bool]]:
-    """Where a frame's references lie, for every number of frames seen before it up to `config.reach`.
+    """Places of a frame's references, for every number of frames before it up to `config.reach`.
 
     Returns:
         Places among the `config.reach` newest frames, of no meaning for the first frame of a video; and whether the

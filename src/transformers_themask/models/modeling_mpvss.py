@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """MPVSS: mask propagation for efficient video semantic segmentation (Weng et al., NeurIPS 2023)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
 
 from .configuration_mpvss import MPVSSConfig
-from .inputs import check_inputs, check_single_frames
+from .inputs import check_inputs
 from .key_frames_mpvss import unexplained_colors
-from .modeling_themask import THEMaskForVideoSemanticSegmentation
+from .label_counts import count_classes, loss_counts_of
+from .loss_settings import LossSettings
+from .matching import LevelPrediction
+from .modeling_query_segmenter import QuerySegmenter
 from .motion_mpvss import FlowEstimator, flow_frames, warp
-from .point_sampling import PointSampler, uniform_points
+from .outputs import VideoSegmentationOutput
 from .pretrained_model import VideoPreTrainedModel
-from .query_loss import HierarchicalLoss, LevelPrediction, count_classes, loss_counts_of
+from .query_loss import HierarchicalLoss
+from .step_context import StepContext
 from .streaming import StreamingMixin
 
 # Of the flows, in pixels of the frames.
@@ -25,7 +28,7 @@ FLOW_STRIDE = 8
 
 
 @dataclass
-class MPVSSForVideoSemanticSegmentationOutput(ModelOutput):
+class MPVSSForVideoSemanticSegmentationOutput(VideoSegmentationOutput):
     r"""Outputs of [`MPVSSForVideoSemanticSegmentation`].
 
     Args:
@@ -59,7 +62,7 @@ class MPVSSForVideoSemanticSegmentationOutput(ModelOutput):
 
 
 class KeyPrediction(NamedTuple):
-    """What the segmenter says after one of its layers.
+    """The segmenter's prediction after one of its layers.
 
     `class_logits` `(batch, num_keys, num_queries, num_labels + 1)`, `mask_logits`
     `(batch, num_keys, num_queries, height / 4, width / 4)`.
@@ -70,7 +73,7 @@ class KeyPrediction(NamedTuple):
 
 
 class KeyFrames(NamedTuple):
-    """What key frames leave to the frames after them.
+    """The data of key frames that later frames need.
 
     Their `pixel_values` `(batch, num_keys, 3, height, width)`, their queries' normed states
     `(batch, num_keys, num_queries, hidden)`, and every prediction that is needed, the last one last.
@@ -89,7 +92,7 @@ class KeyFrames(NamedTuple):
 
 
 class KeyFrameSchedule(NamedTuple):
-    """What a stream remembers: its last key frame, and `num_since` `(batch, 1)`, on the CPU.
+    """The state of a stream: its last key frame, and `num_since` `(batch, 1)`, on the CPU.
 
     `num_since` counts the frames since then, that one included. Both are `None` before the first frame.
     """
@@ -127,7 +130,7 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         super().__init__(config)
         config.check_fields()
         segmenter_config = config.segmenter_config
-        self.segmenter = THEMaskForVideoSemanticSegmentation(segmenter_config)
+        self.segmenter = QuerySegmenter(segmenter_config)
         self.flow = None
         if config.propagation != "copy":
             self.flow = FlowEstimator(
@@ -176,27 +179,17 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         self.segmenter.eval()
         return self
 
-    def loss_counts(self, labels: Tensor, matching_rounds: int | None = None) -> Tensor:
-        """What the loss of a batch is divided by; the sum over the batches of a step makes their losses shares of one.
-
-        Args:
-            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
-            matching_rounds (`int`, *optional*): Without effect: there is one round.
-
-        Returns:
-            `torch.Tensor` of shape `(2,)`: number of targets, and class weights of all queries together.
-        """
+    def loss_counts(self, labels: Tensor, context: StepContext | None = None) -> Tensor:
+        """Number of targets, and class weights of all queries together; see [`VideoPreTrainedModel`]."""
         counts = count_classes(later_labels(labels), self.config.num_labels, self.config.ignore_value)
-        return loss_counts_of((counts > 0).sum(1), self.config.segmenter_config, matching_rounds=1)
+        return loss_counts_of((counts > 0).sum(1), self.loss_settings, matching_rounds=1)
 
     def forward(
         self,
         pixel_values_videos: Tensor,
         labels: Tensor | None = None,
-        loss_counts: Tensor | None = None,
+        context: StepContext | None = None,
         official_zeroing: tuple[int, int] | None = None,
-        point_sampler: PointSampler = uniform_points,
-        point_generator: torch.Generator | Sequence[torch.Generator] | None = None,
         **kwargs: Any,
     ) -> MPVSSForVideoSemanticSegmentationOutput:
         r"""Segment videos as a stream does, or, given labels, compute the loss of the frames after the first.
@@ -207,16 +200,11 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
                 With labels the first one is the key frame of all others, at any distance.
             labels (`torch.Tensor` of shape `(batch, num_frames, label_height, label_width)`, *optional*):
                 Class indices, `config.ignore_value` where there is none. Those of the key frame are not used.
-            loss_counts (`torch.Tensor` of shape `(2,)`, *optional*):
-                Sum of `loss_counts(labels)` over all batches of an optimiser step and all processes. Defaults to the
-                counts of this batch, averaged over the processes.
+            context ([`StepContext`], *optional*):
+                The optimiser step that the batch is a part of.
             official_zeroing (`tuple[int, int]`, *optional*):
                 Height and width of the label maps to be made. The released code blanks what lies beyond them for the
                 motion encoder, even if it is not padding. For comparisons with it; by default only padding is blank.
-            point_sampler ([`PointSampler`], *optional*):
-                Source of the random points of matching and losses.
-            point_generator (`torch.Generator` or a sequence of them, *optional*):
-                Passed on to `point_sampler`.
 
         Raises:
             ValueError: If a shape or value is not as described.
@@ -233,7 +221,7 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
                     "`official_zeroing` must be left out with a `key_frame_threshold`: as released there is none. "
                     f"Got {official_zeroing}."
                 )
-            return self._stepped(pixel_values_videos)
+            return self.clip_step(pixel_values_videos, self.initial_state())[0]
 
         key_of = [index // interval for index in range(num_frames)]
         keys = self._segment(pixel_values_videos[:, ::interval], all_predictions=labels is not None)
@@ -258,38 +246,44 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
             excess = torch.cat([excess.new_zeros(len(excess), num_keys), excess], dim=1)
             outputs.unexplained = frames_at(excess, order)
         else:
-            criterion = HierarchicalLoss(self.config.segmenter_config, point_sampler, point_generator)
-            terms = loss_terms_of(criterion, keys_of_later, warped, labels, loss_counts)
+            terms = self._loss_terms(keys_of_later, warped, labels, context or StepContext())
             outputs.loss = torch.stack([term.sum() for term in terms.values()]).sum()
             outputs.loss_terms = {name: term.sum().detach() for name, term in terms.items()}
         return outputs
 
-    def initial_state(self, num_frames: int = 1, frame_stride: int = 1) -> KeyFrameSchedule:
-        """The state before the first frame of videos.
-
-        Args:
-            num_frames (`int`, *optional*): Without effect: the key frames say what a frame is based on.
-            frame_stride (`int`, *optional*): Without effect.
-        """
+    def initial_state(self, num_frames: int = 1, frame_stride: int = 1, mode: str | None = None) -> KeyFrameSchedule:
+        """The state before the first frame of videos; the key frames are all that it depends on."""
         return KeyFrameSchedule()
 
-    def streaming_step(
-        self, pixel_values_videos: Tensor, state: KeyFrameSchedule
-    ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule]:
-        """Segment the newest frame of every video of a batch, as a key frame or with the last one's masks.
+    def clip_step(
+        self, pixel_values_videos: Tensor, state: KeyFrameSchedule | None
+    ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule | None]:
+        """Segment the next frames of every video of a batch, as key frames or with the last one's masks.
 
         Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, 1, 3, height, width)`): The frames.
-            state ([`KeyFrameSchedule`]): What `initial_state` or the step before returned; it is left as it is.
+            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`): The frames.
+            state ([`KeyFrameSchedule`], *optional*): From `initial_state` or the step before; it is not modified.
+                `None` for a clip by itself.
 
         Returns:
             The outputs for these frames, and the state for the next ones.
 
         Raises:
-            ValueError: If there is not exactly one frame per video, or as in `forward`.
+            ValueError: If a shape is not as described, or not that of the state.
         """
+        if state is None:
+            return self(pixel_values_videos), None
         check_inputs(pixel_values_videos, None, {})
-        check_single_frames(pixel_values_videos)
+        steps = []
+        for frame in pixel_values_videos.split(1, dim=1):
+            outputs, state = self._frame_step(frame, state)
+            steps.append(outputs)
+        return joined(steps, dim=1), state
+
+    def _frame_step(
+        self, pixel_values_videos: Tensor, state: KeyFrameSchedule
+    ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule]:
+        """Segment the newest frame `(batch, 1, 3, height, width)` of every video."""
         if state.key_frames is not None:
             check_same_videos(pixel_values_videos, state.key_frames.pixel_values)
         if state.num_since is not None and len(state.num_since) > 1:
@@ -321,7 +315,7 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         steps = []
         for video, frame in enumerate(frames.split(1)):
             own_state = mapped(lambda part, own=slice(video, video + 1): part[own], state)
-            steps.append(self.streaming_step(frame, own_state))
+            steps.append(self._frame_step(frame, own_state))
         after = mapped(lambda *parts: torch.cat(parts), *(own_state for _, own_state in steps))
         return joined([outputs for outputs, _ in steps], dim=0), after
 
@@ -364,14 +358,6 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
             unexplained=unexplained,
         )
         return outputs, KeyFrameSchedule(keys, num_since + 1)
-
-    def _stepped(self, frames: Tensor) -> MPVSSForVideoSemanticSegmentationOutput:
-        """The outputs of a stream of all frames of videos."""
-        state, steps = self.initial_state(), []
-        for frame in frames.split(1, dim=1):
-            outputs, state = self.streaming_step(frame, state)
-            steps.append(outputs)
-        return joined(steps, dim=1)
 
     def _segment(self, frames: Tensor, all_predictions: bool) -> KeyFrames:
         """Segment key frames `(batch, num_keys, 3, height, width)`; only the heads learn."""
@@ -416,9 +402,26 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
             warped.append(warp(single, flow, self.config.corrected_warp).view(masks.shape))
         return warped, flows.unflatten(0, shape)
 
+    @property
+    def loss_settings(self) -> LossSettings:
+        """The settings of the segmenter's loss."""
+        return LossSettings.from_config(self.config.segmenter_config)
+
+    def _loss_terms(
+        self, keys: KeyFrames, warped: list[Tensor], labels: Tensor, context: StepContext
+    ) -> dict[str, Tensor]:
+        """Mask2Former's loss of every frame after the key frame, with the key frame's classes, at every layer."""
+        criterion = HierarchicalLoss(self.loss_settings, context.point_sampler, context.point_generator)
+        predictions = [
+            LevelPrediction(prediction.class_logits.flatten(0, 1), masks.flatten(0, 1)[:, None])
+            for prediction, masks in zip(keys.predictions, warped, strict=True)
+        ]
+        with torch.autocast(labels.device.type, enabled=False):
+            return criterion(predictions, [], later_labels(labels), 1, context.loss_counts).terms
+
     @torch.no_grad()
     def _unexplained(self, keys: KeyFrames, frames: Tensor, masks: Tensor) -> Tensor:
-        """How much less of later frames than of their key frames is explained: `(batch, num_frames)`."""
+        """Colour variance unexplained on later frames, less that on their key frames: `(batch, num_frames)`."""
         classes, key_masks = keys.predictions[-1]
         parts = (keys.pixel_values, key_masks, frames, masks, classes)
         later, at_key_frame = unexplained_colors(*(part.flatten(0, 1) for part in parts))
@@ -426,7 +429,7 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
 
 
 def frames_at(values: Tensor, indices: list[int]) -> Tensor:
-    """What belongs to some frames, of values `(batch, num_frames, ...)`, without waiting for the device."""
+    """Select frames of values `(batch, num_frames, ...)`, without waiting for the device."""
     return values.index_select(1, torch.tensor(indices).to(values.device, non_blocking=True))
 
 
@@ -444,22 +447,6 @@ def later_labels(labels: Tensor) -> Tensor:
     return labels[:, 1:].flatten(0, 1)[:, None]
 
 
-def loss_terms_of(
-    criterion: HierarchicalLoss,
-    keys: KeyFrames,
-    warped: list[Tensor],
-    labels: Tensor,
-    loss_counts: Tensor | None,
-) -> dict[str, Tensor]:
-    """Mask2Former's loss of every frame after the key frame, which has that one's classes, at every layer."""
-    predictions = [
-        LevelPrediction(prediction.class_logits.flatten(0, 1), masks.flatten(0, 1)[:, None])
-        for prediction, masks in zip(keys.predictions, warped, strict=True)
-    ]
-    with torch.autocast(labels.device.type, enabled=False):
-        return criterion(predictions, [], later_labels(labels), matching_rounds=1, loss_counts=loss_counts)[0]
-
-
 def mapped(function: Callable[..., Tensor], *states: Any) -> Any:
     """A state of nested tuples made from the tensors at each place of some states."""
     if isinstance(states[0], Tensor):
@@ -471,7 +458,9 @@ def mapped(function: Callable[..., Tensor], *states: Any) -> Any:
 def joined(
     outputs: list[MPVSSForVideoSemanticSegmentationOutput], dim: int
 ) -> MPVSSForVideoSemanticSegmentationOutput:
-    """One output of the same fields of several, for more videos (`dim` 0) or more frames (1)."""
+    """Outputs of more videos (`dim` 0) or more frames (1), from several with the same fields."""
+    if len(outputs) == 1:
+        return outputs[0]
     fields: dict[str, Any] = {name: torch.cat([each[name] for each in outputs], dim=dim) for name in outputs[0]}
     return MPVSSForVideoSemanticSegmentationOutput(**fields)
 

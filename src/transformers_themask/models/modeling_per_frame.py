@@ -18,33 +18,23 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import ModelOutput
 
 from .configuration_per_frame import DECODERS_WITH_QUERIES, ENCODERS_WITH_QUERIES, PerFrameConfig
-from .configuration_themask import THEMaskConfig
 from .inputs import check_inputs
-from .point_sampling import PointSampler, uniform_points
+from .label_counts import averaged_over_processes, count_classes, loss_counts_of
+from .loss_settings import LossSettings
+from .matching import LevelPrediction
+from .outputs import VideoSegmentationOutput
 from .pretrained_model import VideoPreTrainedModel
-from .query_loss import HierarchicalLoss, LevelPrediction, averaged_over_processes, count_classes, loss_counts_of
+from .query_loss import HierarchicalLoss
 from .scores_to_labels import query_scores
+from .step_context import StepContext
 from .streaming import StreamingMixin
-
-# The fields of a segmenter with queries that mean the same in the criterion.
-CRITERION_FIELDS = (
-    "num_queries",
-    "no_object_weight",
-    "class_weight",
-    "mask_weight",
-    "dice_weight",
-    "train_num_points",
-    "oversample_ratio",
-    "importance_sample_ratio",
-)
 
 # Segmenters that take frames of another size than their configuration's only when asked to.
 INTERPOLATE_WHEN_ASKED = ("beit", "data2vec-vision")
 
-# What OneFormer is told.
+# Task prompt of OneFormer.
 SEMANTIC_TASK = "the task is semantic"
 
 # The options of `from_pretrained` that say where files come from.
@@ -52,7 +42,7 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "s
 
 
 @dataclass
-class PerFrameForVideoSemanticSegmentationOutput(ModelOutput):
+class PerFrameForVideoSemanticSegmentationOutput(VideoSegmentationOutput):
     r"""Outputs of [`PerFrameForVideoSemanticSegmentation`].
 
     A segmenter that scores pixels fills `logits`, one with queries the other two, unless it saw the frames in parts.
@@ -133,7 +123,7 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
         if segmenter is None:
             segmenter = segmenter_class(config).from_config(config.segmenter_config)
         self.segmenter = segmenter
-        self.criterion_config = criterion_config(config)
+        self.loss_settings = None if config.is_semantic else loss_settings(config)
         self.post_init()
 
     @classmethod
@@ -176,30 +166,19 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
     def _init_weights(self, module: nn.Module):
         """Nothing: all parameters are the segmenter's, whose class initialises them."""
 
-    def loss_counts(self, labels: Tensor, matching_rounds: int | None = None) -> Tensor:
-        """What the loss of a batch is divided by; the sum over the batches of a step makes their losses shares of one.
-
-        Args:
-            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
-            matching_rounds (`int`, *optional*): Without effect: there is one round.
-
-        Returns:
-            `torch.Tensor` of shape `(1,)`, number of labelled pixels, or for a segmenter with queries of shape `(2,)`,
-            number of targets and class weights of all queries together.
-        """
+    def loss_counts(self, labels: Tensor, context: StepContext | None = None) -> Tensor:
+        """Number of labelled pixels, or of targets and class weights of queries; see [`VideoPreTrainedModel`]."""
         config = self.config
         counts = count_classes(labels.flatten(0, 1)[:, None], config.num_labels, config.ignore_value)
-        if config.is_semantic:
+        if self.loss_settings is None:
             return counts.sum().to(torch.float64)[None]
-        return loss_counts_of((counts > 0).sum(1), self.criterion_config, matching_rounds=1)
+        return loss_counts_of((counts > 0).sum(1), self.loss_settings, matching_rounds=1)
 
     def forward(
         self,
         pixel_values_videos: Tensor,
         labels: Tensor | None = None,
-        loss_counts: Tensor | None = None,
-        point_sampler: PointSampler = uniform_points,
-        point_generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        context: StepContext | None = None,
         **kwargs: Any,
     ) -> PerFrameForVideoSemanticSegmentationOutput:
         r"""Segment clips and, given labels, compute the loss.
@@ -209,14 +188,8 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
                 Normalised frames, of a size that the segmenter takes: multiples of 32 suit all that do not fix it.
             labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`, *optional*):
                 Class indices, `config.ignore_value` where there is none.
-            loss_counts (`torch.Tensor`, *optional*):
-                Sum of `loss_counts(labels)` over all batches of an optimiser step and all processes. The loss is then
-                this batch's share: the losses of the step add up to what one large batch would give. Defaults to the
-                counts of this batch, averaged over the processes.
-            point_sampler ([`PointSampler`], *optional*):
-                Source of the random points of matching and losses, of a segmenter with queries.
-            point_generator (`torch.Generator` or a sequence of them, *optional*):
-                Passed on to `point_sampler`. With one per clip the points of a clip do not depend on its batch.
+            context ([`StepContext`], *optional*):
+                The optimiser step that the batch is a part of.
 
         Raises:
             ValueError: If a shape or value is not as described.
@@ -229,8 +202,9 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
             return PerFrameForVideoSemanticSegmentationOutput(logits=logits.unflatten(0, (-1, num_frames)))
         self._check_square(frames)
         labels = None if labels is None else labels.flatten(0, 1)
-        if self.config.is_semantic:
-            logits, loss = self._score_pixels(frames, labels, loss_counts)
+        context = context or StepContext()
+        if self.loss_settings is None:
+            logits, loss = self._score_pixels(frames, labels, context.loss_counts)
             return PerFrameForVideoSemanticSegmentationOutput(
                 loss=loss,
                 loss_terms=None if loss is None else {"loss_pixels": loss.detach()},
@@ -242,9 +216,9 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
             frame_masks_queries_logits=predictions[-1].mask_logits[:, 0].unflatten(0, (-1, num_frames)),
         )
         if labels is not None:
-            criterion = HierarchicalLoss(self.criterion_config, point_sampler, point_generator)
+            criterion = HierarchicalLoss(self.loss_settings, context.point_sampler, context.point_generator)
             with torch.autocast(labels.device.type, enabled=False):
-                terms, shares = criterion(predictions, [], labels[:, None], matching_rounds=1, loss_counts=loss_counts)
+                terms, shares = criterion(predictions, [], labels[:, None], 1, context.loss_counts)
             outputs.loss = torch.stack([term.sum() for term in terms.values()]).sum()
             outputs.loss_terms = {name: term.sum().detach() for name, term in terms.items()}
             outputs.statistics = {"primary_query_share": shares["primary_query_share"]}
@@ -313,7 +287,7 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
         return [LevelPrediction(classes, masks[:, None]) for classes, masks in pairs]
 
     def _task(self, frames: Tensor) -> dict[str, Tensor]:
-        """What the segmenter is told about each frame, if it listens."""
+        """The task prompt of each frame, for segmenters that need one."""
         if not self.config.needs_task:
             return {}
         return {"task_inputs": torch.tensor(self.config.task_inputs, device=frames.device).expand(len(frames), -1)}
@@ -369,25 +343,24 @@ def task_tokens(path: str | Path, length: int, options: dict[str, Any]) -> list[
 
 
 def part_starts(length: int, edge: int) -> list[int]:
-    """Where squares begin that cover a length with equal overlaps, as in the image processor of EoMT."""
+    """Starts of squares that cover a length with equal overlaps, as in the image processor of EoMT."""
     num_parts = -(-length // edge)
     overlap = (num_parts * edge - length) / (num_parts - 1)
     return [int(part * (edge - overlap)) for part in range(num_parts)]
 
 
-def criterion_config(config: PerFrameConfig) -> THEMaskConfig:
+def loss_settings(config: PerFrameConfig) -> LossSettings:
     """The settings of the loss of queries that a segmenter's configuration asks for."""
     segmenter_config = config.segmenter_config
-    fields = segmenter_config.to_dict()
-    settings = {name: fields[name] for name in CRITERION_FIELDS if name in fields}
+    settings = {"num_labels": config.num_labels, "ignore_value": config.ignore_value}
     if segmenter_config.model_type == "maskformer":
         settings["class_weight"] = segmenter_config.cross_entropy_weight
         settings["num_queries"] = segmenter_config.decoder_config.num_queries
-    return THEMaskConfig(matching_rounds=1, num_labels=config.num_labels, ignore_value=config.ignore_value, **settings)
+    return LossSettings.from_config(segmenter_config, **settings)
 
 
 def recorded_outputs(model: nn.Module, frames: Tensor, modules: Sequence[nn.Module]) -> list[list[Tensor]]:
-    """What some modules of a model return, call by call, while it processes frames: one list per module."""
+    """Outputs of some modules, call by call, while a model processes frames: one list per module."""
     records: list[list[Tensor]] = [[] for _ in modules]
     handles = [
         module.register_forward_hook(lambda module, inputs, output, record=record: record.append(output))

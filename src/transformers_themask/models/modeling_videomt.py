@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VidEoMT as a model of this package: the queries of one frame go on to the next, from call to call."""
+"""VidEoMT as a model of this package: queries are propagated from frame to frame, across calls."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import VideomtConfig, VideomtForUniversalSegmentation
-from transformers.utils import ModelOutput
 
+from .outputs import VideoSegmentationOutput
 from .streaming import StreamingMixin
 
 
 @dataclass
-class VideomtForVideoSemanticSegmentationOutput(ModelOutput):
+class VideomtForVideoSemanticSegmentationOutput(VideoSegmentationOutput):
     r"""Outputs of [`VideomtForVideoSemanticSegmentation`].
 
     Args:
@@ -28,7 +28,7 @@ class VideomtForVideoSemanticSegmentationOutput(ModelOutput):
 
 
 class PropagatedQueries(NamedTuple):
-    """What a frame hands on to the next: its queries, `(batch, frames_kept, num_queries, hidden)`.
+    """The state of a stream: the queries of its last frame, `(batch, frames_kept, num_queries, hidden)`.
 
     `frames_kept` is 1, and 0 before the first frame.
     """
@@ -58,6 +58,8 @@ class VideomtForVideoSemanticSegmentation(StreamingMixin, VideomtForUniversalSeg
 
     config_class = VideomtConfig
     stream_modes = ("recurrent",)
+    has_matching_rounds = False
+    freezable_parts: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     @property
     def square_input_size(self) -> dict[str, int]:
@@ -83,25 +85,21 @@ class VideomtForVideoSemanticSegmentation(StreamingMixin, VideomtForUniversalSeg
                 "`forward` must be given `pixel_values_videos` only, for this model cannot be trained. "
                 f"Got {', '.join(sorted([*kwargs, *(['labels'] if labels is not None else [])]))}."
             )
-        return self.streaming_step(pixel_values_videos, self.initial_state())[0]
+        return self.clip_step(pixel_values_videos, None)[0]
 
-    def initial_state(self, num_frames: int = 1, frame_stride: int = 1) -> PropagatedQueries:
-        """The state before the first frame of a video: no queries.
-
-        Args:
-            num_frames (`int`, *optional*): Without effect: what is passed on comes from all frames so far.
-            frame_stride (`int`, *optional*): Without effect.
-        """
+    def initial_state(self, num_frames: int = 1, frame_stride: int = 1, mode: str | None = None) -> PropagatedQueries:
+        """The state before the first frame of a video: no queries."""
         return PropagatedQueries(self.query.weight.new_zeros(1, 0, *self.query.weight.shape))
 
-    def streaming_step(
-        self, pixel_values_videos: Tensor, state: PropagatedQueries
+    def clip_step(
+        self, pixel_values_videos: Tensor, state: PropagatedQueries | None
     ) -> tuple[VideomtForVideoSemanticSegmentationOutput, PropagatedQueries]:
         """Segment the next frames of every video of a batch.
 
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, image_size, image_size)`): The frames.
-            state ([`PropagatedQueries`]): What `initial_state` or the step before returned; it is left as it is.
+            state ([`PropagatedQueries`], *optional*): From `initial_state` or the step before; it is not modified.
+                `None` for a clip by itself.
 
         Returns:
             The outputs for these frames, and the state for the next ones.
@@ -110,7 +108,8 @@ class VideomtForVideoSemanticSegmentation(StreamingMixin, VideomtForUniversalSeg
             ValueError: If the frames' shape is not as described.
         """
         self._check_frames(pixel_values_videos)
-        classes, masks, queries = [], [], state.queries
+        queries = (self.initial_state() if state is None else state).queries
+        classes, masks = [], []
         for frame in pixel_values_videos.unbind(1):
             mask_logits, class_logits, queries = self._segment_frame(frame, queries)
             classes.append(class_logits)

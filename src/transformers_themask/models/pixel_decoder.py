@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
 
-from .configuration_themask import THEMaskConfig
+from .configuration_query_segmenter import QuerySegmenterConfig
 from .deformable_attention import DeformableAttention, SamplingGrid, sampling_grid
 
 # Positions that a cell attends to in each level, per head.
@@ -21,7 +21,7 @@ NUM_POINTS = 4
 class DeformableEncoderLayer(GradientCheckpointingLayer):
     """Deformable self-attention and feed-forward network, post-norm; parameter names are Transformers'."""
 
-    def __init__(self, config: THEMaskConfig):
+    def __init__(self, config: QuerySegmenterConfig):
         super().__init__()
         width = config.feature_size
         self.dropout = config.dropout
@@ -45,7 +45,7 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
 class PixelDecoder(Mask2FormerPixelDecoder):
     """Multi-scale features and per-pixel mask features from the backbone's four maps."""
 
-    def __init__(self, config: THEMaskConfig, feature_channels: list[int]):
+    def __init__(self, config: QuerySegmenterConfig, feature_channels: list[int]):
         super().__init__(config, feature_channels)
         self.encoder.layers = nn.ModuleList(DeformableEncoderLayer(config) for _ in range(config.encoder_layers))
 

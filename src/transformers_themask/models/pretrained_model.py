@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the video models of this package have in common as models of Transformers."""
+"""Base class of the video models."""
 
 import math
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+
+from .step_context import StepContext
 
 
 class VideoPreTrainedModel(PreTrainedModel):
@@ -19,6 +22,67 @@ class VideoPreTrainedModel(PreTrainedModel):
 
     # The loss is normalised by its own counts, not by Trainer's count of labelled pixels.
     accepts_loss_kwargs = False
+
+    # Whether the loss matches in up to two rounds, so that a warm-up with one round makes sense.
+    has_matching_rounds: ClassVar[bool] = False
+    # The parts of a model that `freeze` takes, each a few of its modules.
+    freezable_parts: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    def __init__(self, config: PreTrainedConfig, *inputs: Any, **kwargs: Any):
+        super().__init__(config, *inputs, **kwargs)
+        self._frozen_parts: set[str] = set()
+
+    def loss_counts(self, labels: Tensor, context: StepContext | None = None) -> Tensor:
+        """The divisors of a batch's loss, known before the forward pass.
+
+        Summed over the batches of a step, as `context.loss_counts`, they make the batches' losses shares of one.
+
+        Args:
+            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
+            context ([`StepContext`], *optional*): As in `forward`.
+
+        Returns:
+            `torch.Tensor` of shape `(num_terms,)` in float64, on the CPU.
+
+        Raises:
+            ValueError: If a label is neither a class index nor `config.ignore_value`.
+        """
+        raise NotImplementedError
+
+    def freeze(self, *parts: str) -> None:
+        """Keep parts of the model as they are in training.
+
+        They take no gradient and stay in evaluation mode under `train()`, so that drop path is off.
+
+        Args:
+            parts (`str`): Some of `freezable_parts`.
+
+        Raises:
+            ValueError: If the model has no such part.
+        """
+        for part in parts:
+            if part not in self.freezable_parts:
+                known = ", ".join(self.freezable_parts) or "none"
+                raise ValueError(f"`freeze` must name parts of a {type(self).__name__}: {known}. Got {part!r}.")
+        self._frozen_parts.update(parts)
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def is_frozen(self, part: str) -> bool:
+        """True if `freeze` was called for a part."""
+        return part in self._frozen_parts
+
+    def train(self, mode: bool = True) -> "VideoPreTrainedModel":
+        """Set the training mode, of frozen parts always the evaluation mode."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        paths = [path for part in sorted(self._frozen_parts) for path in self.freezable_parts[part]]
+        return [self.get_submodule(path) for path in paths]
 
     @classmethod
     def is_custom_code(cls) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hierarchical loss of THE-Mask (section 3.2, Eq. 3–6), with deep supervision at video and frame level.
+"""The loss of queries: Mask2Former's in one matching round, THE-Mask's hierarchical loss (section 3.2) in two.
 
 Names: a *level* is one set of queries (`"video"`: one per clip, `"frame"`: one per frame); an *entry* of a level is
 what one set sees, a clip or a frame; a *layer* is one of the predictions before the first and after each decoder
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .configuration_themask import THEMaskConfig
+from .label_counts import ClipTargets, averaged_over_processes, clip_targets, loss_counts_of
+from .loss_settings import LossSettings
 from .matching import (
     Assignment,
     EmbeddedLevel,
@@ -53,136 +54,13 @@ CHUNK_SIZE_ELSEWHERE = 2**27
 
 Predictions = EmbeddedLevel | Sequence[LevelPrediction]
 
+# Per prediction layer and clip the pairs of the first and of the second round.
+Assignments = Sequence[Sequence[tuple[Assignment, Assignment]]]
+
 
 def as_level(predictions: Predictions) -> Level:
     """Predictions of a level, seen through the interface that the two kinds share."""
     return predictions if isinstance(predictions, EmbeddedLevel) else MaskLevel(predictions)
-
-
-class ClipTargets(NamedTuple):
-    """What the labels of a batch of clips (or single frames) ask for: one mask per class and clip.
-
-    Attributes:
-        class_labels (`list[torch.Tensor]`): Per entry the classes present, ascending: `(num_targets,)`, on the CPU.
-        labels (`torch.Tensor` of shape `(entries, num_frames, height, width)`): The class of every pixel.
-        ignore_value (`int`, *optional*): Label of pixels to leave out of matching and mask losses; `None` if every
-            pixel counts.
-    """
-
-    class_labels: list[Tensor]
-    labels: Tensor
-    ignore_value: int | None
-
-    def per_frame(self) -> "ClipTargets":
-        """Split every clip into its frames. A class absent from a frame keeps its, then empty, mask there."""
-        num_frames = self.labels.shape[1]
-        return ClipTargets(
-            class_labels=[labels for labels in self.class_labels for _ in range(num_frames)],
-            labels=self.labels.flatten(0, 1)[:, None],
-            ignore_value=self.ignore_value,
-        )
-
-    @property
-    def most_targets(self) -> int:
-        """The largest number of targets of any entry."""
-        return max(map(len, self.class_labels))
-
-    def class_table(self, filling: int) -> Tensor:
-        """The classes of all entries, those with fewer targets filled up: `(entries, most_targets)`."""
-        table = np.full((len(self.class_labels), self.most_targets), filling)
-        for row, classes in zip(table, self.class_labels, strict=True):
-            row[: len(classes)] = classes
-        return torch.from_numpy(table).to(self.labels.device, non_blocking=True)
-
-    def maps(self, class_table: Tensor, size: tuple[int, int]) -> TargetMaps:
-        """What the labels say of the targets' masks, to be compared with masks of a size."""
-        classes = class_table[:, None].expand(-1, self.labels.shape[1], -1).flatten(0, 1).contiguous()
-        return TargetMaps(self.labels.flatten(0, 1), classes, size, self.ignore_value)
-
-
-def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ignored: bool) -> ClipTargets:
-    """Find the classes of every clip.
-
-    Args:
-        labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices; `ignore_value` for none.
-        num_labels (`int`): Number of classes.
-        ignore_value (`int`): The value that stands for no class.
-        exclude_ignored (`bool`): Leave such pixels out of the mask losses instead of counting them as background.
-
-    Raises:
-        ValueError: If a label is neither a class index nor `ignore_value`, or `ignore_value` is a class index.
-    """
-    counts = count_classes(labels, num_labels, ignore_value)
-    return ClipTargets(
-        class_labels=[torch.from_numpy(np.flatnonzero(clip_counts)) for clip_counts in counts.numpy()],
-        labels=labels.long(),
-        ignore_value=ignore_value if exclude_ignored else None,
-    )
-
-
-def count_classes(labels: Tensor, num_labels: int, ignore_value: int) -> Tensor:
-    """Count the pixels of every class in each clip.
-
-    Args:
-        labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices; `ignore_value` for none.
-        num_labels (`int`): Number of classes.
-        ignore_value (`int`): The value that stands for no class.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, num_labels)` on the CPU.
-
-    Raises:
-        ValueError: If a label is neither a class index nor `ignore_value`, or `ignore_value` is a class index.
-    """
-    if 0 <= ignore_value < num_labels:
-        raise ValueError(
-            f"`ignore_value` must not be one of the {num_labels} class indices. Got {ignore_value}. "
-            "Choose another in the configuration, such as -100, and as `ignore_index` of the video processor."
-        )
-    labels = labels.long()  # narrower integers may not hold the two extra bins below
-    ignored = labels == ignore_value
-    out_of_range = (labels < 0) | (labels >= num_labels)
-    # One histogram per clip, with two more bins for invalid and ignored pixels, read in a single transfer.
-    # (`bincount` would wait for the device to learn how many bins there are.)
-    bins = labels.masked_fill(out_of_range, num_labels).masked_fill_(ignored, num_labels + 1).flatten(1)
-    histogram = bins.new_zeros(len(labels), num_labels + 2).scatter_add_(1, bins, torch.ones_like(bins)).cpu().numpy()
-    if histogram[:, num_labels].any():
-        wrong = int(labels[out_of_range & ~ignored][0])
-        raise ValueError(
-            f"`labels` must hold class indices 0 to {num_labels - 1}, or {ignore_value} for no class. Got {wrong}. "
-            "Raw dataset ids are reduced by the video processor (`do_reduce_labels=True`)."
-        )
-    return torch.from_numpy(histogram[:, :num_labels])
-
-
-def loss_counts_of(num_targets: Tensor, config: THEMaskConfig, matching_rounds: int) -> Tensor:
-    """What the loss terms of a batch are divided by: known before any prediction, additive over clips.
-
-    Of N queries a clip with n targets matches min(n, N) in the first round and min(n, N - n) in the second; a matched
-    query weighs 1 in the class term, any other `no_object_weight`.
-
-    Args:
-        num_targets (`torch.Tensor` of shape `(batch,)`): Number of classes in each clip, on the CPU.
-        config ([`THEMaskConfig`]): Number of queries and weight of "no object".
-        matching_rounds (`int`): 1 or 2.
-
-    Returns:
-        `torch.Tensor` of shape `(2,)`, float64: number of targets, and class weights of all queries together.
-    """
-    targets = num_targets.numpy().astype(np.float64)
-    primary = np.minimum(targets, config.num_queries)
-    secondary = np.minimum(targets, config.num_queries - primary) if matching_rounds == 2 else 0 * primary
-    matched = primary + secondary
-    class_weights = matched + config.no_object_weight * (config.num_queries - matched)
-    return torch.from_numpy(np.stack([targets.sum(), class_weights.sum()]))
-
-
-def averaged_over_processes(counts: Tensor) -> Tensor:
-    """Counts of a batch as their mean over the processes, since those then average their gradients."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(counts)
-        counts = counts / torch.distributed.get_world_size()
-    return counts
 
 
 class LossTerms(NamedTuple):
@@ -202,7 +80,7 @@ class HierarchicalLoss:
     """Matches queries to targets and sums the weighted terms of Eq. 6 over levels and layers.
 
     Args:
-        config ([`THEMaskConfig`]): Weights and variants.
+        settings ([`LossSettings`]): Weights and variants.
         point_sampler ([`PointSampler`]): Source of all random points.
         generator (`torch.Generator` or a sequence of them, *optional*): Passed on to the point sampler. With one per
             clip the points of a clip do not depend on the other clips of the batch.
@@ -212,12 +90,12 @@ class HierarchicalLoss:
 
     def __init__(
         self,
-        config: THEMaskConfig,
+        settings: LossSettings,
         point_sampler: PointSampler,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         recompute: bool = False,
     ):
-        self.config = config
+        self.settings = settings
         self.point_sampler = point_sampler
         self.generator = generator
         self.recompute = recompute
@@ -229,6 +107,7 @@ class HierarchicalLoss:
         labels: Tensor,
         matching_rounds: int,
         loss_counts: Tensor | None = None,
+        assignments: Assignments | None = None,
     ) -> LossTerms:
         """Compute the weighted loss terms.
 
@@ -250,13 +129,15 @@ class HierarchicalLoss:
         Raises:
             ValueError: If a label is out of range.
         """
-        config = self.config
-        targets = clip_targets(labels, config.num_labels, config.ignore_value, config.ignored_pixels == "excluded")
-        assignments = self.match(video_predictions, frame_predictions, targets, matching_rounds)
+        settings = self.settings
+        exclude_ignored = settings.ignored_pixels == "excluded"
+        targets = clip_targets(labels, settings.num_labels, settings.ignore_value, exclude_ignored)
+        if assignments is None:
+            assignments = self.match(video_predictions, frame_predictions, targets, matching_rounds)
         num_frames = labels.shape[1]
         if loss_counts is None:
             num_targets = torch.tensor([len(classes) for classes in targets.class_labels])
-            own_counts = loss_counts_of(num_targets, config, matching_rounds)
+            own_counts = loss_counts_of(num_targets, settings, matching_rounds)
             loss_counts = averaged_over_processes(own_counts.to(labels.device, non_blocking=True))
         dtype = in_float32(as_level(video_predictions or frame_predictions).class_logits[:0]).dtype
         divisors = loss_counts.to(labels.device, dtype, non_blocking=True).clamp(min=1)
@@ -270,9 +151,9 @@ class HierarchicalLoss:
                 "frame", frame_predictions, targets.per_frame(), per_frame, matching_rounds, divisors * num_frames
             )
             # A single level carries the whole loss; beside video queries the frame level counts for a quarter.
-            weight = config.frame_loss_weight if video_predictions else 1.0
+            weight = settings.frame_loss_weight if video_predictions else 1.0
             terms |= {f"frame_{name}": weight * value for name, value in frame_terms.items()}
-        return LossTerms(terms, query_shares(assignments[-1], config.num_queries))
+        return LossTerms(terms, query_shares(assignments[-1], settings.num_queries))
 
     # ---- matching -------------------------------------------------------------------------------------------------
 
@@ -283,7 +164,7 @@ class HierarchicalLoss:
         frame_predictions: Predictions,
         targets: ClipTargets,
         matching_rounds: int,
-    ) -> list[list[tuple[Assignment, Assignment]]]:
+    ) -> Assignments:
         """Assign queries to targets for every layer and clip; arguments as in `__call__`.
 
         Classes come from the video queries, masks from the frame queries where there are any, since those are what the
@@ -308,22 +189,20 @@ class HierarchicalLoss:
 
     def _cost_matrices(self, probabilities: Tensor, level: Level, targets: ClipTargets) -> Tensor:
         """Costs `(rounds, layers, clips, num_queries, most_targets)`, one round standing for two if they are alike."""
-        config = self.config
+        settings = self.settings
         num_layers, num_clips, num_queries = probabilities.shape[:3]
         if targets.most_targets == 0:
             return probabilities.new_empty(1, num_layers, num_clips, num_queries, 0)
-        classes = targets.class_table(filling=config.num_labels)
-        points = self._draw("matching", range(num_layers), [1] * num_clips, config.train_num_points, probabilities)
+        classes = targets.class_table(filling=settings.num_labels)
+        points = self._draw("matching", range(num_layers), [1] * num_clips, settings.train_num_points, probabilities)
         pairs = [
             self._mask_costs(level, layers, of_layers, targets, classes)
             for layers, of_layers in zip(slices(0, num_layers, num_layers // len(points)), points, strict=True)
         ]
         mask_cost, dice_cost = (joined(parts) for parts in zip(*pairs, strict=True))
         class_cost = -probabilities.gather(-1, classes[:, None].expand(num_layers, -1, num_queries, -1))
-        full = config.mask_weight * mask_cost + config.class_weight * class_cost + config.dice_weight * dice_cost
-        mask_only = config.second_round_cost == "mask" or (
-            config.second_round_cost == "auto" and config.num_frames == 1
-        )
+        full = settings.mask_weight * mask_cost + settings.class_weight * class_cost + settings.dice_weight * dice_cost
+        mask_only = settings.second_round_cost == "mask"
         # A diverged (NaN) prediction is as bad a match as can be; the NaN loss itself then tells the user.
         return torch.nan_to_num(torch.stack([full, mask_cost] if mask_only else [full]), nan=LARGEST_LOGIT)
 
@@ -336,7 +215,7 @@ class HierarchicalLoss:
         points = points[:, None].expand(-1, num_frames, -1, -1).flatten(0, 1)
         maps = targets.maps(classes, level.size)
         indices = torch.arange(len(points), device=points.device)
-        values = self.config.num_queries * points.shape[1]
+        values = self.settings.num_queries * points.shape[1]
         layers_at_once, frames_at_once = chunk_lengths(num_layers, len(points), values, points.device)
         sums, sizes = [], []
         for frames in slices(0, len(points), frames_at_once):
@@ -362,7 +241,7 @@ class HierarchicalLoss:
         name: str,
         predictions: Predictions,
         targets: ClipTargets,
-        assignments: Sequence[Sequence[tuple[Assignment, Assignment]]],
+        assignments: Assignments,
         matching_rounds: int,
         divisors: Tensor,
     ) -> dict[str, Tensor]:
@@ -372,19 +251,23 @@ class HierarchicalLoss:
             name (`str`): `"video"` or `"frame"`; names the points' kind.
             predictions ([`EmbeddedLevel`] or `Sequence[LevelPrediction]`, one per layer): What the level predicts.
             targets ([`ClipTargets`]): Targets of the level's entries.
-            assignments (`Sequence[Sequence[tuple[Assignment, Assignment]]]`): Per layer and entry, primary and
-            secondary.
+            assignments: Per layer and entry, primary and secondary.
             matching_rounds (`int`): Whether there is a secondary group.
             divisors (`torch.Tensor` of shape `(2,)`): What mask and class terms are divided by.
         """
-        config, level = self.config, as_level(predictions)
+        settings, level = self.settings, as_level(predictions)
         num_masks, class_weights = divisors.unbind()
         classes, groups = match_rows(
-            assignments, targets.class_labels, level.num_frames, config.num_queries, config.num_labels, divisors.device
+            assignments,
+            targets.class_labels,
+            level.num_frames,
+            settings.num_queries,
+            settings.num_labels,
+            divisors.device,
         )
         class_loss = self._class_loss(level.class_logits, classes)
-        terms = {"loss_class": config.class_weight * class_loss / class_weights}
-        maps = targets.maps(targets.class_table(config.num_labels), level.size)
+        terms = {"loss_class": settings.class_weight * class_loss / class_weights}
+        maps = targets.maps(targets.class_table(settings.num_labels), level.size)
         num_entries, most_rows = groups[0].queries.shape[1:]
         values = max(most_rows, 1) * level.num_frames * max(self._num_candidates, maps.labels[0].numel())
         at_once = chunk_lengths(len(assignments), num_entries, values, divisors.device)
@@ -400,18 +283,18 @@ class HierarchicalLoss:
 
     def _mask_factors(self) -> Sequence[tuple[float, float]]:
         """Weights of cross-entropy and dice in both groups."""
-        config = self.config
-        primary = (config.mask_weight, config.dice_weight)
-        if config.secondary_loss == "original":  # Table 4, "two round, original loss"
+        settings = self.settings
+        primary = (settings.mask_weight, settings.dice_weight)
+        if settings.secondary_loss == "original":  # Table 4, "two round, original loss"
             return primary, primary
-        weight = config.secondary_round_weight
-        return primary, (weight * config.secondary_mask_weight, weight * config.secondary_dice_weight)
+        weight = settings.secondary_round_weight
+        return primary, (weight * settings.secondary_mask_weight, weight * settings.secondary_dice_weight)
 
     def _class_loss(self, class_logits: Tensor, classes: Tensor) -> Tensor:
         """Cross-entropy of all queries: both groups towards their class, the rest towards "no object"; per layer."""
         logits = as_float32(class_logits).flatten(1, 2).transpose(1, 2)
-        weights = logits.new_ones(self.config.num_labels + 1)
-        weights[-1] = self.config.no_object_weight
+        weights = logits.new_ones(self.settings.num_labels + 1)
+        weights[-1] = self.settings.no_object_weight
         return nn.functional.cross_entropy(logits, classes.flatten(1), weights, reduction="none").sum(1)
 
     def _mask_losses(
@@ -458,7 +341,7 @@ class HierarchicalLoss:
 
     def _chunk_losses(self, groups: Sequence[MaskedRows], points: Sequence[Tensor], maps: TargetMaps) -> Tensor:
         """The same of a few layers; a group without points takes every pixel."""
-        is_soft = (False, self.config.secondary_loss == "soft")
+        is_soft = (False, self.settings.secondary_loss == "soft")
         losses = []
         for index, group in enumerate(groups):
             if group.logits.numel() == 0:
@@ -495,9 +378,9 @@ class HierarchicalLoss:
 
     def _soft_mask(self, scores: Tensor, masks: Tensor) -> Tensor:
         """Predicted mask ∘ label (Eq. 5); the released code thresholds the product at one half."""
-        if self.config.secondary_target == "soft":
+        if self.settings.secondary_target == "soft":
             return scores * masks
-        if self.config.secondary_points == "sampled":
+        if self.settings.secondary_points == "sampled":
             return (scores * masks > 0.5).to(masks.dtype)
         return masks * (scores > 0.5)  # pixel counts: the label itself is 0 or 1, so only the score decides
 
@@ -505,18 +388,18 @@ class HierarchicalLoss:
 
     @property
     def _num_candidates(self) -> int:
-        return int(self.config.train_num_points * self.config.oversample_ratio)
+        return int(self.settings.train_num_points * self.settings.oversample_ratio)
 
     @property
     def _num_uncertain(self) -> int:
-        return int(self.config.train_num_points * self.config.importance_sample_ratio)
+        return int(self.settings.train_num_points * self.settings.importance_sample_ratio)
 
     @torch.no_grad()
     def _loss_points(
         self, name: str, parts: Sequence[list[MaskedRows]], maps: TargetMaps, layers_at_once: int
     ) -> list[list[Tensor]]:
         """Per part the points of each group that has some, `(layers, rows * num_frames, num_points, 2)`."""
-        is_dense = self.config.secondary_loss == "soft" and self.config.secondary_points == "dense"
+        is_dense = self.settings.secondary_loss == "soft" and self.settings.secondary_points == "dense"
         groups = list(zip(*parts, strict=True))[: 1 if is_dense else 2]
         chosen: list[list[list[Tensor]]] = [[] for _ in groups]
         runs = slices(0, len(groups[0][0].logits), layers_at_once)
@@ -570,7 +453,7 @@ class HierarchicalLoss:
         """Candidates for uncertain points, and uniform points, `(layers, rows * num_frames, points, 2)`."""
         num_frames = parts[0].logits.shape[2]
         num_rows = [count * num_frames for part in parts for count in part.rows.per_entry]
-        num_uniform = self.config.train_num_points - self._num_uncertain
+        num_uniform = self.settings.train_num_points - self._num_uncertain
         candidates, uniform = (
             self._draw(f"{kind}_{purpose}", layers, num_rows, count, parts[0].logits)
             for purpose, count in (("candidates", self._num_candidates), ("uniform", num_uniform))
@@ -605,7 +488,7 @@ def query_shares(pairs: Sequence[tuple[Assignment, Assignment]], num_queries: in
 
 
 def chunk_lengths(num_layers: int, num_others: int, values: int, device: torch.device) -> tuple[int, int]:
-    """How many layers, and how many frames or entries, of `values` numbers each to work on at once."""
+    """Number of layers, and of frames or entries, of `values` numbers each to process at once."""
     most = max(CHUNK_SIZES.get(device.type, CHUNK_SIZE_ELSEWHERE) // values, 1)
     others = min(most, num_others)
     return min(max(most // others, 1), num_layers), others

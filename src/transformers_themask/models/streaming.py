@@ -1,60 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label a video of any length while it is being read: the network stays stateless, a session holds the state."""
+"""Streaming sessions: a video of any length is labelled while it is read; the session holds the state."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.utils import ModelOutput
+
+from .outputs import VideoSegmentationOutput
+from .protocols import PreparedFrame, SegmentedClip, VideoModel, VideoProcessor
 
 # The distance between a clip's frames in the official evaluation.
 OFFICIAL_FRAME_STRIDE = 3
 
-# Modes that answer every frame at once, from it and a state that the frames before left behind.
+# Modes that cut a video into clips.
+BLOCK_MODES = ("contiguous", "interleaved")
+# Modes that answer every frame at once, from it and the state after the frames before.
 STEPWISE_MODES = ("sliding", "recurrent")
 
 
-class PreparedFrame(NamedTuple):
-    """A frame on its way into the model.
-
-    `picture` is a `uint8` RGB array `(height, width, 3)`, `pixel_values_videos` the model's input
-    `(1, 1, 3, input_height, input_width)`.
-    """
-
-    picture: np.ndarray
-    pixel_values_videos: Tensor
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the picture."""
-        return self.picture.shape[0], self.picture.shape[1]
-
-
-class SegmentedClip(NamedTuple):
-    """What the model says about some frames of a video: `outputs` of one clip, whose frames have these indices."""
-
-    frame_indices: list[int]
-    outputs: ModelOutput
-    size: tuple[int, int]
-
-
 class StreamingMixin:
-    """Gives a model its sessions.
+    """Streaming of a model: the state stays outside the network, in a session.
 
     The defaults are those of a model that treats every frame on its own. A model that relates frames to one another
-    overrides `initial_state` and `streaming_step`, and names in `stream_modes` what it can do, its default first.
+    overrides `initial_state` and `clip_step`, and lists its modes in `stream_modes`, the default first.
     """
 
     stream_modes: tuple[str, ...] = ("contiguous", "interleaved", "sliding")
 
-    # What a step may be, for a model that does not do the same in each; exported, each is a graph of its own.
+    # The kinds of steps of a model that does not compute the same in each; exported, each is a graph of its own.
     step_kinds: tuple[str, ...] = ("",)
 
     def stream(
-        self, processor: Any, mode: str | None = None, num_frames: int | None = None, frame_stride: int | None = None
+        self: VideoModel,
+        processor: VideoProcessor,
+        mode: str | None = None,
+        num_frames: int | None = None,
+        frame_stride: int | None = None,
     ) -> "VideoSession":
         """Open a session, which labels one video frame by frame. The model is put in eval mode.
 
@@ -74,41 +58,46 @@ class StreamingMixin:
                 Distance between the frames of a clip. Defaults to 3 for interleaved clips and to 1 for others.
 
         Raises:
-            ValueError: For a mode that the model has not, or an option that the mode has not.
+            ValueError: If the model does not support `mode`, or `mode` does not support an option.
         """
         return VideoSession(self, processor, *stream_options(self, mode, num_frames, frame_stride))
 
-    def initial_state(self, num_frames: int, frame_stride: int) -> Any:
-        """What the first `streaming_step` of a video is given.
+    def initial_state(self, num_frames: int = 1, frame_stride: int = 1, mode: str | None = None) -> Any:
+        """The state before the first frame of a video, for the first `clip_step`.
 
         Args:
-            num_frames (`int`): Frames that the answer to a frame is based on.
-            frame_stride (`int`): Their distance.
+            num_frames (`int`, *optional*, defaults to 1): Frames of a window, for models with windows.
+            frame_stride (`int`, *optional*, defaults to 1): Distance between the frames of a window.
+            mode (`str`, *optional*): The streaming mode; by default the one that answers every frame at once.
         """
 
-    def streaming_step(self, pixel_values_videos: Tensor, state: Any) -> tuple[ModelOutput, Any]:
-        """Segment the newest frame of every video of a batch.
+    def clip_step(self, pixel_values_videos: Tensor, state: Any) -> tuple[VideoSegmentationOutput, Any]:
+        """Segment the next frames of every video of a batch.
 
         Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, 1, 3, height, width)`): The frames.
-            state: What `initial_state` or the step before returned; it is left as it is.
+            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`): The frames.
+            state: From `initial_state` or the step before; it is not modified. `None` for a clip by itself.
 
         Returns:
             The outputs for these frames, and the state for the next ones.
         """
         return self(pixel_values_videos=pixel_values_videos), state  # type: ignore[operator]
 
+    def streaming_step(self, pixel_values_videos: Tensor, state: Any) -> tuple[VideoSegmentationOutput, Any]:
+        """`clip_step` under its earlier name."""
+        return self.clip_step(pixel_values_videos, state)
+
     def step_kind(self, state: Any) -> str:
-        """Which of its `step_kinds` the step from a state is."""
+        """The kind of the step from a state, one of `step_kinds`."""
         return self.step_kinds[0]
 
-    def step_of_kind(self, kind: str, pixel_values_videos: Tensor, state: Any) -> tuple[ModelOutput, Any]:
-        """A `streaming_step` that is known to be of some kind, whatever the state says."""
-        return self.streaming_step(pixel_values_videos, state)
+    def step_of_kind(self, kind: str, pixel_values_videos: Tensor, state: Any) -> tuple[VideoSegmentationOutput, Any]:
+        """`clip_step` as a step of a given kind, for an exported graph."""
+        return self.clip_step(pixel_values_videos, state)
 
 
 class VideoSession:
-    """The state of one video on its way through a model, as [`StreamingMixin.stream`] makes it.
+    """A streaming session: the state of one video on its way through a model; see [`StreamingMixin.stream`].
 
     Memory is bounded by the frames of one block or window. Frames come back in order; in the modes `"contiguous"` and
     `"interleaved"` only when their block is full.
@@ -137,7 +126,7 @@ class VideoSession:
     ```
     """
 
-    def __init__(self, model: Any, processor: Any, mode: str, num_frames: int, frame_stride: int):
+    def __init__(self, model: VideoModel, processor: VideoProcessor, mode: str, num_frames: int, frame_stride: int):
         self.model = model.eval()
         self.processor = processor
         self.mode = mode
@@ -146,10 +135,11 @@ class VideoSession:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: the next frame is the first of a video."""
+        """Drop all state: the next frame is the first of a video."""
         self._num_advanced = 0
         self._size: tuple[int, int] | None = None
         self._block: list[Tensor] = []
+        self._has_begun = False
         self._state: Any = None
 
     def step(self, frame: Any) -> list[tuple[int, np.ndarray]]:
@@ -176,10 +166,12 @@ class VideoSession:
         return labelled
 
     def prepare(self, frame: Any) -> PreparedFrame:
-        """Turn one frame into the model's input. Does not touch the session's state."""
+        """Turn one frame into the model's input, resized and normalised on a GPU where the model is on one.
+
+        Does not touch the session's state.
+        """
         picture = rgb_array(frame)
-        # Said, because a picture of one or three rows would be taken for channels.
-        # A GPU also resizes and normalises.
+        # `input_data_format`, because one or three rows of pixels would be taken for channels.
         device = str(self.model.device) if self.model.device.type == "cuda" else "cpu"
         inputs = self.processor([[picture]], return_tensors="pt", input_data_format="channels_last", device=device)
         return PreparedFrame(picture, inputs["pixel_values_videos"])
@@ -214,24 +206,26 @@ class VideoSession:
         return sorted(pairs, key=lambda pair: pair[0])
 
     def _segment_newest(self, frame: Tensor) -> Iterator[SegmentedClip]:
-        if self._num_advanced == 0:
-            self._state = self.model.initial_state(self.num_frames, self.frame_stride)
-        outputs, self._state = self._run(self.model.streaming_step, frame, self._state)
         self._num_advanced += 1
-        yield SegmentedClip([self._num_advanced - 1], outputs, self._video_size)
+        yield self._segment([self._num_advanced - 1], frame)
 
     def _segment_block(self) -> Iterator[SegmentedClip]:
         block, first = self._block, self._num_advanced
         self._block = []
         self._num_advanced += len(block)
         for clip in evaluation_clips(len(block), self.num_frames, self.frame_stride):
-            outputs = self._run(self.model, torch.cat([block[position] for position in clip], dim=1))
-            yield SegmentedClip([first + position for position in clip], outputs, self._video_size)
+            frames = torch.cat([block[position] for position in clip], dim=1)
+            yield self._segment([first + position for position in clip], frames)
 
-    # Not around the loops above: a generator that yields inside `inference_mode` would switch it on for its caller.
+    # Not around the loop above: a generator that yields inside `inference_mode` would switch it on for its caller.
     @torch.inference_mode()
-    def _run(self, call: Any, frames: Tensor, *arguments: Any) -> Any:
-        return call(frames.to(self.model.device, dtype=self.model.dtype), *arguments)
+    def _segment(self, frame_indices: list[int], frames: Tensor) -> SegmentedClip:
+        if not self._has_begun:
+            self._state = self.model.initial_state(self.num_frames, self.frame_stride, self.mode)
+            self._has_begun = True
+        frames = frames.to(self.model.device, dtype=self.model.dtype)
+        outputs, self._state = self.model.clip_step(frames, self._state)
+        return SegmentedClip(frame_indices, outputs, self._video_size)
 
     @property
     def _video_size(self) -> tuple[int, int]:
@@ -248,12 +242,12 @@ class VideoSession:
 
 
 def stream_options(
-    model: Any, mode: str | None, num_frames: int | None, frame_stride: int | None
+    model: VideoModel, mode: str | None, num_frames: int | None, frame_stride: int | None
 ) -> tuple[str, int, int]:
     """Fill in what was left open; see [`StreamingMixin.stream`].
 
     Raises:
-        ValueError: For a mode that the model has not, or an option that the mode has not.
+        ValueError: If the model does not support `mode`, or `mode` does not support an option.
     """
     modes = model.stream_modes
     check_clip_options(1 if num_frames is None else num_frames, 1 if frame_stride is None else frame_stride)

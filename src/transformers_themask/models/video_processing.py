@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import VideosKwargs
-from transformers.utils import ModelOutput
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import load_video
 
-from .scores_to_labels import enlarged_argmax, query_scores, twice_enlarged_argmax
-
-# The outputs that scores of pixels are made of.
-SCORE_FIELDS = ("logits", "masks_queries_logits", "frame_masks_queries_logits")
+from .outputs import VideoSegmentationOutput
+from .point_sampling import map_size
+from .scores_to_labels import enlarged_argmax, twice_enlarged_argmax
 
 
 class VideoSegmentationProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
@@ -142,7 +140,7 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
 
     def post_process_semantic_segmentation(
         self,
-        outputs: ModelOutput,
+        outputs: VideoSegmentationOutput,
         target_sizes: Sequence[tuple[int, int]] | None = None,
         via_input_size: bool = False,
         enlarge_masks: bool = False,
@@ -154,7 +152,7 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
         options given to a single call.
 
         Args:
-            outputs ([`ModelOutput`]): Outputs of any model of this package.
+            outputs ([`VideoSegmentationOutput`]): Outputs of a model of any family.
             target_sizes (`Sequence[tuple[int, int]]`, *optional*): Height and width of each video's original frames.
                 Defaults to the size of the network's input; required for `logits`, whose stride is the model's own.
             via_input_size (`bool`, *optional*, defaults to `False`): Resize twice, by way of the network's input size
@@ -169,46 +167,58 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
         Raises:
             ValueError: If `outputs` hold neither masks nor `logits`, or `target_sizes` has not one entry per video.
         """
-        scored = [outputs[name] for name in SCORE_FIELDS if outputs.get(name) is not None]
+        pixel_logits, levels = outputs.pixel_logits(), outputs.levels()
+        scored = [pixel_logits] if pixel_logits is not None else [level.mask_logits for level in levels]
         if not scored:
             raise ValueError(
                 "`outputs` must hold masks of video or frame queries, or `logits` of pixels. "
                 f"Got {sorted(outputs.keys())}."
             )
         batch_size, num_frames = scored[0].shape[:2]
-        rows, columns = scored[0].shape[-2:]
-        of_pixels = outputs.get("logits") is not None
-        if target_sizes is None:
-            if of_pixels:
-                raise ValueError(
-                    "`target_sizes` must be given for `logits`, whose stride is the model's own. Got None. "
-                    "Give the height and width of each video's frames."
-                )
-            target_sizes = inputs = contents = [(4 * rows, 4 * columns)] * batch_size
-        elif len(target_sizes) != batch_size:
-            raise ValueError(
-                f"`target_sizes` must give one (height, width) per video. Got {len(target_sizes)} for {batch_size}."
-            )
-        else:
-            target_sizes = [(int(height), int(width)) for height, width in target_sizes]
-            # Logits may have any stride, but then nothing but `size` says how large the input was.
-            inputs = [self.input_size(size) if of_pixels else (4 * rows, 4 * columns) for size in target_sizes]
-            contents = [self.content_size(*sizes) for sizes in zip(target_sizes, inputs, strict=True)]
-
+        cells = map_size(scored[0])
+        placements = self._placements(target_sizes, batch_size, cells, pixel_logits is not None)
         videos = []
-        for video, (size, input_size, content) in enumerate(zip(target_sizes, inputs, contents, strict=True)):
-            steps = (rows * content[0] / input_size[0] / size[0], columns * content[1] / input_size[1] / size[1])
+        for video, (size, input_size, content) in enumerate(placements):
+            steps = (cells[0] * content[0] / input_size[0] / size[0], cells[1] * content[1] / input_size[1] / size[1])
             maps = []
             for frame in range(num_frames):
                 # A caller's autocast is for the network: scores in half precision would move borders.
                 with torch.autocast(scored[0].device.type, enabled=False):
-                    scores = segmentation_scores(outputs, video, frame, input_size if enlarge_masks else None)
+                    scores = outputs.frame_scores(video, frame, input_size if enlarge_masks else None)
                 if via_input_size or enlarge_masks:
                     maps.append(twice_enlarged_argmax(scores, input_size, content, size))
                 else:
                     maps.append(enlarged_argmax(scores, size, steps))
             videos.append(torch.stack(maps))
         return videos
+
+    def _placements(
+        self,
+        target_sizes: Sequence[tuple[int, int]] | None,
+        batch_size: int,
+        cells: tuple[int, int],
+        are_pixel_logits: bool,
+    ) -> list[tuple[tuple[int, int], tuple[int, int], tuple[int, int]]]:
+        """Sizes of each video's label maps, of the network's input, and of the part of it that shows the frame."""
+        strided = (4 * cells[0], 4 * cells[1])
+        if target_sizes is None and are_pixel_logits:
+            raise ValueError(
+                "`target_sizes` must be given for `logits`, whose stride is the model's own. Got None. "
+                "Give the height and width of each video's frames."
+            )
+        if target_sizes is None:
+            return [(strided, strided, strided)] * batch_size
+        if len(target_sizes) != batch_size:
+            raise ValueError(
+                f"`target_sizes` must give one (height, width) per video. Got {len(target_sizes)} for {batch_size}."
+            )
+        placements = []
+        for height, width in target_sizes:
+            size = (int(height), int(width))
+            # Logits may have any stride, but then nothing but `size` says how large the input was.
+            input_size = self.input_size(size) if are_pixel_logits else strided
+            placements.append((size, input_size, self.content_size(size, input_size)))
+        return placements
 
     def input_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """The size of the network's input for frames of a given size."""
@@ -386,30 +396,6 @@ def frame_size(frame: Any) -> tuple[int, ...] | None:
     if isinstance(frame, Image.Image):
         return frame.height, frame.width
     return tuple(frame.shape) if isinstance(frame, (np.ndarray, Tensor)) and frame.ndim == 3 else None
-
-
-def segmentation_scores(
-    outputs: ModelOutput, video: int, frame: int, mask_size: tuple[int, int] | None = None
-) -> Tensor:
-    """Class scores `(num_labels, height, width)` of one frame: those of its pixels, or the mean over query levels.
-
-    Masks are enlarged to `mask_size` beforehand, if there is one.
-    """
-    if outputs.get("logits") is not None:
-        return outputs["logits"][video, frame].float()
-    levels = []
-    if outputs.get("masks_queries_logits") is not None:
-        levels.append((outputs["class_queries_logits"][video], outputs["masks_queries_logits"][video, frame]))
-    if outputs.get("frame_masks_queries_logits") is not None:
-        classes = outputs["frame_class_queries_logits"][video, frame]
-        levels.append((classes, outputs["frame_masks_queries_logits"][video, frame]))
-    scores = []
-    for classes, masks in levels:
-        masks = masks.float()
-        if mask_size is not None:
-            masks = nn.functional.interpolate(masks[None], mask_size, mode="bilinear", align_corners=False)[0]
-        scores.append(query_scores(classes.float(), masks))
-    return sum(scores[1:], start=scores[0]) / len(scores)
 
 
 __all__ = ["VideoSegmentationProcessor"]

@@ -14,7 +14,7 @@ import torch
 from transformers.image_utils import SizeDict
 
 from transformers_themask.inference.segment import labelled_frames
-from transformers_themask.inference.segment_video import SegmentedVideo, check_max_frames, segment_video
+from transformers_themask.inference.segment_video import check_max_frames, segment_video
 from transformers_themask.models.scores_to_labels import resampled_scores
 from transformers_themask.models.streaming import (
     PreparedFrame,
@@ -24,7 +24,6 @@ from transformers_themask.models.streaming import (
     single_frames,
     stream_options,
 )
-from transformers_themask.models.video_processing import segmentation_scores
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 from transformers_themask.sinks.sink import Sink
 from transformers_themask.videos.camera import Camera
@@ -336,7 +335,7 @@ def segment_video_in_passes(
     *,
     max_frames: int | None = None,
     progress: bool = False,
-) -> SegmentedVideo:
+) -> int:
     """Segment one video pass by pass, and give its frames with the combined label maps to sinks.
 
     As [`segment_video`], with one pass exactly that. The video is read once for every pass and once more for the
@@ -476,7 +475,7 @@ def _size_seen(processor: Any, size: tuple[int, int]) -> tuple[int, int]:
 def _grid_scores(processor: Any, clip: SegmentedClip, grid: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
     """Index and class scores `(num_labels, *grid)` of every frame of a clip."""
     for position, index in enumerate(clip.frame_indices):
-        scores = segmentation_scores(clip.outputs, 0, position)
+        scores = clip.outputs.frame_scores(0, position)
         rows, columns = scores.shape[-2:]
         of_pixels = clip.outputs.get("logits") is not None
         # As for label maps: masks are at stride 4, logits may have any.

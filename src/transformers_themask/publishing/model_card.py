@@ -9,6 +9,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
+from transformers_themask.registry import family_of
+
 from .licenses import check_license
 from .results import RESULT_FILE, read_results
 
@@ -18,16 +20,6 @@ logger = logging.get_logger(__name__)
 PIPELINE_TAG = "image-segmentation"
 METRICS = {"mean_iou": "mIoU", "weighted_iou": "Weighted IoU", "vc8": "VC8", "vc16": "VC16"}
 TEMPLATE = "video_semantic_segmentation.md"
-# What a model of each family is. Others get no introduction.
-INTRODUCTIONS = {
-    "themask": "THE-Mask is a Mask2Former for video whose matching gives each object a second query and whose decoder "
-    "aggregates queries over time (An et al., BMVC 2023).",
-    "cffm": "CFFM mines the features of a frame from a few earlier ones, seen the coarser the further away they are "
-    "(Sun et al., CVPR 2022).",
-    "mpvss": "MPVSS segments key frames, and carries their masks to the frames between, each by a flow of its own "
-    "(Weng et al., NeurIPS 2023).",
-    "per_frame": "It is an image model that looks at each frame on its own.",
-}
 
 
 def write_model_card(
@@ -96,7 +88,7 @@ def build_model_card(
         template_path=str(template_path()),
         model_id=repo_id or model["name"],
         results=results,
-        introduction=INTRODUCTIONS.get(model["model_type"]),
+        introduction=row.introduction if (row := family_of(model["model_type"])) else "",
         scores={title: results[name] for name, title in METRICS.items()},
         hardest_videos=_hardest_videos(results),
     )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainingArguments, get_scheduler
 
+from transformers_themask.config_overrides import mapping_from_text
 from transformers_themask.data.clip_dataset import ClipDataset
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.data.transforms import ClipAugmentation
@@ -20,7 +21,6 @@ from transformers_themask.models.video_processing import VideoSegmentationProces
 from transformers_themask.mvc.tta import TTA
 from transformers_themask.publishing.licenses import check_license
 
-from .config_overrides import mapping_from_text
 from .evaluation import EvaluationVideos, frames_per_clip
 from .parameter_groups import UNDECAYED_NORMS
 

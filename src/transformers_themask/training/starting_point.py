@@ -8,13 +8,13 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoModel, AutoVideoProcessor, PreTrainedConfig, PreTrainedModel
 
+from transformers_themask.config_overrides import build_config
 from transformers_themask.inference import loading
 from transformers_themask.inference.loading import load_pretrained, loading_errors_as_sentences
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 
 from .arguments import DataArguments, ModelArguments
-from .config_overrides import build_config
 from .parameter_groups import backbones
 from .recipe_files import merged
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A thin `Trainer` for video semantic segmentation."""
 
-import inspect
 import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers_themask.data.clip_dataset import ClipDataset, ClipSampler
 from transformers_themask.data.collator import ClipCollator
 from transformers_themask.data.normalization import prepare_on_device
 from transformers_themask.inference.loading import load_pretrained
+from transformers_themask.models.step_context import StepContext
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.publishing.model_card import write_model_card
 
@@ -53,8 +54,7 @@ class VSSTrainer(Trainer):
     of their own on CPUs, so that accumulation makes smaller ones. A run that was killed goes on from its last
     checkpoint with the same losses and weights.
 
-    It works with any model whose `forward` takes `loss_counts` and `point_generator` and that has the method
-    `loss_counts`: nothing in it depends on one method.
+    It works with any [`~transformers_themask.models.pretrained_model.VideoPreTrainedModel`].
 
     Args:
         model (`PreTrainedModel`): The model.
@@ -124,8 +124,7 @@ class VSSTrainer(Trainer):
         self.add_callback(self.run_monitor)
         self.add_callback(LearningCurveCallback)
         self.add_callback(self.stop_signal)
-        accepted = inspect.signature(type(self.model).forward).parameters
-        if self.args.one_round_steps > 0 and "matching_rounds" not in accepted:
+        if self.args.one_round_steps > 0 and not self.model.has_matching_rounds:
             raise ValueError(
                 f"`one_round_steps` must be 0 for {type(self.model).__name__}, which has no rounds of matching. "
                 f"Got {self.args.one_round_steps}."
@@ -197,7 +196,8 @@ class VSSTrainer(Trainer):
             The loss, or the loss and the outputs.
         """
         is_masked = inputs.pop(IS_MASKED, False)
-        outputs = model(**inputs, **self._warm_up_options(), loss_counts=num_items_in_batch)
+        context = replace(inputs.pop("context"), loss_counts=num_items_in_batch, **self._warm_up_options())
+        outputs = model(**inputs, context=context)
         loss = outputs["loss"]
         if is_masked:
             self.loss_meter.add({"consistency_loss": loss, "loss": self.args.consistency_weight * loss}, {})
@@ -317,15 +317,17 @@ class VSSTrainer(Trainer):
     ) -> torch.Tensor:
         """What the loss of the coming optimiser step is divided by, over all its batches and all processes."""
         model = self.accelerator.unwrap_model(self.model)
-        options = self._warm_up_options()
-        counts = torch.stack([model.loss_counts(batch["labels"], **options) for batch in batch_samples]).sum(0)
+        context = StepContext(**self._warm_up_options())
+        counts = torch.stack([model.loss_counts(batch["labels"], context) for batch in batch_samples]).sum(0)
         return self.accelerator.reduce(counts.to(device), reduction="sum")
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = prepare_on_device(super()._prepare_inputs(inputs), self.processing_class)
         sample_ids = inputs.pop("sample_ids")
         purpose = [MASKED_PASS] if IS_MASKED in inputs else []
-        inputs["point_generator"] = [self._generator(sample_id, *purpose) for sample_id in sample_ids]
+        inputs["context"] = StepContext(
+            point_generator=[self._generator(sample_id, *purpose) for sample_id in sample_ids]
+        )
         if IS_MASKED in inputs:
             inputs["pixel_values_videos"] = self._with_hidden_patches(inputs["pixel_values_videos"], sample_ids)
         return inputs

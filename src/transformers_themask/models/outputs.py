@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base of all families' outputs: class scores of frames, whichever way a model predicts them."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from .scores_to_labels import query_scores
+
+
+class QueryLevel(NamedTuple):
+    """The predictions of one set of queries.
+
+    Attributes:
+        class_logits (`torch.Tensor`): `(batch, num_frames, num_queries, num_labels + 1)`, the last one "no object";
+            one frame stands for all where the queries belong to the whole clip.
+        mask_logits (`torch.Tensor`): `(batch, num_frames, num_queries, height, width)`.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+
+
+class VideoSegmentationOutput(ModelOutput):
+    r"""Outputs of a video segmentation model.
+
+    A family's outputs are a dataclass with this base. They hold `logits`, class scores of pixels
+    `(batch, num_frames, num_labels, height, width)`, or queries with their masks in the fields that `levels` lists.
+    """
+
+    def levels(self) -> list[QueryLevel]:
+        """The levels of queries that these outputs hold; they count alike. Empty for class scores of pixels."""
+        levels = []
+        if self.get("masks_queries_logits") is not None:
+            levels.append(QueryLevel(self["class_queries_logits"][:, None], self["masks_queries_logits"]))
+        if self.get("frame_masks_queries_logits") is not None:
+            levels.append(QueryLevel(self["frame_class_queries_logits"], self["frame_masks_queries_logits"]))
+        return levels
+
+    def pixel_logits(self) -> Tensor | None:
+        """Class scores of pixels, of models that predict these: `(batch, num_frames, num_labels, height, width)`."""
+        return self.get("logits")
+
+    def scores(self) -> Tensor:
+        """Class scores `(batch, num_frames, num_labels, height, width)`: of pixels, or the mean over the levels."""
+        pixel_logits = self.pixel_logits()
+        if pixel_logits is not None:
+            return pixel_logits
+        scores = [query_scores(*level) for level in self.levels()]
+        return sum(scores[1:], start=scores[0]) / len(scores)
+
+    def frame_scores(self, video: int, frame: int, mask_size: tuple[int, int] | None = None) -> Tensor:
+        """Class scores `(num_labels, height, width)` of one frame, in float32.
+
+        Args:
+            video (`int`): Index in the batch.
+            frame (`int`): Index of the frame.
+            mask_size (`tuple[int, int]`, *optional*): Height and width that masks are enlarged to beforehand.
+        """
+        pixel_logits = self.pixel_logits()
+        if pixel_logits is not None:
+            return pixel_logits[video, frame].float()
+        scores = []
+        for classes, masks in self.levels():
+            # A level of the whole clip has one set of classes.
+            frame_classes, frame_masks = classes[video, frame % classes.shape[1]], masks[video, frame].float()
+            if mask_size is not None:
+                frame_masks = nn.functional.interpolate(
+                    frame_masks[None], mask_size, mode="bilinear", align_corners=False
+                )[0]
+            scores.append(query_scores(frame_classes.float(), frame_masks))
+        return sum(scores[1:], start=scores[0]) / len(scores)
+
+
+__all__ = ["QueryLevel", "VideoSegmentationOutput"]
