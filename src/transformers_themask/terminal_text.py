@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors and file names as text for a terminal."""
+"""Errors, file names and counts as text for a terminal."""
 
 
 def error_line(error: Exception) -> str:
@@ -21,3 +21,8 @@ def printable(name: str) -> str:
         name (`str`): The name as Python holds it.
     """
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as `1 frame` or `2 frames`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -14,13 +14,14 @@ from PIL import Image
 
 from tiny import tiny_model
 from trained_models import TRAINED_MODELS
+from transformers_themask.batch.video_batch import divide_work
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.metrics.prediction_folder import score_prediction_folder
 from transformers_themask.metrics.video_scores import named_scores
 from transformers_themask.models.streaming import VideoSession, evaluation_clips
 from transformers_themask.mvc.tta import TTA
 from transformers_themask.mvc.voting import vote
-from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos, share_videos
+from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos
 from transformers_themask.training.trainer import VSSTrainer
 
 HERE = Path(__file__).parent
@@ -247,7 +248,7 @@ def test_the_trainer_returns_and_logs_the_scores(training_arguments, processor, 
     ],
 )
 def test_processes_share_the_frames_evenly(lengths, num_processes, shares):
-    assert share_videos(lengths, num_processes) == shares
+    assert divide_work(lengths, num_processes) == shares
 
 
 # Every process calls the model as often as the one with the video of 18 frames: by clips of two frames, or by frames.

@@ -11,7 +11,7 @@ from .command import naming
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the model card of a model from the results of its evaluation."""
+    """Write a model card from the results of an evaluation."""
     results = read_results(options.results)
     if options.model is not None:
         results["model"] = saved_model_facts(options.model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks, devices and words that several sub-commands use."""
+"""Devices and checks of options that several sub-commands share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,8 +48,3 @@ def naming(file: Path) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 frame`, `2 frames`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

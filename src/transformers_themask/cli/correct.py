@@ -13,9 +13,10 @@ from transformers_themask.mvc.correction import VideoCorrector, correct_results
 from transformers_themask.mvc.label_folders import check_label_folder, single_video, videos_of_data_set
 from transformers_themask.mvc.vision_language import VisionLanguageModel
 from transformers_themask.sinks.output_folder import check_new_folder
+from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import open_frame_source
 
-from .command import check_apart, counted, naming, usable_device
+from .command import check_apart, naming, usable_device
 
 # Longer answers are shown in part; the log has them whole.
 MAX_SHOWN_CHARACTERS = 100

@@ -3,19 +3,12 @@
 
 from torch import nn
 
-# What a model's batch norms are in torch, whatever their number of dimensions.
+# Base class of torch's batch norms.
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def are_batch_norms_shared(device_type: str, world_size: int) -> bool:
-    """Whether the batch norms of a training share their statistics: between several processes on CUDA devices.
-
-    torch's `SyncBatchNorm` does not train on CPUs.
-
-    Args:
-        device_type (`str`): Type of the device of each process, such as `"cuda"`.
-        world_size (`int`): Number of processes.
-    """
+    """Whether batch norms share their statistics in training; torch's `SyncBatchNorm` does not train on CPUs."""
     return device_type == "cuda" and world_size > 1
 
 
@@ -24,10 +17,10 @@ def share_batch_norms(model: nn.Module) -> None:
 
     A forward pass then takes mean and variance of the clips of all processes, as the released trainings of SegFormer
     and CFFM do; the batches of an accumulated step stay apart. Parameters and buffers remain the same objects under
-    the same names. Frozen layers, and those without parameters, keep to themselves.
+    the same names. Frozen layers, and those without parameters, are left unchanged.
 
     Args:
-        model (`torch.nn.Module`): The model, before it is wrapped for training.
+        model (`torch.nn.Module`): The model, not yet wrapped for training.
     """
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):

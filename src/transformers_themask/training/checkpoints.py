@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint folders that are whole or not there at all.
+"""Atomic checkpoint folders.
 
-A checkpoint is written under [`WRITING_DIR`], sealed with a list of its files, and then renamed. Whatever a crash
-leaves behind is therefore told from a checkpoint by its place or by its list.
+A checkpoint is written under [`WRITING_DIR`], sealed with a list of its files, and then renamed. What a crash leaves
+behind is therefore recognised by its place, or by files that do not match the list.
 """
 
 import json
@@ -22,16 +22,12 @@ SEAL_FILE = "checkpoint_files.json"
 RECIPE_FILE = "recipe.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
-# What may differ between a checkpoint's configuration and that of the model that goes on training from it.
+# Fields of a configuration that may differ between a checkpoint and the run that resumes from it.
 VOLATILE_FIELDS = {"architectures", "auto_map", "dtype", "transformers_version", "_name_or_path"}
 
 
 def seal_checkpoint(folder: Path) -> None:
-    """Make the files of a checkpoint last, and list them with their sizes.
-
-    Args:
-        folder (`Path`): The checkpoint, completely written.
-    """
+    """Flush the files of a completely written checkpoint to the disk, and list them with their sizes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL_FILE)
     for path in files:
         sync(path)
@@ -42,26 +38,17 @@ def seal_checkpoint(folder: Path) -> None:
 
 
 def publish_checkpoint(writing: Path, final: Path) -> None:
-    """Move a sealed checkpoint to its place in one step, over what a crashed run may have left there.
-
-    Args:
-        writing (`Path`): Where it was written.
-        final (`Path`): Its place, on the same file system.
-    """
+    """Rename a sealed checkpoint to its final path on the same file system, replacing what a crash left there."""
     publish_folder(writing, final)
     shutil.rmtree(writing.parent, ignore_errors=True)
 
 
 def checkpoint_damage(folder: Path) -> str | None:
-    """Say what is wrong with a checkpoint; `None` if it is whole.
-
-    Args:
-        folder (`Path`): A checkpoint.
-    """
+    """Description of the damage to a checkpoint; `None` if it is complete."""
     try:
         sizes = json.loads((folder / SEAL_FILE).read_text())
     except (OSError, ValueError):
-        return f"it has no readable {SEAL_FILE}, which is written last"
+        return f"{SEAL_FILE}, which is written last, is missing or unreadable"
     for name, size in sizes.items():
         path = folder / name
         if not path.is_file():
@@ -72,39 +59,32 @@ def checkpoint_damage(folder: Path) -> str | None:
 
 
 def find_checkpoints(output_dir: Path) -> tuple[Path | None, list[str]]:
-    """Find the last whole checkpoint of a run.
-
-    Args:
-        output_dir (`Path`): The run's folder; it need not exist.
-
-    Returns:
-        The checkpoint, or `None`, and a sentence for each half-written one that is newer.
-    """
+    """Find the last complete checkpoint of a run, if any, and a warning for each incomplete one that is newer."""
     folders = [path for path in output_dir.glob("checkpoint-*") if CHECKPOINT_NAME.fullmatch(path.name)]
     unfinished = sorted((output_dir / WRITING_DIR).glob("checkpoint-*"))
-    skipped = [f"Skipping half-written {path}: it was being saved when the run ended." for path in unfinished]
+    skipped = [f"Skipping incomplete {path}: the run ended while it was being saved." for path in unfinished]
     for folder in sorted(folders, key=_step, reverse=True):
         damage = checkpoint_damage(folder)
         if damage is None:
             return folder, skipped
-        skipped.append(f"Skipping half-written {folder}: {damage}.")
+        skipped.append(f"Skipping incomplete {folder}: {damage}.")
     return None, skipped
 
 
 def checkpoint_to_resume(
     output_dir: Path, wanted: str | None, config: PreTrainedConfig, recipe: Mapping[str, Any]
 ) -> tuple[Path | None, list[str]]:
-    """Decide which checkpoint a run goes on from, and protect those of another run.
+    """Choose the checkpoint to resume from, and protect those of another run.
 
     Args:
         output_dir (`Path`): The run's folder.
-        wanted (`str`, *optional*): A checkpoint, `"auto"` for the last whole one in `output_dir`, if any, or `None`
+        wanted (`str`, *optional*): A checkpoint, `"auto"` for the last complete one in `output_dir`, if any, or `None`
             for a fresh start.
         config ([`PreTrainedConfig`]): Configuration of the model to train.
         recipe (`Mapping[str, Any]`): The run's recipe.
 
     Returns:
-        The checkpoint, or `None` for a fresh start, and a sentence for each half-written one that is passed over.
+        The checkpoint, or `None` for a fresh start, and a warning for each incomplete one that is skipped.
 
     Raises:
         ValueError: If there are checkpoints but resuming is not wanted, or the one to resume from is damaged, of
@@ -116,12 +96,12 @@ def checkpoint_to_resume(
         if last is not None:
             raise ValueError(
                 f"`output_dir` must hold no checkpoints of an earlier run. Got {last}. "
-                "Give `--resume_from_checkpoint auto` to go on from it, or another `--output_dir`."
+                "Give `--resume_from_checkpoint auto` to resume from it, or another `--output_dir`."
             )
         return None, []
     if wanted != AUTO_RESUME:
         last, skipped = Path(wanted), []
-        _require_whole(last)
+        _require_complete(last)
     if last is not None:
         _require_same_model(last, config)
         require_same_recipe(last, recipe)
@@ -129,25 +109,12 @@ def checkpoint_to_resume(
 
 
 def write_recipe(recipe: Mapping[str, Any], folder: Path) -> None:
-    """Keep the arguments that a run's result depends on.
-
-    Args:
-        recipe (`Mapping[str, Any]`): Arguments by name, as JSON can hold them.
-        folder (`Path`): A checkpoint or model folder.
-    """
+    """Write the arguments that a run's result depends on into a checkpoint."""
     (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
 
 
 def require_same_recipe(checkpoint: Path, recipe: Mapping[str, Any]) -> None:
-    """Refuse to go on from a checkpoint of another recipe.
-
-    Args:
-        checkpoint (`Path`): The checkpoint.
-        recipe (`Mapping[str, Any]`): The run's recipe as for [`write_recipe`].
-
-    Raises:
-        ValueError: If the checkpoint's recipe differs; the message names the first difference.
-    """
+    """Raise a `ValueError` that names the first difference, if a checkpoint was written with another recipe."""
     path = checkpoint / RECIPE_FILE
     if not path.is_file():
         return
@@ -160,7 +127,7 @@ def require_same_recipe(checkpoint: Path, recipe: Mapping[str, Any]) -> None:
             )
 
 
-def _require_whole(checkpoint: Path) -> None:
+def _require_complete(checkpoint: Path) -> None:
     if not (checkpoint / "trainer_state.json").is_file():
         raise FileNotFoundError(
             f"`resume_from_checkpoint` must be `auto` or a checkpoint folder. Got {checkpoint}, "
@@ -170,7 +137,7 @@ def _require_whole(checkpoint: Path) -> None:
     if damage is not None:
         raise ValueError(
             f"`resume_from_checkpoint` must be a completely written checkpoint. Got {checkpoint}: {damage}. "
-            "Give `auto` to take the last whole one."
+            "Give `auto` to take the last complete one."
         )
 
 
@@ -187,7 +154,7 @@ def _require_same_model(checkpoint: Path, config: PreTrainedConfig) -> None:
 
 
 def _without_volatile(fields: dict[str, Any]) -> dict[str, Any]:
-    """Leave the volatile fields out of a configuration and of those nested in it."""
+    """A configuration and those nested in it without their volatile fields."""
     return {
         name: _without_volatile(value) if isinstance(value, dict) else value
         for name, value in fields.items()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# A panel per kind of value: what its axis says, and the logged names it shows, in this order, by their beginnings.
+# Panels: label of the axis, and prefixes of the logged names in the order of the legend.
 PANELS = (
     ("loss", ("loss", "frame_loss")),
     ("score on the evaluation videos", ("eval_mean_iou", "eval_weighted_iou", "eval_vc")),
@@ -19,19 +19,19 @@ STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "learning curve
 
 
 def draw_learning_curve(log_history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw loss, loss terms, scores and query shares over the optimiser steps.
+    """Draw loss, loss terms, scores and query shares over the optimiser steps; no-op without such values.
+
+    In the SVG every curve is a group with its logged name as identifier.
 
     Args:
-        log_history (`Sequence[Mapping[str, float]]`): What `TrainerState` keeps: one entry per logged loss and one per
-            evaluation.
-        path (`Path`): Where to draw, without suffix: `.svg` and `.png` are written. Nothing is without a value to
-            draw. In the SVG every curve is a group with its logged name as identifier.
+        log_history (`Sequence[Mapping[str, float]]`): The entries that `TrainerState` keeps.
+        path (`Path`): The pictures' path, of which the suffix is replaced by `.svg` and `.png`.
     """
-    panels = [(label, curves_of(log_history, beginnings)) for label, beginnings in PANELS]
+    panels = [(label, curves_of(log_history, prefixes)) for label, prefixes in PANELS]
     panels = [(label, curves) for label, curves in panels if curves]
     if not panels:
         return
-    # Loading it takes a second, which commands that draw nothing need not wait for.
+    # Imported here because it takes a second.
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -48,16 +48,11 @@ def draw_learning_curve(log_history: Sequence[Mapping[str, float]], path: Path) 
 
 
 def curves_of(
-    log_history: Sequence[Mapping[str, float]], beginnings: Sequence[str]
+    log_history: Sequence[Mapping[str, float]], prefixes: Sequence[str]
 ) -> dict[str, list[tuple[float, float]]]:
-    """Collect points `(step, value)` per logged name.
-
-    Args:
-        log_history (`Sequence[Mapping[str, float]]`): The entries.
-        beginnings (`Sequence[str]`): What the names to collect begin with; they come out in this order.
-    """
+    """Points `(step, value)` per logged name that starts with one of the prefixes, in their order."""
     names = dict.fromkeys(name for entry in log_history for name in entry)
-    chosen = [name for beginning in beginnings for name in names if name.startswith(beginning)]
+    chosen = [name for prefix in prefixes for name in names if name.startswith(prefix)]
     return {name: [(entry["step"], entry[name]) for entry in log_history if name in entry] for name in chosen}
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scoring a model on whole videos: every frame once, in order, keeping counts instead of predictions."""
+"""Evaluation on whole videos, in order, frame by frame; counts are kept, not predictions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from transformers_themask.batch.video_batch import divide_work
 from transformers_themask.data.frame_checks import check_mask_size
 from transformers_themask.data.labelled_videos import LabelledVideos, VideoFrames
 from transformers_themask.inference.segment import segment_frames
@@ -38,8 +39,7 @@ class EvaluationVideos:
         mode (`str`, *optional*): How clips are formed; see
             [`~transformers_themask.models.streaming.StreamingMixin.stream`]. Defaults to the official evaluation,
             `"interleaved"`, or to the first mode of a model without clips.
-        tta ([`~transformers_themask.mvc.tta.TTA`], *optional*): Test-time augmentation; by default there is
-            none.
+        tta ([`~transformers_themask.mvc.tta.TTA`], *optional*): Test-time augmentation; none by default.
     """
 
     videos: LabelledVideos
@@ -57,7 +57,7 @@ class EvaluationVideos:
         return self.videos.num_frames
 
     def num_calls(self, model: Any, row: Mapping[str, Any]) -> int:
-        """Number of times that a model is called for a video, in all passes over it together."""
+        """Number of calls of a model for a video, in all passes over it together."""
         options = self.options_for(model)
         num_passes = len(self.tta.passes)
         if options["mode"] in STEPWISE_MODES:
@@ -66,7 +66,7 @@ class EvaluationVideos:
         return num_passes * len(clips)
 
     def num_frames_of_call(self, model: Any) -> int:
-        """Number of frames of a video that a model answers in one call."""
+        """Number of frames of a video that a model segments in one call."""
         return 1 if self.options_for(model)["mode"] in STEPWISE_MODES else self.num_frames
 
     def options_for(self, model: Any) -> dict[str, Any]:
@@ -90,11 +90,7 @@ class EvaluationVideos:
 
 
 def frames_per_clip(model: Any) -> int:
-    """Number of frames that a model is given at once by default.
-
-    Args:
-        model (`PreTrainedModel`): The model.
-    """
+    """Number of frames that a model is given at once by default."""
     _, num_frames, _ = stream_options(model, mode=None, num_frames=None, frame_stride=None)
     return num_frames
 
@@ -109,44 +105,52 @@ def evaluate_videos(
     prediction_dir: Path | None = None,
     in_step: bool = False,
 ) -> dict[str, Any]:
-    """Segment and score videos; in a distributed run every process takes its share and gets the scores of all.
+    """Segment and score videos; in a distributed run every rank takes its share and gets the scores of all.
 
-    A process takes whole videos, and none twice, so the scores do not depend on the number of processes. It keeps the
-    counts of [`VideoScores`], never a prediction of an earlier frame.
+    A rank takes whole videos, and none twice, so the scores do not depend on the number of processes. Memory does not
+    grow with the number of frames.
 
     Args:
         model (`PreTrainedModel`): The model; it is put in eval mode.
         processor (`VideoSegmentationProcessor`): Its video processor; it also reduces the labels.
-        videos ([`EvaluationVideos`]): What to score.
+        videos ([`EvaluationVideos`]): The videos and their clips.
         device (`torch.device` or `str`, *optional*): Where to run; defaults to where the model is.
         progress (`bool`, *optional*, defaults to `False`): Whether the main process shows a progress bar.
         prediction_dir (`Path`, *optional*): Where to write label maps as `<video_id>/<frame>.png`, class indices in an
             8-bit image: the layout that VSPW's scripts read, and `themask evaluate --predictions`.
-        in_step (`bool`, *optional*, defaults to `False`): Whether every process calls the model equally often, on an
-            empty clip where its own are used up. Needed where a forward is collective, as with FSDP.
+        in_step (`bool`, *optional*, defaults to `False`): Whether every rank calls the model equally often, on an
+            empty clip once its own are used up. Needed where a forward is collective, as with FSDP.
 
     Returns:
-        The scores of [`VideoScores.compute`] with class names for indices and `None` for what is undefined, and
+        The scores of [`VideoScores.compute`] with class names for indices and `None` for undefined scores, and
         `num_unlabelled_frames`.
     """
     state = PartialState()
     labelled = videos.videos
     class_indices = processor.reduce_labels(torch.arange(256))
     scores = VideoScores(labelled.num_labels, class_indices, ignore_index=processor.ignore_index)
-    lengths = [row["num_frames"] for row in labelled.rows]
-    shares = share_videos(lengths, state.num_processes)
-    own_share = shares[state.process_index]
-    num_own_frames = sum(lengths[index] for index in own_share)
+    shares = divide_work([row["num_frames"] for row in labelled.rows], state.num_processes)
+    own_rows = [labelled.rows[index] for index in shares[state.process_index]]
+    num_own_frames = sum(row["num_frames"] for row in own_rows)
+    segmentation = _Segmentation(model, processor, videos, device)
     if in_step:
         gather_in_steps(model)
     hidden = not (progress and state.is_main_process)
     with tqdm(total=num_own_frames, desc="Evaluation", unit="frame", disable=hidden, dynamic_ncols=True) as bar:
-        for index in own_share:
-            _score_video(scores, model, processor, videos, labelled.rows[index], device, prediction_dir, bar)
+        for row in own_rows:
+            scores.start_video(row["video_id"])
+            for name, prediction, mask in segmentation.frames_of(row):
+                if mask is None:
+                    scores.skip_frame()
+                else:
+                    scores.add_frame(prediction, mask)
+                if prediction_dir is not None:
+                    write_label_map(prediction, prediction_dir / row["video_id"] / f"{name}.png")
+                bar.update()
     if in_step:
         num_calls = [sum(videos.num_calls(model, labelled.rows[index]) for index in share) for share in shares]
         for _ in range(max(num_calls) - num_calls[state.process_index]):
-            _segment_empty_clip(model, processor, videos, device)
+            segmentation.call_on_empty_clip()
     scores.end_video()
     if state.num_processes > 1:
         scores, *others = gather_object([scores])
@@ -155,79 +159,37 @@ def evaluate_videos(
     return _named_in_order(scores, labelled)
 
 
-def share_videos(lengths: Sequence[int], num_processes: int) -> list[list[int]]:
-    """Give every video to one process, so that all have about equally many frames.
+@dataclass(frozen=True)
+class _Segmentation:
+    """A model at work on evaluation videos."""
 
-    The longest video that is left goes to the process with the fewest frames; ties go to the first.
+    model: PreTrainedModel
+    processor: VideoSegmentationProcessor
+    videos: EvaluationVideos
+    device: torch.device | str | None
 
-    Args:
-        lengths (`Sequence[int]`): Number of frames of each video.
-        num_processes (`int`): Number of processes.
+    def frames_of(self, row: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+        """Yield name, label map and raw mask, if any, of every frame of one video, in order."""
+        labelled, options = self.videos.videos, self.videos.options_for(self.model)
+        label_maps = segment_frames_augmented(
+            self.model, self.processor, VideoFrames(labelled, row), self.videos.tta, device=self.device, **options
+        )
+        for index, label_map in label_maps:
+            mask = labelled.read_mask(row, index)
+            if mask is not None:
+                check_mask_size(mask.shape, labelled.root / row["masks"][index], label_map.shape)
+            yield Path(row["frames"][index]).stem, label_map, mask
 
-    Returns:
-        For each process the indices of its videos, rising; none for some if there are fewer videos than processes.
-    """
-    shares: list[list[int]] = [[] for _ in range(num_processes)]
-    loads = [0] * num_processes
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        process = loads.index(min(loads))
-        shares[process].append(index)
-        loads[process] += lengths[index]
-    return [sorted(share) for share in shares]
-
-
-def _score_video(
-    scores: VideoScores,
-    model: PreTrainedModel,
-    processor: VideoSegmentationProcessor,
-    videos: EvaluationVideos,
-    row: Mapping[str, Any],
-    device: torch.device | str | None,
-    prediction_dir: Path | None,
-    bar: tqdm,
-) -> None:
-    scores.start_video(row["video_id"])
-    for name, prediction, mask in _segmented_frames(model, processor, videos, row, device):
-        if mask is None:
-            scores.skip_frame()
-        else:
-            scores.add_frame(prediction, mask)
-        if prediction_dir is not None:
-            write_label_map(prediction, prediction_dir / row["video_id"] / f"{name}.png")
-        bar.update()
-
-
-def _segmented_frames(
-    model: PreTrainedModel,
-    processor: VideoSegmentationProcessor,
-    videos: EvaluationVideos,
-    row: Mapping[str, Any],
-    device: torch.device | str | None,
-) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-    """Yield name, label map and raw mask, if any, of every frame of one video, in order."""
-    labelled = videos.videos
-    frames, options = VideoFrames(labelled, row), videos.options_for(model)
-    for index, label_map in segment_frames_augmented(model, processor, frames, videos.tta, device=device, **options):
-        mask = labelled.read_mask(row, index)
-        if mask is not None:
-            check_mask_size(mask.shape, labelled.root / row["masks"][index], label_map.shape)
-        yield Path(row["frames"][index]).stem, label_map, mask
-
-
-def _segment_empty_clip(
-    model: PreTrainedModel,
-    processor: VideoSegmentationProcessor,
-    videos: EvaluationVideos,
-    device: torch.device | str | None,
-) -> None:
-    """Call the model once."""
-    frames = [np.zeros((1, 1, 3), np.uint8)] * videos.num_frames_of_call(model)
-    for _ in segment_frames(model, processor, frames, device=device, **videos.options_for(model)):
-        pass
+    def call_on_empty_clip(self) -> None:
+        """Call the model once."""
+        frames = [np.zeros((1, 1, 3), np.uint8)] * self.videos.num_frames_of_call(self.model)
+        options = self.videos.options_for(self.model)
+        for _ in segment_frames(self.model, self.processor, frames, device=self.device, **options):
+            pass
 
 
 def _named_in_order(scores: VideoScores, videos: LabelledVideos) -> dict[str, Any]:
-    """The scores by class name, with the videos in the order of the data set, whoever scored them."""
+    """The scores by class name, with the videos in the order of the data set."""
     named = named_scores(scores.compute(), videos.class_names)
     named["num_unlabelled_frames"] = videos.num_frames - named["num_frames"]
     per_video = named.pop("per_video")

@@ -11,7 +11,7 @@ from transformers_themask.files.atomic import AtomicFile
 from .curve_plot import draw_learning_curve
 
 FILE_NAME = "learning_curve.csv"
-# The first columns of every table; loss terms and whatever else was logged with the loss follow by name.
+# The first columns of every table; all other values logged with the loss follow in alphabetical order.
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "eval_mean_iou", "eval_weighted_iou", "eval_vc8", "eval_vc16")
 
 
@@ -19,8 +19,8 @@ def write_learning_curve(log_history: list[dict], path: Path) -> None:
     """Write one row per logged optimiser step.
 
     Args:
-        log_history (`list[dict]`): What `TrainerState` keeps: one entry per logged loss and one per evaluation.
-        path (`Path`): The CSV file to write; a value that was not logged at a step is left empty.
+        log_history (`list[dict]`): The entries that `TrainerState` keeps, one per logged loss and one per evaluation.
+        path (`Path`): The CSV file; a value that was not logged at a step is left empty.
     """
     others = {name for entry in log_history if "loss" in entry for name in entry} - set(COLUMNS)
     columns = [*COLUMNS, *sorted(others)]
@@ -38,8 +38,8 @@ def write_learning_curve(log_history: list[dict], path: Path) -> None:
 class LearningCurveCallback(TrainerCallback):
     """Keeps `learning_curve.csv`, `.svg` and `.png` in the output folder up to date.
 
-    They are written at each evaluation, at each checkpoint and at the end, always whole and from the trainer's state,
-    so a resumed run continues the curve without gaps.
+    They are rewritten from the trainer's state at each evaluation, at each checkpoint and at the end, so a resumed run
+    continues the curve without gaps.
     """
 
     def on_evaluate(self, args, state, control, **kwargs):
@@ -56,7 +56,6 @@ class LearningCurveCallback(TrainerCallback):
 
     def _write(self, args, state) -> None:
         if state.is_world_process_zero and state.log_history:
-            folder = Path(args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_learning_curve(state.log_history, folder / FILE_NAME)
-            draw_learning_curve(state.log_history, folder / FILE_NAME)
+            path = Path(args.output_dir) / FILE_NAME
+            write_learning_curve(state.log_history, path)
+            draw_learning_curve(state.log_history, path)

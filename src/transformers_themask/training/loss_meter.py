@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means of what models report, from one log entry to the next, kept across a crash."""
+"""Means of loss terms and statistics between log entries, which survive a resume."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,20 +22,15 @@ class LossMeter:
         self._clear()
 
     def add(self, loss_terms: Mapping[str, Tensor], statistics: Mapping[str, Tensor]) -> None:
-        """Add one batch.
-
-        Args:
-            loss_terms (`Mapping[str, torch.Tensor]`): Scalars, this batch's shares.
-            statistics (`Mapping[str, torch.Tensor]`): Scalars.
-        """
+        """Add the scalars of one batch; loss terms are its shares of the step."""
         self.loss_names |= set(loss_terms)
         for name, value in {**loss_terms, **statistics}.items():
-            value = value.detach()  # summed where it is: reading it would wait for the GPU at every step
+            value = value.detach()  # summed on its device: reading it would wait for the GPU at every step
             self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
             self.counts[name] += 1
 
     def pop_means(self, accelerator: Accelerator, step: int) -> dict[str, float]:
-        """Return the means since the last call, over all processes, and start anew.
+        """Return the means since the last call, over all processes, and reset.
 
         Args:
             accelerator (`Accelerator`): Reduces over the processes.
@@ -62,7 +57,7 @@ class LossMeter:
         self.loss_names: set[str] = set()
 
     def state_dict(self) -> dict[str, Any]:
-        """What this process needs to go on after a crash as if there had been none."""
+        """The state of this process for a checkpoint."""
         return {
             "sums": self.sums,
             "counts": dict(self.counts),
@@ -71,13 +66,11 @@ class LossMeter:
         }
 
     def load_state_dicts(self, states: Sequence[Mapping[str, Any]], process: int, num_processes: int) -> None:
-        """Take over what `state_dict` returned in every process.
-
-        With another number of processes than then, the first one takes over everything.
+        """Restore the states of all processes; if their number has changed, rank 0 takes over all sums.
 
         Args:
-            states (`Sequence[Mapping[str, Any]]`): The states, by process.
-            process (`int`): Number of this process.
+            states (`Sequence[Mapping[str, Any]]`): The states, by rank.
+            process (`int`): This process' rank.
             num_processes (`int`): Number of processes now.
         """
         self._clear()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masked video consistency: the same clips once more with patches hidden (MVC, PVUW 2024, section 2.2).
 
-The paper has no code; patches are hidden as in the one it builds on (MIC, Hoyer et al., CVPR 2023). The network has to
-find what is hidden in the rest of the frame and in the frames around it.
+The paper has no code; patches are hidden as in the method it builds on (MIC, Hoyer et al., CVPR 2023). The network has
+to infer the hidden content from the rest of the frame and from the frames around it.
 """
 
 import math
@@ -22,11 +22,9 @@ def draw_patches(
 
     Args:
         clip_shape (`Sequence[int]`): Number of frames, height and width of the clip in pixels.
-        patch_size (`int`): Edge of a patch in pixels. The edges of a frame are divided into the number of patches that
-            is nearest to this.
-        tube_length (`int`): Number of consecutive frames that share their numbers: 1 draws for every frame on its own,
-            0 for the whole clip at once.
-        generator (`torch.Generator`, *optional*): Source of randomness; says where the numbers lie.
+        patch_size (`int`): Edge of a patch in pixels, rounded so that patches divide a frame evenly.
+        tube_length (`int`): Number of consecutive frames that share their numbers; 0 shares them in the whole clip.
+        generator (`torch.Generator`, *optional*): Source of randomness, which also decides the device.
 
     Returns:
         `torch.Tensor` of shape `(num_frames, num_rows, num_columns)` in (0, 1], so that a `mask_ratio` of 0 hides
@@ -42,31 +40,31 @@ def draw_patches(
 
 
 def hide_patches(pixel_values_videos: Tensor, patches: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
-    """Put 0, the mean colour, in the place of the patches whose number is not above `mask_ratio` (Eq. 1 and 2).
+    """Set the patches whose number is not above `mask_ratio` to 0, the mean colour (Eq. 1 and 2).
 
     Args:
         pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, channels, height, width)`):
             Normalised frames.
         patches (`torch.Tensor` of shape `(batch, num_frames, num_rows, num_columns)`):
-            What [`draw_patches`] drew for each clip.
+            Numbers from [`draw_patches`].
         mask_ratio (`float`):
             Expected share of hidden patches.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: the frames with their hidden patches, and of shape `(batch, num_frames,
-        height, width)` which pixels can be seen.
+        `tuple[torch.Tensor, torch.Tensor]`: The masked frames, and the visible pixels as a mask of shape `(batch,
+        num_frames, height, width)`.
     """
     size = pixel_values_videos.shape[-2:]
     is_visible = nn.functional.interpolate((patches > mask_ratio).float(), size, mode="nearest").bool()
-    # Not a product, which would let what is not a number through.
+    # A product would let NaN through.
     return pixel_values_videos.masked_fill(~is_visible[:, :, None], 0), is_visible
 
 
 @contextmanager
 def running_statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of batch norms as they are: frames with hidden patches are never evaluated.
+    """Freeze the running statistics of batch norms in the block: evaluation never sees hidden patches.
 
-    In training mode the layers normalise by the statistics of the batch as ever.
+    In training mode the layers still normalise by the statistics of the batch.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, BATCH_NORM) and layer.track_running_stats]
     for layer in layers:

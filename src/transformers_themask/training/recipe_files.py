@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes as files: YAML mappings of argument names to values that may build on other recipes."""
+"""Recipe files: YAML mappings of argument names to values, which may build on other recipes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,27 +10,27 @@ import yaml
 BASE = "base"
 
 
-def read_with_bases(path: Path, builds_on_it: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+def read_with_bases(path: Path, built_on_it: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """Read a recipe and the recipes it builds on.
 
     `base: other.yaml`, or a list of several, names the recipes below it; their paths are relative to its folder.
 
     Args:
         path (`Path`): The recipe.
-        builds_on_it (`tuple[Path, ...]`, *optional*): The recipes whose `base` led here, outermost first.
+        built_on_it (`tuple[Path, ...]`, *optional*): The recipes whose `base` led here, outermost first.
 
     Returns:
-        Each file and its own fields, without `base`. Later files win over earlier ones; `path` is the last.
+        Each file and its own fields, without `base`. Later files override earlier ones; `path` is the last.
 
     Raises:
         ValueError: If a file is not a YAML mapping or the bases go in a circle.
         FileNotFoundError: If there is no such file.
     """
-    if path.resolve() in [other.resolve() for other in builds_on_it]:
-        circle = " -> ".join(str(other) for other in (*builds_on_it, path))
-        raise ValueError(f"`{BASE}` of {builds_on_it[-1]} must not lead back to {path}. Got {circle}.")
+    if path.resolve() in [other.resolve() for other in built_on_it]:
+        circle = " -> ".join(str(other) for other in (*built_on_it, path))
+        raise ValueError(f"`{BASE}` of {built_on_it[-1]} must not lead back to {path}. Got {circle}.")
     if not path.is_file():
-        named_by = f", the `{BASE}` of {builds_on_it[-1]}," if builds_on_it else ""
+        named_by = f", the `{BASE}` of {built_on_it[-1]}," if built_on_it else ""
         raise FileNotFoundError(f"{path}{named_by} is not a file. Give the path of a recipe.")
     fields = _read_fields(path)
     bases = fields.pop(BASE, [])
@@ -39,17 +39,12 @@ def read_with_bases(path: Path, builds_on_it: tuple[Path, ...] = ()) -> list[tup
         raise ValueError(f"`{BASE}` of {path} must be the path of a recipe or a list of paths. Got {bases}.")
     files: list[tuple[Path, dict[str, Any]]] = []
     for base in bases:
-        files += read_with_bases(path.parent / base, (*builds_on_it, path))
+        files += read_with_bases(path.parent / base, (*built_on_it, path))
     return [*files, (path, fields)]
 
 
 def merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another. Mappings inside both are merged likewise; else the value of `upper` wins.
-
-    Args:
-        lower (`Mapping[str, Any]`): The values below.
-        upper (`Mapping[str, Any]`): The values that win.
-    """
+    """Merge two mappings recursively; the values of `upper` win."""
     result = dict(lower)
     for name, value in upper.items():
         below = result.get(name)

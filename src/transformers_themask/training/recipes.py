@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a recipe and command-line flags to the arguments of a run."""
+"""Parser of recipes and command-line flags."""
 
 import dataclasses
 import re
@@ -32,7 +32,7 @@ def parse_recipe(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgument
     """
     parser = RecipeParser(
         (ModelArguments, DataArguments, VSSTrainingArguments),
-        allow_abbrev=False,  # a mistyped flag must not pass for the beginning of another
+        allow_abbrev=False,
         usage="run_vss.py [RECIPE.yaml] [--flag value ...]",
         description="Train, evaluate and predict. RECIPE.yaml sets any of the arguments below, on top of the recipes "
         "that its `base` names; flags override it. The fields of --config_overrides are added to the recipe's.",
@@ -41,20 +41,10 @@ def parse_recipe(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgument
 
 
 class RecipeParser(HfArgumentParser):
-    """An `HfArgumentParser` whose values come from YAML files first and from flags second.
-
-    Problems are raised as `ValueError` with one sentence instead of ending the process with the full list of flags.
-    """
+    """An `HfArgumentParser` of YAML files and flags, which override them; problems are raised as `ValueError`."""
 
     def parse_recipe(self, arguments: Sequence[str]) -> tuple[Any, ...]:
-        """Parse a command line that may start with the path of a recipe.
-
-        Args:
-            arguments (`Sequence[str]`): The command line without the program's name.
-
-        Returns:
-            One instance per dataclass of the parser.
-        """
+        """Parse a command line that may start with the path of a recipe, into one instance per dataclass."""
         flags = list(arguments)
         recipe: dict[str, Any] = {}
         source = "The command line"
@@ -63,43 +53,28 @@ class RecipeParser(HfArgumentParser):
             recipe = self.read_recipe(path)
             source = f"{path} with the flags given" if flags else str(path)
         self._check_flags(flags)
-        # Nothing, as in `max_steps:`, is what the argument would be without the line.
+        # An empty value, as in `max_steps:`, stands for the argument's default.
         self.set_defaults(**{name: value for name, value in recipe.items() if value is not None})
         try:
             parsed = self.parse_args_into_dataclasses(flags, look_for_args_file=False)
             model_args, data_args, training_args = parsed
-            # One field on the command line must not replace the recipe's whole network by the default one.
+            # A field on the command line is added to the recipe's network instead of replacing it.
             model_args.config_overrides = merged(recipe.get("config_overrides") or {}, model_args.overrides)
-            if training_args.do_train and model_args.model_name_or_path is None:  # else the checkpoint has a say
+            if training_args.do_train and model_args.model_name_or_path is None:  # else the checkpoint decides
                 check_clip_length(load_config(model_args, class_names=["any"]), data_args.frame_offsets)
         except ValueError as error:
             raise ValueError(f"{source}: {error}" if recipe else str(error)) from error
         return parsed
 
     def read_recipe(self, path: Path) -> dict[str, Any]:
-        """Read a recipe and the recipes it builds on, and check every name and type.
-
-        Args:
-            path (`Path`): The recipe.
-
-        Returns:
-            The value of each argument that any of the files sets; later files win, mappings are merged.
-
-        Raises:
-            ValueError: For an unknown name or a value of the wrong type, naming the file it is in.
-            FileNotFoundError: If one of the files does not exist.
-        """
+        """Read and merge a recipe and the recipes it builds on, checking every name and type."""
         recipe: dict[str, Any] = {}
         for source, fields in read_with_bases(path):
             recipe = merged(recipe, {name: self._checked(name, value, source) for name, value in fields.items()})
         return recipe
 
     def error(self, message: str) -> NoReturn:
-        """Raise what `argparse` would print.
-
-        Args:
-            message (`str`): argparse's description of the problem.
-        """
+        """Raise the message that `argparse` would print."""
         raise ValueError(re.sub(r"^argument --(\w+)\S*: ", r"\1: ", message))
 
     def _check_flags(self, flags: list[str]) -> None:
@@ -113,7 +88,7 @@ class RecipeParser(HfArgumentParser):
             raise ValueError(f"The command line must be [recipe.yaml] [--flag value ...]. Got {remaining[0]!r}.")
 
     def _checked(self, name: str, value: Any, source: Path) -> Any:
-        """The value of a recipe's line as the argument's type."""
+        """A recipe's value, converted to the argument's type."""
         self._require_known(name, source)
         kinds = self._kinds[name]
         if value is None:
@@ -123,7 +98,7 @@ class RecipeParser(HfArgumentParser):
             raise ValueError(f"`{name}` in {source} must be {expected}. Got {value!r}.")
         if isinstance(value, dict) or (isinstance(value, list) and kinds != {list}):
             return value
-        # The rest is text on a command line, so argparse converts and checks it exactly as it does flags.
+        # argparse converts and checks all other values exactly as it does flags.
         flag = [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
         try:
             return getattr(self.parse_args(flag), name)
@@ -148,20 +123,12 @@ class RecipeParser(HfArgumentParser):
 
 
 def kind_of_value(value: Any) -> type:
-    """Tell mappings, lists and single values (`object`) apart.
-
-    Args:
-        value (`Any`): What YAML gave.
-    """
+    """`dict`, `list`, or `object` for a single value."""
     return type(value) if isinstance(value, dict | list) else object
 
 
 def kinds_of_type(hint: Any) -> set[type]:
-    """The same for the values that a type allows.
-
-    Args:
-        hint (`Any`): The annotation of a field: a type, or alternatives of which `None` does not count.
-    """
+    """The kinds of value that an annotation allows besides `None`."""
     is_union = isinstance(hint, UnionType) or get_origin(hint) is Union
     types = [get_origin(kind) or kind for kind in (get_args(hint) if is_union else [hint]) if kind is not type(None)]
     return {kind if kind in (dict, list) else object for kind in types}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run costs: learning rates, throughput and peak memory, for the log."""
+"""Learning rates, throughput and peak memory for the log."""
 
 import sys
 import time
@@ -16,16 +16,16 @@ MIB = 2**20
 
 
 class RunMonitor(TrainerCallback):
-    """Keeps what the next log entry says about the optimiser steps since the last one.
+    """Measures the optimiser steps between log entries.
 
     - `learning_rate_<group>`: the rate of each named parameter group in the last step.
     - `clips_per_second`, `frames_per_second`: of all processes together. Waiting for data counts, evaluation and
       writing checkpoints do not.
-    - `peak_memory_mib`: the most that any process ever held, of GPU memory or, on the CPU, of main memory without its
-      data workers.
+    - `peak_memory_mib`: the largest peak of any process, of GPU memory or, on the CPU, of main memory without its data
+      workers.
 
     Args:
-        clock (`Callable[[], float]`, *optional*): Seconds since some moment.
+        clock (`Callable[[], float]`, *optional*): Monotonic time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -38,13 +38,13 @@ class RunMonitor(TrainerCallback):
         self._frames = 0
 
     def on_step_begin(self, args, state, control, **kwargs):
-        """Start the clock at the first step, when a resumed run has skipped what it had seen."""
+        """Start the clock at the first step, when a resumed run has skipped the clips of earlier steps."""
         if not self._is_running:
             self._is_running = True
             self._last_moment = self.clock()
 
     def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
-        """Note the learning rates before the schedule changes them."""
+        """Record the learning rates before the schedule changes them."""
         self._learning_rates = {
             f"learning_rate_{group['name']}": group["lr"] for group in optimizer.param_groups if "name" in group
         }
@@ -59,19 +59,15 @@ class RunMonitor(TrainerCallback):
         self._frames += num_clips * len(train_dataloader.dataset.frame_offsets)
 
     def on_evaluate(self, args, state, control, **kwargs):
-        """Leave the evaluation out of the throughput."""
+        """Exclude the evaluation from the throughput."""
         self._last_moment = self.clock()
 
     def on_save(self, args, state, control, **kwargs):
-        """Leave the writing of a checkpoint out of the throughput."""
+        """Exclude the writing of a checkpoint from the throughput."""
         self._last_moment = self.clock()
 
     def pop_readings(self, accelerator: Accelerator) -> dict[str, float]:
-        """Return the readings since the last call and start anew; all processes must call it.
-
-        Args:
-            accelerator (`Accelerator`): Collects the peak memory of all processes.
-        """
+        """Return the readings since the last call and reset; collective over all processes."""
         readings = dict(self._learning_rates)
         if self._seconds > 0:
             readings["clips_per_second"] = round(self._clips / self._seconds, 3)
@@ -83,11 +79,7 @@ class RunMonitor(TrainerCallback):
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes that this process held at its worst moment: on a GPU those of its tensors, else all of its main memory.
-
-    Args:
-        device (`torch.device`): Where the model is trained.
-    """
+    """Peak memory of this process in bytes: of its tensors on a GPU, or of all its main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource  # only on Unix

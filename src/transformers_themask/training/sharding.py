@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What fully sharded training (FSDP2) asks of saving and streaming."""
+"""Adaptations of saving and streaming to fully sharded training (FSDP2)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,10 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 @contextmanager
 def own_class(model: nn.Module) -> Iterator[None]:
-    """Give a sharded model its own class back inside the `with` block.
+    """Restore the original class of a sharded model inside the `with` block; no-op for other models.
 
-    FSDP2 replaces the class of what it shards by one of its own, whose name and source files `save_pretrained` would
+    FSDP2 replaces the class of a sharded module by one of its own, whose name and source files `save_pretrained` would
     otherwise write into the saved folder.
-
-    Args:
-        model (`torch.nn.Module`): A model, sharded or not.
     """
     sharded_class = type(model)
     parents = (parent for parent in sharded_class.__mro__ if issubclass(parent, nn.Module))
@@ -28,10 +25,6 @@ def own_class(model: nn.Module) -> Iterator[None]:
 
 
 def gather_in_steps(model: nn.Module) -> None:
-    """Let a sharded model gather its weights for `clip_step` as it does for `forward`.
-
-    Args:
-        model (`torch.nn.Module`): A model, sharded or not.
-    """
+    """Make a sharded model gather its weights for `clip_step` as it does for `forward`."""
     if isinstance(model, FSDPModule) and "clip_step" not in vars(model):
         register_fsdp_forward_method(model, "clip_step")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saving before leaving when the machine is taken away (SIGTERM)."""
+"""A checkpoint before the process ends on SIGTERM, as on preempted machines."""
 
 import signal
 import threading
@@ -11,10 +11,10 @@ from transformers import TrainerCallback
 
 
 class StopOnSignal(TrainerCallback):
-    """After SIGTERM ends training at the next optimiser step, with a checkpoint.
+    """Ends training with a checkpoint at an optimiser step after SIGTERM.
 
     Processes agree on that step: a signal reaches them at different moments, and some of them twice, from the
-    launcher and from whoever stops it. Workers of data loaders, which inherit the handler, go on until they are told.
+    launcher and directly. Data loader workers inherit the handler, so the signal does not end them.
 
     Args:
         accelerator (`Accelerator`): Reduces over the processes.
@@ -28,18 +28,18 @@ class StopOnSignal(TrainerCallback):
         self._agreement: torch.Tensor | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Listen for the signal."""
+        """Install the signal handler."""
         if threading.current_thread() is threading.main_thread():
             self._previous_handler = signal.signal(signal.SIGTERM, self._remember)
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Stop listening."""
+        """Restore the previous signal handler."""
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, self._previous_handler)
             self._previous_handler = None
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Ask for a checkpoint and the end of training once every process knows of the signal."""
+        """Request a checkpoint and the end of training once every process knows of the signal."""
         if self._everyone_knows():
             self.has_stopped = True
             control.should_save = True
@@ -51,7 +51,7 @@ class StopOnSignal(TrainerCallback):
     def _everyone_knows(self) -> bool:
         if self.accelerator.num_processes == 1:
             return self.was_signalled
-        # What was sent around at the last step is read now, so that no GPU has to be waited for.
+        # The result of the previous step's reduction is read, to avoid waiting for the GPU.
         earlier = self._agreement
         flag = torch.tensor(float(self.was_signalled), device=self.accelerator.device)
         self._agreement = self.accelerator.reduce(flag, reduction="sum")

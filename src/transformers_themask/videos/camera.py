@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .source import FrameSource, IncompleteVideoError, num_frames_in_words
+from transformers_themask.terminal_text import counted
+
+from .source import FrameSource, IncompleteVideoError
 
 # `cv2.CAP_PROP_FPS`, which is asked for without OpenCV where the capture is another one.
 FRAME_RATE_PROPERTY = 5
@@ -107,7 +109,7 @@ class Camera(FrameSource):
             return ValueError(f"`source` must be a camera that delivers pictures. Got none from {self.path}.")
         return IncompleteVideoError(
             f"`source` must be a camera that delivers pictures until it is closed. Got {self.path}, which stopped; "
-            f"{num_frames_in_words(num_frames)} could be read."
+            f"{counted(num_frames, 'frame')} could be read."
         )
 
 

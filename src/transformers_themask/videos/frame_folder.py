@@ -9,8 +9,9 @@ import numpy as np
 
 from transformers_themask.data.image_folder import FRAME_SUFFIXES, check_stems, list_images
 from transformers_themask.data.images import DamagedFileError, read_frame
+from transformers_themask.terminal_text import counted
 
-from .source import DEFAULT_FRAME_RATE, FrameSource, IncompleteVideoError, num_frames_in_words
+from .source import DEFAULT_FRAME_RATE, FrameSource, IncompleteVideoError
 
 
 class FrameFolder(FrameSource):
@@ -72,5 +73,5 @@ class FrameFolder(FrameSource):
     def _unreadable(self, index: int, problem: str) -> IncompleteVideoError:
         return IncompleteVideoError(
             f"`path` must name a folder of undamaged images of one size. Got {Path(self.path) / self._names[index]}: "
-            f"{problem}. Replace or remove this file; {num_frames_in_words(index)} could be read."
+            f"{problem}. Replace or remove this file; {counted(index, 'frame')} could be read."
         )

@@ -56,8 +56,3 @@ class FrameSource(Protocol):
     def frame_name(self, index: int) -> str:
         """Name for files that belong to a frame: its index in eight digits."""
         return f"{index:08d}"
-
-
-def num_frames_in_words(num_frames: int) -> str:
-    """`1 frame`, `2 frames`."""
-    return "1 frame" if num_frames == 1 else f"{num_frames} frames"

@@ -14,11 +14,12 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from transformers_themask.data.orientation import Orientation
+from transformers_themask.terminal_text import counted
 
 from .decoding import DamageError, decoded_frames, stream_time_base
 from .ffmpeg_files import is_url, open_input, reason
 from .mp4_boxes import lacks_fragments
-from .source import FrameSource, IncompleteVideoError, num_frames_in_words
+from .source import FrameSource, IncompleteVideoError
 
 # What FFmpeg and others write for every track of a Matroska file.
 MATROSKA_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -154,7 +155,7 @@ class VideoReader(FrameSource):
         )
         if index == 0:
             return ValueError(f"{message}.")
-        return IncompleteVideoError(f"{message}; {num_frames_in_words(index)} could be read.")
+        return IncompleteVideoError(f"{message}; {counted(index, 'frame')} could be read.")
 
 
 def _declared_end(container: "av.container.InputContainer", stream: "av.VideoStream") -> Fraction | None:
