@@ -86,7 +86,7 @@ def test_segment_writes_every_other_output_without_a_video(model_dir, segmenter,
     assert capsys.readouterr().out.splitlines() == [f"{path}: 11 frames" for path in outputs.values()]
     source = VideoReader(video_path)
     maps = [label_map for _, label_map in segment_frames(segmenter.model, segmenter.processor, source)]
-    times = [time for time, _ in source.timed_frames()]
+    times = [time for time, *_ in source.timed_frames()]
     read_times, read_maps = zip(*read_label_track(track), strict=True)
     assert list(read_times) == times and np.array_equal(read_maps, maps)
     names, palette = label_track_classes(track)

@@ -2,12 +2,70 @@
 """Conversion of official checkpoints of all families to models."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from transformers_themask.registry import Converter, Family, LoadablePart, StateDict, families, family_of
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
+from transformers_themask.registry import Converter, Family, StateDict, families
+from transformers_themask.terminal_text import naming
 
-from .official import ConversionReport, fill_model, official_names
+from .official import ConversionReport, fill_model, load_official_checkpoint, official_names
+
+
+def convert_file(
+    checkpoint: Path,
+    class_names: Sequence[str] | None = None,
+    parts: Mapping[str, Path] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> tuple[PreTrainedModel, VideoSegmentationProcessor, ConversionReport]:
+    """Build the model and the video processor that an official checkpoint file belongs to.
+
+    Args:
+        checkpoint (`Path`): File of official parameters.
+        class_names (`Sequence[str]`, *optional*): Names of the model's classes.
+        parts (`Mapping[str, Path]`, *optional*): Files of official parameters of parts of the model, by their names in
+            [`~transformers_themask.registry.Family`]. The checkpoint may lack these parts.
+        overrides (`Mapping`, *optional*): Fields of the configuration that win over those read off the checkpoint.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If a file is unfit, or parameters are missing, or names of classes do not fit.
+    """
+    state_dict = load_official_checkpoint(checkpoint)
+    with naming(checkpoint):
+        row, converter = converter_for(state_dict)
+        config = converter.config_from_state_dict(state_dict, **(overrides or {}))
+        if class_names is not None:
+            _name_classes(config, class_names)
+        model, report = convert_official_checkpoint(state_dict, config)
+    files = dict(parts or {})
+    if unknown := sorted(files.keys() - row.parts.keys()):
+        raise ValueError(
+            f"`parts` must be parts with checkpoints of their own, of which {row.name} has "
+            f"{', '.join(row.parts) or 'none'}. Got {unknown[0]}."
+        )
+    given = tuple(row.parts[name].prefix for name in files)
+    missing = [name for name in report.missing if not name.startswith(given)]
+    if missing:
+        raise ValueError(
+            f"`checkpoint` must fill every parameter of the model. Got {checkpoint} without {len(missing)} of them, "
+            f"the first {missing[0]}."
+        )
+    for name, file in files.items():
+        part = load_official_checkpoint(file)
+        with naming(file):
+            row.parts[name].load(model, part)
+    return model, row.processor(fit=getattr(config, "fit", "stretch")), report
+
+
+def _name_classes(config: PreTrainedConfig, class_names: Sequence[str]) -> None:
+    if len(class_names) != config.num_labels:
+        raise ValueError(
+            f"`class_names` must be those of the checkpoint's {config.num_labels} classes. Got {len(class_names)}."
+        )
+    config.id2label = dict(enumerate(class_names))
+    config.label2id = {name: index for index, name in config.id2label.items()}
 
 
 def converter_for(state_dict: StateDict) -> tuple[Family, Converter]:
@@ -57,60 +115,3 @@ def convert_official_checkpoint(
     placeless, missing = fill_model(model, converted)
     unknown = official_names(placeless, state_dict, converter.convert_state_dict)
     return model.eval(), ConversionReport(dropped=sorted(dropped), unknown=unknown, missing=missing)
-
-
-def convert_complete_checkpoint(
-    state_dict: StateDict,
-    overrides: Mapping[str, object],
-    class_names: Sequence[str] | None = None,
-    other_parts: Sequence[str] = (),
-) -> tuple[PreTrainedModel, ConversionReport]:
-    """Build a model of which an official state dict holds every parameter.
-
-    Args:
-        state_dict (`dict[str, torch.Tensor]`): Official parameters.
-        overrides (`Mapping[str, object]`): Fields of the configuration that win over what was read.
-        class_names (`Sequence[str]`, *optional*): Names of the classes in the order of their indices.
-        other_parts (`Sequence[str]`, *optional*): Parts that may be missing, because [`load_part`] fills them next.
-
-    Returns:
-        As [`convert_official_checkpoint`].
-
-    Raises:
-        ValueError: As [`convert_official_checkpoint`], and if a parameter is missing or there are other classes.
-    """
-    row = converter_for(state_dict)[0]
-    config = config_from_state_dict(state_dict, **overrides)
-    if class_names is not None:
-        if len(class_names) != config.num_labels:
-            raise ValueError(
-                f"The data set must have the checkpoint's {config.num_labels} classes. Got {len(class_names)}."
-            )
-        config.id2label = dict(enumerate(class_names))
-        config.label2id = {name: index for index, name in config.id2label.items()}
-    model, report = convert_official_checkpoint(state_dict, config)
-    prefixes = tuple(_part(row, name).prefix for name in other_parts)
-    missing = [name for name in report.missing if not name.startswith(prefixes)]
-    if missing:
-        raise ValueError(
-            "The checkpoint must fill every parameter of the model. "
-            f"Got one without {len(missing)} of them, the first `{missing[0]}`."
-        )
-    return model, report
-
-
-def load_part(model: PreTrainedModel, name: str, state_dict: StateDict) -> None:
-    """Fill one of `Family.parts` of a model from the part's own checkpoint.
-
-    Raises:
-        ValueError: If the model has no such part, or the entries are not those of the part.
-    """
-    row = family_of(model.config)
-    if row is not None:
-        _part(row, name).load(model, state_dict)
-
-
-def _part(row: Family, name: str) -> LoadablePart:
-    if name not in row.parts:
-        raise ValueError(f"`{name}` must be left out for a model of type {row.name!r}, which has no such part.")
-    return row.parts[name]

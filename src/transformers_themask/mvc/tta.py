@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from transformers_themask.inference.segment import labelled_frames
-from transformers_themask.inference.segment_video import SegmentedVideo, check_max_frames, segment_video
+from transformers_themask.inference.segment_video import check_max_frames, segment_video
 from transformers_themask.models.scores_to_labels import resampled_scores
 from transformers_themask.models.streaming import (
     PreparedFrame,
@@ -314,7 +314,7 @@ def segment_video_in_passes(
     *,
     max_frames: int | None = None,
     progress: bool = False,
-) -> SegmentedVideo:
+) -> int:
     """Segment one video pass by pass, and give its frames with the combined label maps to sinks.
 
     As [`segment_video`], with one pass exactly that. The video is read once for every pass and once more for the
