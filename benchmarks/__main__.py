@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure this package: `python -m benchmarks COMMAND --help`."""
+"""Measure this package; benchmarks/README.md explains what the commands print."""
 
 import argparse
 import json

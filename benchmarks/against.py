@@ -1,12 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare rows of this checkout with those of another one, such as of an earlier commit.
-
-    python -m benchmarks against ../other 2 3 4 5 6 7 8 12 [--rounds 5] [--repeats 7] [--quick]
-
-Both checkouts measure a row alternately with their own benchmarks, each time in a fresh process of this interpreter;
-their packages come first on its path. `ratio` is the median over the rounds of the other's time over ours, more than 1
-where ours is faster. `baseline` is the same ratio of the unchanged implementation beside it, a measure of the noise.
-"""
+"""Compare rows of this checkout with those of another one, such as of an earlier commit."""
 
 import argparse
 import json

@@ -15,96 +15,55 @@ from .measuring import Setting, Work, flops_of, peak_memory
 from .models import on_meta, random_frames, themask, themask_config
 from .whole_clip import OfficialClip, our_clip
 
-CLIP_LENGTHS = (1, 2, 4, 8, 16)
+CLIP_LENGTHS, WINDOWS = (1, 2, 4, 8, 16), (2, 4, 8)
 SIZES = ((256, 448), (480, 864), (736, 1280), (1088, 1920))
 NUMBERS_OF_CLASSES = (8, 32, 124, 256)
 VIDEO_LENGTHS = (4, 8, 16, 32)
 CLIP = 4
+Make = Callable[[THEMaskForVideoSemanticSegmentation, torch.Tensor], Work]
 
 
 def growth_curves(setting: Setting) -> dict[str, dict[str, Any]]:
-    """By name a curve: `x` with its `x_label`, and `lines` of values with their `y_label`."""
-    per_call = partial(gigaflops, setting)
+    """All curves by name."""
 
-    def per_frame(make: Any, num_frames: int = CLIP, size: tuple[int, int] = setting.size) -> float:
-        return per_call(num_frames, size, make) / num_frames
+    def per_frame(make: Make, num_frames: int, size: tuple[int, int] | None = None) -> float:
+        return gigaflops(setting, make, num_frames, size) / num_frames
 
-    curves: list[tuple[str, str, str, Sequence[Any], dict[str, Callable[[Any], float]]]] = [
-        (
-            "frames",
-            "frames of a clip",
-            "GFLOP per frame",
-            CLIP_LENGTHS,
-            {
-                "official style": lambda length: per_frame(official_work, length),
-                "ours": lambda length: per_frame(our_work, length),
-            },
-        ),
-        (
-            "window",
-            "frames of a sliding window",
-            "GFLOP per new frame",
-            CLIP_LENGTHS[1:4],
-            {
-                "computed anew, official style": lambda length: per_call(length, setting.size, official_work),
-                "computed anew, ours": lambda length: per_call(length, setting.size, our_work),
-                "remembered, ours": lambda length: per_call(length, setting.size, our_step),
-            },
-        ),
-        (
-            "resolution",
-            "megapixels of a frame",
-            "GFLOP per frame",
-            SIZES,
-            {
-                "official style": lambda size: per_frame(official_work, size=size),
-                "ours": lambda size: per_frame(our_work, size=size),
-            },
-        ),
-        (
-            "classes",
-            "classes",
-            "peak of post-processing a frame, MB",
-            NUMBERS_OF_CLASSES,
-            {
-                "official chain": partial(labelling_megabytes, setting, is_official=True),
-                "ours": partial(labelling_megabytes, setting, is_official=False),
-            },
-        ),
-        (
-            "video",
-            "frames of a video",
-            "peak of labelling it with a tiny model, MB",
-            VIDEO_LENGTHS,
-            {
-                "as one clip": partial(video_megabytes, setting, is_stream=False),
-                "as a stream": partial(video_megabytes, setting, is_stream=True),
-            },
-        ),
-    ]
+    def per_size(make: Make, size: tuple[int, int]) -> float:
+        return per_frame(make, CLIP, size)
+
+    labelling, video = partial(labelling_megabytes, setting), partial(video_megabytes, setting)
+    chains, videos = {"official chain": True, "ours": False}, {"as one clip": False, "as a stream": True}
+    clips = {"official style": official_work, "ours": our_work}
+    anew = {"computed anew, official style": official_work, "computed anew, ours": our_work}
+    windows, per_window = {**anew, "remembered, ours": our_step}, partial(gigaflops, setting)
     return {
-        name: {
-            "x_label": x_label,
-            "y_label": y_label,
-            "x": [point[0] * point[1] / 1e6 if isinstance(point, tuple) else point for point in points],
-            "lines": {label: [line(point) for point in points] for label, line in lines.items()},
-        }
-        for name, x_label, y_label, points, lines in curves
+        "frames": curve("frames of a clip", "GFLOP per frame", CLIP_LENGTHS, clips, per_frame),
+        "window": curve("frames of a sliding window", "GFLOP per new frame", WINDOWS, windows, per_window),
+        "resolution": curve("megapixels of a frame", "GFLOP per frame", SIZES, clips, per_size),
+        "classes": curve("classes", "peak of post-processing a frame, MB", NUMBERS_OF_CLASSES, chains, labelling),
+        "video": curve(
+            "frames of a video", "peak of labelling it with a tiny model, MB", VIDEO_LENGTHS, videos, video
+        ),
     }
 
 
+def curve(
+    x_label: str, y_label: str, points: Sequence[Any], ways: dict[str, Any], value: Callable[[Any, Any], float]
+) -> dict[str, Any]:
+    """A line of values over the points for every way; sizes of frames become megapixels."""
+    x = [point[0] * point[1] / 1e6 if isinstance(point, tuple) else point for point in points]
+    lines = {name: [value(way, point) for point in points] for name, way in ways.items()}
+    return {"x_label": x_label, "y_label": y_label, "x": x, "lines": lines}
+
+
 @torch.no_grad()
-def gigaflops(
-    setting: Setting,
-    num_frames: int,
-    size: tuple[int, int],
-    make: Callable[[THEMaskForVideoSemanticSegmentation, torch.Tensor], Work],
-) -> float:
+def gigaflops(setting: Setting, make: Make, num_frames: int, size: tuple[int, int] | None = None) -> float:
     """Giga-operations of one call, on tensors without content."""
     # A model of one frame would have another decoder.
     model = on_meta(lambda: THEMaskForVideoSemanticSegmentation(themask_config(setting, max(2, num_frames))))
     with torch.device("meta"):
-        return flops_of(make(model, torch.empty(num_frames, 3, *size))) / 1e9
+        return flops_of(make(model, torch.empty(num_frames, 3, *(size or setting.size)))) / 1e9
 
 
 def official_work(model: THEMaskForVideoSemanticSegmentation, frames: torch.Tensor) -> Work:
@@ -117,16 +76,16 @@ def our_work(model: THEMaskForVideoSemanticSegmentation, frames: torch.Tensor) -
     return partial(our_clip, model, frames)
 
 
-def our_step(model: THEMaskForVideoSemanticSegmentation, frames: torch.Tensor) -> partial:
-    """Our streaming step with a full window."""
-    state = model.initial_state(len(frames), 1)
+def our_step(model: Any, frames: torch.Tensor, window: int | None = None) -> partial:
+    """The streaming step of the last frame after the others; by default the window holds all."""
+    state = model.initial_state(window or len(frames), 1)
     for earlier in frames[:-1]:
         _, state = model.streaming_step(earlier[None, None], state)
     return partial(model.streaming_step, frames[None, -1:], state)
 
 
 @torch.no_grad()
-def labelling_megabytes(setting: Setting, num_labels: int, is_official: bool) -> float:
+def labelling_megabytes(setting: Setting, is_official: bool, num_labels: int) -> float:
     """Peak of post-processing one frame with sixteen, or all, classes in it."""
     num_classes = min(16, num_labels)
     outputs = post_processing.synthetic_outputs(setting, num_classes, num_levels=2, num_labels=num_labels)
@@ -137,7 +96,7 @@ def labelling_megabytes(setting: Setting, num_labels: int, is_official: bool) ->
 
 
 @torch.no_grad()
-def video_megabytes(setting: Setting, num_frames: int, is_stream: bool) -> float:
+def video_megabytes(setting: Setting, is_stream: bool, num_frames: int) -> float:
     """Peak of labelling a video with the tiny model of quick runs; label maps are dropped one by one."""
     tiny = replace(setting, size=(96, 160), quick=True)
     model, processor = themask(tiny, CLIP), THEMaskVideoProcessor(do_resize=False)

@@ -1,18 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare the training loader with a plain per-frame chain, on the same clips with the same draws.
-
-    python -m benchmarks loader [--data_root DATA --split train] [--num_clips 24]
-
-A       per frame with Pillow and NumPy, in the order of the reference: decode, resize the whole frame and its mask,
-        crop (classes of the last frame counted with NumPy), flip, distort the colours in float32 and Pillow's HSV,
-        reduce the labels, normalise, pad, stack to a tensor
-B       `ClipDataset`: the same steps with OpenCV's exact grey levels
-C       `ClipDataset` with `photometric_on="device"`, without the colours and normalisation that the device does
-device  what C leaves to the device, on this CPU
-
-The chains run alternately, clip by clip, with one thread. Times are CPU times, a ratio is the median over the clips of
-A's time divided by the other's. The default data are generated 480x853 videos with grain.
-"""
+"""Compare the training loader with a plain per-frame chain, on the same clips with the same draws; row 14."""
 
 import argparse
 import statistics

@@ -17,7 +17,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 from transformers_themask import THEMaskConfig, THEMaskForVideoSemanticSegmentation
 from transformers_themask.models import query_loss
 from transformers_themask.models.label_counts import clip_targets
-from transformers_themask.models.masked_attention import MaskPredictor, QueryPrediction
+from transformers_themask.models.masked_attention import QueryPrediction
 from transformers_themask.models.matching import Assignment, LevelPrediction, MaskLevel, masks_of_rows, match_rows
 from transformers_themask.models.modeling_themask import loss_settings
 from transformers_themask.models.point_sampling import uniform_points
@@ -47,32 +47,16 @@ def step(loss: Callable[[], Tensor]) -> None:
 # ---- rows 8 and 9 ---------------------------------------------------------------------------------------------------
 
 
-class FixedPixelLevel(nn.Module):
-    """Replaces backbone and pixel decoder: always returns the same mask features."""
+class Replaced(nn.Module):
+    """Stands in for a part of a model with the results of a function."""
 
-    def __init__(self, mask_features: Tensor):
+    def __init__(self, function: Callable[..., Any]):
         super().__init__()
-        self.mask_features = mask_features
+        self.function = function
 
-    def forward(self, pixel_values: Tensor) -> tuple[list[Tensor], Tensor]:
-        """As `PixelLevelModule`."""
-        return [], self.mask_features
-
-
-class FixedDecoder(nn.Module):
-    """Replaces the decoder: always returns the same queries of every layer, with their mask embeddings."""
-
-    def __init__(self, mask_predictor: MaskPredictor, queries: Tensor):
-        super().__init__()
-        self.mask_predictor = mask_predictor
-        self.queries = queries
-
-    def forward(
-        self, feature_maps: list[Tensor], mask_features: Tensor, num_frames: int, all_predictions: bool
-    ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
-        """As `THEMaskTransformerModule`."""
-        maps = mask_features[:, None]
-        return [QueryPrediction(layer, self.mask_predictor(layer)[:, None], maps) for layer in self.queries], []
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """The function's result."""
+        return self.function(*inputs, **options)
 
 
 class HeadsAndLoss:
@@ -91,8 +75,8 @@ class HeadsAndLoss:
         )
         self.mask_predictor = model.model.transformer_module.decoder.mask_predictor
         parts: nn.Module = model.model
-        parts.pixel_level_module = FixedPixelLevel(self.mask_features)
-        parts.transformer_module = FixedDecoder(self.mask_predictor, self.queries)
+        parts.pixel_level_module = Replaced(lambda frames: ([], self.mask_features))
+        parts.transformer_module = Replaced(self._query_predictions)
         model.requires_grad_(True)
         self.labels = blocky_labels(setting, batch_size, size, num_targets)
         self.frames = torch.zeros(batch_size, 1, 3, *size, device=setting.device)
@@ -102,6 +86,10 @@ class HeadsAndLoss:
         names = ("loss_cross_entropy", "loss_mask", "loss_dice")
         self.weights = dict(zip(names, (config.class_weight, config.mask_weight, config.dice_weight), strict=True))
         self.criterion = Mask2FormerLoss(Mask2FormerConfig(**config_fields(setting)), self.weights).to(setting.device)
+
+    def _query_predictions(self, *_: Any, **__: Any) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
+        maps = self.mask_features[:, None]
+        return [QueryPrediction(layer, self.mask_predictor(layer)[:, None], maps) for layer in self.queries], []
 
     def transformers_loss(self) -> Tensor:
         """One round, as `Mask2FormerForUniversalSegmentation` does it."""

@@ -15,6 +15,7 @@ from unittest.mock import patch
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -101,14 +102,6 @@ def results_of(cases: Callable[[Setting], Iterator[Case]], setting: Setting) -> 
         yield Result(case.name, case.bounds, measure(case, setting))
 
 
-class Counts(NamedTuple):
-    """Floating-point operations, operations that are no views, and synchronisations of one call."""
-
-    flops: int
-    operations: int
-    syncs: int
-
-
 def measure(case: Case, setting: Setting) -> dict[str, dict[str, Any]]:
     """Measure a case.
 
@@ -120,7 +113,7 @@ def measure(case: Case, setting: Setting) -> dict[str, dict[str, Any]]:
     figures: dict[str, dict[str, Any]] = {name: {"value": value} for name, value in case.found.items()}
     with torch.set_grad_enabled(case.has_gradients):
         if "counts" in case.measures:
-            theirs, ours = (count(work, setting.device)._asdict() for work in (case.baseline, case.ours))
+            theirs, ours = (count(work, setting.device) for work in (case.baseline, case.ours))
             figures |= {name: share(theirs[name], ours[name]) for name in theirs}
         if "memory" in case.measures:
             if "counts" not in case.measures:  # compilation must not count
@@ -203,12 +196,12 @@ def product_speed(setting: Setting, dtype: torch.dtype) -> float:
 # ---- counts ---------------------------------------------------------------------------------------------------------
 
 
-def count(work: Work, device: str) -> Counts:
-    """Count the operations and synchronisations of one call."""
+def count(work: Work, device: str) -> dict[str, int]:
+    """`flops`, `operations` that are no views, and synchronisations (`syncs`) of one call."""
     waits = HostTracker() if device == "cpu" else SynchronisationWarnings()
     with waits, FlopCounterMode(display=False) as flops, OperationCounter() as operations:
         work()
-    return Counts(flops.get_total_flops(), operations.count, waits.count)
+    return {"flops": flops.get_total_flops(), "operations": operations.count, "syncs": waits.count}
 
 
 def flops_of(work: Work) -> int:
@@ -267,6 +260,8 @@ SIZED_BY_CONTENT = {
     for place in (torch, torch.Tensor)
     for name in ("nonzero", "unique", "unique_consecutive", "bincount", "masked_select", "equal", "allclose")
 } | {torch.argwhere, torch.isin}
+# Of the arguments of `to`.
+NAMES_DEVICE = (torch.device, torch.Tensor, str)
 INDEXINGS = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
 
 
@@ -314,7 +309,7 @@ class HostTracker(TorchFunctionMode):
         if func is torch.Tensor.cpu or (func is torch.Tensor.to and "cpu" in args[1:]):
             self.count += from_device
             result, to_host = result.view_as(result), True  # the same tensor may still be used on the device
-        elif func is torch.Tensor.to and names_device(args[1:], kwargs):
+        elif func is torch.Tensor.to and any(isinstance(each, NAMES_DEVICE) for each in (*args[1:], *kwargs.values())):
             self.count += to_host and not kwargs.get("non_blocking", False)
             result, to_host = result.view_as(result), False
         elif func in FACTORIES:
@@ -322,7 +317,7 @@ class HostTracker(TorchFunctionMode):
         elif func in COPIES_FROM_HOST:
             to_host = kwargs.get("device") is None and not from_device
             self.count += kwargs.get("device") is not None and not from_device
-        elif func in READS or func in SIZED_BY_CONTENT or is_where(func, args):
+        elif func in READS or func in SIZED_BY_CONTENT or (func is torch.where and len(args) == 1):
             self.count += from_device
         elif func in INDEXINGS:
             # Filling a boolean mask with a number does not read the mask.
@@ -349,26 +344,7 @@ class HostTracker(TorchFunctionMode):
 
 def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
     """The tensors in nested lists, tuples and dictionaries."""
-    if isinstance(tree, torch.Tensor):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for part in tree:
-            yield from tensors_in(part)
-    elif isinstance(tree, dict):
-        for part in tree.values():
-            yield from tensors_in(part)
-
-
-def names_device(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
-    """Whether the arguments of `to` name a device, or a tensor on it."""
-    return any(
-        isinstance(argument, (torch.device, torch.Tensor, str)) for argument in (*arguments, *keywords.values())
-    )
-
-
-def is_where(func: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
-    """Whether this is `where` with a condition alone, which is `nonzero`."""
-    return func is torch.where and len(arguments) == 1
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------

@@ -1,16 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure how well `themask segment` keeps its stages busy at the same time.
-
-    python -m benchmarks pipeline --model MODEL [VIDEO.mp4 ...] [--frames 64] [--device cuda]
-
-Each stage runs alone, a few frames at a time as in the pipeline; then the pipeline runs. Without a video, one is
-generated. PyTorch uses one thread (`--threads`), so that only the encoder has more than one.
-
-bound   the larger of the slowest stage's wall time and the pipeline's CPU time (of all threads) over the cores: no
-        overlap of this work can be faster
-ratio   wall time of the pipeline over this bound; 1 is perfect overlap
-growth  CPU time of the pipeline over that of the stages alone: busy cores share memory and clock
-"""
+"""Measure how well `themask segment` keeps its stages busy at the same time."""
 
 import argparse
 import os

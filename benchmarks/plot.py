@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write docs/performance.md and its plots from reports of `rows`.
-
-    python -m benchmarks plot REPORT.json [REPORT.json ...] [--docs docs]
-
-Reports are joined, such as one of the CPU and one of a GPU: the last report of a device that has a row gives it. The
-text around the tables is that of docs/performance_notes.md.
-"""
+"""Write docs/performance.md, from docs/performance_notes.md, and its plots from reports of `rows`."""
 
 import argparse
 import json
@@ -35,7 +29,13 @@ NAMES = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="JSON of `rows`")
+    parser.add_argument(
+        "reports",
+        nargs="+",
+        type=Path,
+        metavar="REPORT",
+        help="JSON of `rows`; of a device, the last one with a row gives it",
+    )
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder to write to (default: docs)")
 
 

@@ -1,12 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare how many queries receive a target with one and with two rounds of matching (THE-Mask, Fig. 1).
-
-    python -m benchmarks query-shares recipes/camvid_small_stage1.yaml --data_root CAMVID --max_steps 48 [--flag value]
-
-Trains the recipe's model for a few steps from the same weights on the same clips, once with each number of rounds, and
-keeps nothing. Prints the share of queries that received a target per clip, averaged over the clips of each step, and
-the share that received one from any clip of a batch.
-"""
+"""Compare how many queries receive a target with one and with two rounds of matching (THE-Mask, Fig. 1)."""
 
 import argparse
 from collections.abc import Iterator, Mapping

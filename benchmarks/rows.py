@@ -1,20 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare this package with Transformers' classes and with the computations of released codes, row by row.
-
-Each row runs two implementations alternately with the same weights and inputs, on the CPU with one thread; row 5 sets
-other models beside ours. `must` is required, with room for noise, `aim` is the target; bounds are not judged with
-`--quick`, and on a GPU only those of row 16. `plot` writes
-docs/performance.md from the JSON of a whole run with `--growth`.
-
-speed_up    the baseline's time over ours, CPU time or time between two events on a GPU: median and quartiles over the
-            pairs
-memory      peak of what the call allocates, ours over the baseline's
-limit       the speed-up if our operations ran at the speed of a product of large matrices
-flops       floating-point operations (a multiplication with its addition is two), ours over the baseline's;
-            interpolation, softmax and gathers are free
-operations  operations of PyTorch that are no views, roughly the kernel launches on a GPU
-syncs       synchronisations of host and device; on the CPU, those that a GPU would need
-"""
+"""Compare this package with Transformers' classes and with the computations of released codes, row by row."""
 
 import argparse
 import platform

@@ -1,25 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the start-up of the package and of its command line beside what they build on.
-
-    python -m benchmarks start-up [--repeats 7]
-
-Each statement runs alternately with the others in fresh processes, after one round that fills the caches. The ratio is
-the median over the rounds of its CPU time (user and system, all threads) over that of the first: `torch` with the
-Transformers modules that this package subclasses.
-"""
+"""Measure the start-up of the package and of its command line beside what they build on."""
 
 import argparse
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from .measuring import table
 
-COMMAND = str(Path(sys.executable).with_name("themask"))
 BASE = """\
 import torch
 import transformers.modeling_utils
@@ -27,11 +18,12 @@ import transformers.models.mask2former.modeling_mask2former
 import transformers.pipelines
 import transformers.video_processing_utils
 """
+COMMAND = "import sys, themask_command; sys.exit(themask_command.main(sys.argv[1:]))"
 PROCESSES = {
     "torch and Transformers": [sys.executable, "-c", BASE],
     "import transformers_themask": [sys.executable, "-c", "import transformers_themask"],
-    "themask --help": [COMMAND, "--help"],
-    "themask segment --help": [COMMAND, "segment", "--help"],
+    "themask --help": [sys.executable, "-c", COMMAND, "--help"],
+    "themask segment --help": [sys.executable, "-c", COMMAND, "segment", "--help"],
 }
 
 

@@ -1,17 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare a new frame in a stream with a frame alone and with its clip computed anew.
-
-    python -m benchmarks stream --family cffm --memory
-
-one     a frame without context: THE-Mask on the new frame alone; for CFFM, SegFormer with its encoder and width
-stream  `streaming_step` with a full state: the context is remembered
-anew    the model on the whole clip
-
-Weights are random. Operations are counted exactly (a multiplication with its addition is two; interpolation, softmax
-and gathers are free). Times are of the model alone, with one thread; the three run alternately, and a ratio is the
-median over the turns. Memory (Linux, CPU) is the peak of a process while it computes a frame, with weights and state,
-over its memory before.
-"""
+"""Compare a new frame in a stream with a frame alone and with its clip computed anew; row 12."""
 
 import argparse
 import ctypes
@@ -24,14 +12,8 @@ from typing import Any
 
 import torch
 
-from transformers_themask import (
-    CFFMConfig,
-    CFFMForVideoSemanticSegmentation,
-    PerFrameConfig,
-    PerFrameForVideoSemanticSegmentation,
-    THEMaskConfig,
-    THEMaskForVideoSemanticSegmentation,
-)
+from transformers_themask import PerFrameConfig, PerFrameForVideoSemanticSegmentation
+from transformers_themask.registry import family_of
 
 from .decoder import NUM_FRAMES, TOLERANCE, ClipPrediction, clip_difference, clip_prediction
 from .growth import our_step
@@ -94,7 +76,7 @@ def of_newest(clip: ClipPrediction) -> ClipPrediction:
 
 @dataclass(frozen=True)
 class Task:
-    """Family, backbone, frames of THE-Mask's window, classes, height and width of frames."""
+    """Family, backbone, frames of a window that can be chosen, classes, height and width of frames."""
 
     family: str = "themask"
     backbone: str = "mit-b1"
@@ -102,38 +84,32 @@ class Task:
     num_labels: int = 124
     size: tuple[int, int] = (480, 864)
 
-    def config(self) -> Any:
-        """The configuration of the family's model."""
-        if self.family == "cffm":
-            return CFFMConfig(backbone=self.backbone, num_labels=self.num_labels)
-        return THEMaskConfig(backbone=self.backbone, num_frames=self.num_frames, num_labels=self.num_labels)
-
     def model(self, way: str) -> Any:
         """A new model for one of the ways."""
-        config = self.config()
-        if self.family == "themask":
-            return THEMaskForVideoSemanticSegmentation(config)
-        if way != "one":
-            return CFFMForVideoSemanticSegmentation(config)
+        family = family_of(self.family)
+        assert family is not None
+        has_window = "num_frames" in family.config.__dataclass_fields__
+        fields: dict[str, Any] = {"num_frames": self.num_frames} if has_window else {}
+        config = family.config(backbone=self.backbone, num_labels=self.num_labels, **fields)
+        if way != "one" or has_window:
+            return family.model(config)
         encoder = {name: getattr(config.backbone_config, name) for name in ("hidden_sizes", "depths")}
         segformer = {"model_type": "segformer", "decoder_hidden_size": config.hidden_dim, **encoder}
-        return PerFrameForVideoSemanticSegmentation(
-            PerFrameConfig(segmenter_config=segformer, num_labels=self.num_labels)
-        )
+        single = PerFrameConfig(segmenter_config=segformer, num_labels=self.num_labels)
+        return PerFrameForVideoSemanticSegmentation(single)
 
     def work(self, way: str, device: str) -> Work:
         """One of the ways to a new frame."""
         with torch.device(device):
             model = self.model(way).eval().requires_grad_(False)
-            frames = torch.randn(1, self.config().num_frames, 3, *self.size)
+            clip_length = model.config.num_frames
+            frames = torch.randn(1, clip_length, 3, *self.size)
+            # All frames that a state can remember.
+            earlier = torch.randn(getattr(model.config, "reach", clip_length - 1), 3, *self.size)
         model.to(device)  # `torch.Tensor(...)` makes parameters on the CPU all the same
         if way != "stream":
             return partial(model, frames[:, -1:] if way == "one" else frames)
-        step = our_step(model, frames[0])
-        if self.family != "cffm":
-            return step
-        newest, state = step.args  # as if there had been frames at all offsets
-        return partial(step.func, newest, state._replace(num_seen=torch.full_like(state.num_seen, model.config.reach)))
+        return our_step(model, torch.cat([earlier, frames[0, -1:]]), clip_length)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

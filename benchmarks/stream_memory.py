@@ -1,13 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure that memory does not grow with the length of a video (Linux only).
-
-    python -m benchmarks stream-memory [--frames 64 3000] [--size 240 320] [--plot MEMORY.svg]
-
-Segments a generated video of either length in three ways, each in a fresh process: a session in a loop, the pipeline
-with `stream=True`, and `themask segment` with every kind of output. The peak is the high-water mark of the process's
-resident memory (`VmHWM`) after a warm-up on 128 frames, with Python, PyTorch and the model. The growth is the slope of
-the resident memory over the second half of the longer video. The default model is small and random.
-"""
+"""Measure that memory does not grow with the length of a video (Linux only)."""
 
 import argparse
 import multiprocessing

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the peak memory of a training step with and without activation checkpointing.
-
-    python -m benchmarks training-memory --backbone mit-b1 --num_frames 4 --size 256 256
-
-The peak counts the allocations of forward and backward pass, gradients included, weights and optimiser excluded.
-"""
+"""Measure the peak memory of a training step with and without activation checkpointing."""
 
 import argparse
 from collections.abc import Iterator

@@ -7,6 +7,7 @@ Times are never tested. The exact musts are asserted, at the published size wher
 """
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,20 @@ from torch import nn
 from transformers import Mask2FormerConfig, logging
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
-from benchmarks import attention, decoder, growth, loss, measuring, models, plot, post_processing, rows, whole_clip
+from benchmarks import (
+    against,
+    attention,
+    decoder,
+    growth,
+    loss,
+    measuring,
+    models,
+    plot,
+    post_processing,
+    rows,
+    start_up,
+    whole_clip,
+)
 from benchmarks.__main__ import main
 from families import FAMILIES, every_family, family_clips
 
@@ -52,13 +66,13 @@ def cases(report_path):
 def test_operations_of_a_product_are_counted():
     one, other = torch.randn(3, 5), torch.randn(5, 7)
     counts = measuring.count(lambda: (one @ other).T.reshape(-1, 1).relu(), "cpu")
-    assert counts.flops == 2 * 3 * 5 * 7
-    assert counts.operations == 3  # the product, the copy that `reshape` makes of a transposed one, and `relu`
+    assert counts["flops"] == 2 * 3 * 5 * 7
+    assert counts["operations"] == 3  # the product, the copy that `reshape` makes of a transposed one, and `relu`
 
 
 def test_operations_of_a_backward_pass_are_counted():
     layer, inputs = nn.Linear(5, 7), torch.randn(3, 5)
-    flops = measuring.count(lambda: layer(inputs).sum().backward(), "cpu").flops
+    flops = measuring.count(lambda: layer(inputs).sum().backward(), "cpu")["flops"]
     assert flops == 2 * (2 * 3 * 5 * 7)  # the output and the gradient of the weight
 
 
@@ -98,7 +112,8 @@ def index_from_the_host():
 def index_by_content():
     values = torch.arange(3, device="cpu")
     values[values > 1] = 0
-    return values[values > 0], values.nonzero(), torch.where(values > 0), torch.unique(values)  # 1 to 4
+    places = values[values > 0], values.nonzero(), torch.where(values > 0)  # 1 to 3
+    return places, torch.unique(values), torch.bincount(values), values.masked_select(values > 0)  # 4 to 6
 
 
 def stay_on_the_host():
@@ -117,13 +132,13 @@ def make_there_from_numbers():
         (read_three_times, 3),
         (move_there_and_back, 3),
         (index_from_the_host, 3),
-        (index_by_content, 4),
+        (index_by_content, 6),
         (stay_on_the_host, 0),
         (make_there_from_numbers, 2),
     ],
 )
 def test_waits_of_host_and_device_are_counted_as_on_a_gpu(work, waits):
-    assert measuring.count(work, "cpu").syncs == waits
+    assert measuring.count(work, "cpu")["syncs"] == waits
 
 
 @pytest.mark.parametrize("batch_size", [2, 5])
@@ -139,7 +154,7 @@ def test_waits_of_transformers_loss_are_those_read_off_its_code(batch_size):
         "class_queries_logits": torch.randn(batch_size, 5, 7),
     }
     counts = measuring.count(lambda: criterion(**prediction, **targets, auxiliary_predictions=[prediction] * 9), "cpu")
-    assert counts.syncs == 20 * batch_size + 70
+    assert counts["syncs"] == 20 * batch_size + 70
 
 
 def test_saved_bytes_count_each_storage_once_and_no_parameter():
@@ -236,8 +251,7 @@ def test_operations_at_the_published_size():
     """Rows 4 and 12, counted on tensors without content."""
     setting = measuring.Setting()
     official, anew, step = (
-        growth.gigaflops(setting, 4, setting.size, way)
-        for way in (growth.official_work, growth.our_work, growth.our_step)
+        growth.gigaflops(setting, way, 4) for way in (growth.official_work, growth.our_work, growth.our_step)
     )
     assert anew <= 0.9 * official
     assert step <= 0.31 * official and step <= 0.35 * anew
@@ -472,6 +486,55 @@ def test_what_is_no_report_is_refused_in_a_sentence(content, sentence, tmp_path,
 
 def test_a_stream_needs_no_more_memory_for_a_longer_video():
     setting = measuring.Setting()
-    short, long = (growth.video_megabytes(setting, length, is_stream=True) for length in (6, 12))
+    short, long = (growth.video_megabytes(setting, True, length) for length in (6, 12))
     assert long <= 1.05 * short
-    assert long < 0.6 * growth.video_megabytes(setting, 12, is_stream=False)
+    assert long < 0.6 * growth.video_megabytes(setting, False, 12)
+
+
+# ---- checkouts and start-up -----------------------------------------------------------------------------------------
+
+FAKE_BENCHMARK = """\
+import json, os, sys
+from pathlib import Path
+
+assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(Path("src").absolute())
+seconds = {{"baseline": 3.0, "ours": {ours}}}
+cases = [{{"name": "eager", "figures": {{"speed_up": {{"seconds": seconds}}}}}}, {{"name": "counts", "figures": {{}}}}]
+Path(sys.argv[sys.argv.index("--json") + 1]).write_text(json.dumps({{"rows": {{sys.argv[2]: {{"cases": cases}}}}}}))
+"""
+
+
+def checkout(folder, ours):
+    (folder / "benchmarks").mkdir(parents=True)
+    (folder / "benchmarks" / "__main__.py").write_text(FAKE_BENCHMARK.format(ours=ours))
+    return folder
+
+
+def test_checkouts_are_compared_by_the_times_of_their_own_benchmarks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(against, "HERE", checkout(tmp_path / "here", 1.0))
+    path = tmp_path / "out.json"
+    main(["against", str(checkout(tmp_path / "other", 2.0)), "2", "--rounds", "2", "--json", str(path)])
+    assert json.loads(path.read_text()) == {"2 eager": {"ratio": 2.0, "from": 2.0, "to": 2.0, "baseline": 1.0}}
+    assert "2 eager" in capsys.readouterr().out
+
+
+def test_checkout_that_cannot_measure_a_row_is_an_error(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["against", str(tmp_path), "2", "--rounds", "1"])
+    assert end.value.code == 2 and "must be able to measure row 2" in capsys.readouterr().err
+
+
+def test_start_up_divides_cpu_times_by_those_of_the_first_process(monkeypatch, tmp_path):
+    seconds = iter([9.0, 9.0, 2.0, 1.0, 4.0, 3.0])
+    monkeypatch.setattr(start_up, "PROCESSES", {"base": ["base"], "package": ["package"]})
+    monkeypatch.setattr(start_up, "cpu_seconds", lambda command: next(seconds))
+    path = tmp_path / "out.json"
+    main(["start-up", "--repeats", "2", "--json", str(path)])
+    expected = {"base": {"CPU s": 3.0, "ratio": 1.0}, "package": {"CPU s": 2.0, "ratio": 0.625}}
+    assert json.loads(path.read_text()) == expected
+
+
+def test_cpu_time_of_a_process_counts_and_its_failure_is_an_error():
+    assert start_up.cpu_seconds([sys.executable, "-c", "sum(range(10**7))"]) > 0.05
+    with pytest.raises(ValueError, match=r"must exit with 0\. Got 1: .*ZeroDivisionError"):
+        start_up.cpu_seconds([sys.executable, "-c", "1 / 0"])

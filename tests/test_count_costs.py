@@ -96,8 +96,8 @@ def test_propagation_saves_what_the_paper_says(backbone, bound, printed):
 def test_parameters_are_those_of_the_released_code(golden_dir, backbone):
     recorded = json_file("params_flops", golden_dir / "mpvss")["params_millions"][NAMES[backbone]]
     for family, total in (("mpvss", "total_M"), ("mask2former", "segmenter_M")):
-        entry = costs.ENTRIES[f"{family}_{backbone}"]
-        counts = costs.count_parameters(on_meta(lambda entry=entry: entry.model(5)))
+        case = costs.CASES[f"{family}_{backbone}"]
+        counts = costs.count_parameters(on_meta(lambda case=case: costs.model_of(case, 5)))
         assert counts["total"] == pytest.approx(recorded[total], abs=1e-9)
         assert counts["flow"] == pytest.approx(recorded["motion_M"] if family == "mpvss" else 0, abs=1e-9)
 

@@ -4,13 +4,12 @@
 import numpy as np
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
-from benchmarks.measuring import peak_memory
+from benchmarks.loss import official_second_round
+from benchmarks.measuring import HostTracker, OperationCounter, peak_memory
 from point_samplers import layer_by_layer
 from tiny import random_clips, tiny_config, tiny_model
 from tolerances import assert_equal_up_to_rounding
@@ -29,76 +28,6 @@ from transformers_themask.models.point_sampling import uniform_points
 from transformers_themask.models.query_loss import HierarchicalLoss
 
 WEIGHTS = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
-
-
-class Waits(TorchDispatchMode):
-    """Counts where the host would wait for a GPU, though all tensors are on the CPU.
-
-    These are, among the operations, reads of one number (`_local_scalar_dense`: `item`, `bool`, `int`), results whose
-    size depends on content (`nonzero`, `masked_select`, `_unique2`, `unique_dim`, `unique_consecutive`, `bincount`,
-    `equal`, `repeat_interleave` by a tensor, indexing by a boolean tensor); and the calls of `cpu()` and `tolist()`,
-    which are no operations on the CPU and are therefore counted by [`HostCopies`].
-    """
-
-    OPERATIONS = {
-        "_local_scalar_dense",
-        "nonzero",
-        "masked_select",
-        "_unique2",
-        "unique_dim",
-        "unique_consecutive",
-        "bincount",
-        "equal",
-        "repeat_interleave.Tensor",
-    }
-
-    def __init__(self):
-        super().__init__()
-        self.copies = HostCopies()
-        self.reads = 0
-
-    @property
-    def count(self):
-        return self.reads + self.copies.count
-
-    def __enter__(self):
-        self.copies.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self.copies.__exit__(*error)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = str(func).removeprefix("aten.")
-        self.reads += name in self.OPERATIONS or name.split(".")[0] in self.OPERATIONS
-        if name.split(".")[0] in ("index", "index_put", "index_put_"):
-            self.reads += any(index is not None and index.dtype == torch.bool for index in args[1])
-        return func(*args, **(kwargs or {}))
-
-
-class HostCopies(TorchFunctionMode):
-    """Counts calls that copy a tensor to the host."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.count += func in (torch.Tensor.cpu, torch.Tensor.tolist)
-        return func(*args, **(kwargs or {}))
-
-
-class Operations(TorchDispatchMode):
-    """Counts operations that are no views: about as many kernels as a GPU would launch."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += not (func.is_view or func is torch.ops.aten._unsafe_view.default)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -193,7 +122,7 @@ def test_a_gpu_is_given_few_operations_whose_number_does_not_grow_with_the_batch
     for batch_size in (2, 5):
         level, labels = embedded_level(config, batch_size), label_maps(batch_size, 6)
         for counts, loss in ((ours, our_loss), (theirs, transformers_loss)):
-            with Operations() as operations:
+            with OperationCounter() as operations:
                 loss(config, level, labels)
             counts.append(operations.count)
     assert ours[0] == ours[1] <= 0.15 * theirs[0]
@@ -221,43 +150,11 @@ def test_the_host_waits_twice_per_step(batch_size, fields, recompute, chunk, mon
     if recompute:
         model.gradient_checkpointing_enable()
     frames, labels = random_clips(batch_size)
-    with torch.no_grad(), Waits() as outside_of_the_loss:
+    with torch.no_grad(), HostTracker() as outside_of_the_loss:
         model(pixel_values_videos=frames)
-    with Waits() as waits:
+    with HostTracker() as waits:
         model(pixel_values_videos=frames, labels=labels).loss.backward()
     assert waits.count - outside_of_the_loss.count <= 2
-
-
-def test_waits_are_seen():
-    values, chosen = torch.arange(4.0), torch.tensor([True, False, True, True])
-    works = (
-        lambda: values.cpu(),
-        lambda: values.tolist(),
-        lambda: values[0].item(),
-        lambda: bool(chosen.any()),
-        lambda: values[chosen],
-        lambda: values.nonzero(),
-        lambda: values.unique(),
-        lambda: torch.bincount(chosen.long()),
-        lambda: values.masked_select(chosen),
-    )
-    for work in works:
-        with Waits() as waits:
-            work()
-        assert waits.count >= 1
-    with Waits() as waits:
-        values[torch.tensor([1, 2])] + values.where(chosen, 0.0).sum()
-    assert waits.count == 0
-
-
-def official_second_round(logits, masks):
-    """As released: enlarge the logits to the label map, threshold label times score, cross-entropy and dice."""
-    enlarged = torch.nn.functional.interpolate(logits, masks.shape[-2:]).flatten(1)
-    targets = (masks.flatten(1) * enlarged.sigmoid() > 0.5).to(enlarged.dtype).detach()
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(enlarged, targets, reduction="none").mean(1).sum()
-    scores = enlarged.sigmoid()
-    dice = 1 - (2 * (scores * targets).sum(1) + 1) / (scores.sum(1) + targets.sum(1) + 1)
-    return loss + dice.sum()
 
 
 def our_second_round(config, logits, targets, maps):
