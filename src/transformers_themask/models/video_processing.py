@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The video processor of every model family: frames and label maps in, tensors out, outputs back to label maps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,14 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
         raw_ids = torch.as_tensor(raw_ids).long()
         is_void = (raw_ids == 0) | (raw_ids == self.ignore_index)
         return torch.where(is_void, self.ignore_index, raw_ids - 1)
+
+    def with_size(self, size: Mapping[str, int]) -> "VideoSegmentationProcessor":
+        """The same processor for another size of frames.
+
+        Args:
+            size (`Mapping[str, int]`): As the option of the class.
+        """
+        return type(self).from_dict(self.to_dict(), size=dict(size))
 
     def resized_size(self, height: int, width: int, size: Any = None) -> tuple[int, int]:
         """Height and width that frames of a given size are resized to, before stretching or padding."""

@@ -69,6 +69,10 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
                 options["keep_aspect_ratio"] = False
         return cls(image_processor=options)
 
+    def with_size(self, size: Mapping[str, int]) -> VideoSegmentationProcessor:
+        """The same processor for another size of frames, unless its image processor makes squares of them."""
+        return self.for_whole_frames(self.image_processor, size)
+
     def __call__(self, videos: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
         """Prepare videos and, with them, their label maps.
 
