@@ -40,7 +40,7 @@ from transformers_themask.batch.video_batch import (
     write_summary,
 )
 from transformers_themask.batch.worker_group import WorkerGroup
-from transformers_themask.cli.command import autocast, counted, usable_device
+from transformers_themask.cli.command import autocast, usable_device
 from transformers_themask.cli.segment import open_sinks
 from transformers_themask.files.atomic import AtomicFolder
 from transformers_themask.inference.loading import load_model
@@ -48,7 +48,7 @@ from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.sinks.sink import LabelledFrame
-from transformers_themask.terminal_text import error_line, printable
+from transformers_themask.terminal_text import counted, error_line, printable
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.source import IncompleteVideoError
 

@@ -117,8 +117,7 @@ def test_saved_code_gives_the_recorded_outputs_without_the_package(write, restor
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_saved_trainings_continue_with_the_recorded_losses(write, restored, monkeypatch, tmp_path, name):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"), raising=False)
+def test_saved_trainings_continue_with_the_recorded_losses(write, restored, tmp_path, name):
     run = tmp_path / "run"
     shutil.copytree(restored / name, run / CHECKPOINT)
     with write.in_float64():

@@ -42,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if options.debug:
             raise
-        print(f"themask {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return _exit_code(error)
+        return _report(options.command, error)
     return 0 if code is None else code
 
 
@@ -80,7 +79,10 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _exit_code(error: Exception) -> int:
+def _report(command: str, error: Exception) -> int:
+    """Print an error on one line; returns the exit code."""
+    from transformers_themask.terminal_text import error_line
     from transformers_themask.videos.source import IncompleteVideoError
 
+    print(f"themask {command}: {error_line(error)}", file=sys.stderr)
     return INCOMPLETE if isinstance(error, IncompleteVideoError) else INPUT_ERROR

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors and file names as text for a terminal."""
+"""Errors, file names and counts as text for a terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 def error_line(error: Exception) -> str:
@@ -21,3 +25,17 @@ def printable(name: str) -> str:
         name (`str`): The name as Python holds it.
     """
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as `1 frame` or `2 frames`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Prefix errors about the content of a file with its name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error

@@ -48,7 +48,7 @@ def aggregate(*arguments):
 
 
 def error_of(capsys, *arguments):
-    """The sentence the command ends with."""
+    """The error message of the command."""
     assert aggregate(*arguments) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("themask aggregate: ")
@@ -65,7 +65,7 @@ def label_maps(folder):
 
 @pytest.mark.parametrize("flow", ["forward", "backward"])
 @pytest.mark.parametrize("is_first", [True, False])
-def test_the_smooth_result_beats_the_scrambled_one(root, results, tmp_path, capsys, is_first, flow):
+def test_smooth_result_is_chosen_over_a_scrambled_one(root, results, tmp_path, capsys, is_first, flow):
     given = [results.smooth, results.scrambled] if is_first else [results.scrambled, results.smooth]
     output = tmp_path / "out"
     assert aggregate(*given, "--data", root, "-o", output, "--flow", flow) == 0
@@ -94,7 +94,7 @@ def test_the_smooth_result_beats_the_scrambled_one(root, results, tmp_path, caps
     assert lines[5 - winner].startswith(f"{results.scrambled}: chosen for 0 of 2 videos, mean score 0.")
 
 
-def test_each_video_is_chosen_for_itself(root, results, tmp_path):
+def test_each_video_is_chosen_independently(root, results, tmp_path):
     """Of two results, each scrambled in one of the videos, the other half of each is taken."""
     for folder, other in ((results.smooth, results.scrambled), (results.scrambled, results.smooth)):
         shutil.copytree(folder, tmp_path / f"mixed_{folder.name}")
@@ -107,7 +107,7 @@ def test_each_video_is_chosen_for_itself(root, results, tmp_path):
     assert [entry["chosen"] for entry in report["videos"]] == [1, 0]
 
 
-def test_a_result_with_itself_changes_nothing(root, results, tmp_path):
+def test_first_of_identical_results_is_chosen(root, results, tmp_path):
     copy = shutil.copytree(results.scrambled, tmp_path / "copy")
     given = [results.scrambled, results.scrambled, copy]
     assert aggregate(*given, "--data", root, "-o", tmp_path / "out") == 0
@@ -116,7 +116,7 @@ def test_a_result_with_itself_changes_nothing(root, results, tmp_path):
         assert entry["chosen"] == 0 and len(set(entry["scores"])) == 1
 
 
-def test_a_model_labels_the_video_first(segmenter, model_dir, video_path, tmp_path, capsys):
+def test_model_labels_the_video_before_the_choice(segmenter, model_dir, video_path, tmp_path, capsys):
     """Against a constant result it loses, and against noise it wins."""
     frames = list(VideoReader(video_path))
     rng = np.random.default_rng(0)
@@ -165,7 +165,7 @@ def test_models_label_every_video_of_a_data_set(root, model_dir, segmenter, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.json"]
 
 
-def test_two_models_are_compared_by_what_each_of_them_says(root, segmenter, model_dir, tmp_path):
+def test_two_models_are_compared_by_their_own_labels(root, segmenter, model_dir, tmp_path):
     other = segmenter_with(NAMES)
     with torch.no_grad():
         other.model.class_predictor.weight.neg_()
@@ -182,17 +182,17 @@ def test_two_models_are_compared_by_what_each_of_them_says(root, segmenter, mode
         np.testing.assert_array_equal(label_maps(tmp_path / "out" / video), results[entry["chosen"]])
 
 
-def test_models_must_mean_the_same_by_a_class_index(root, segmenter, model_dir, tmp_path, capsys):
+def test_models_with_different_or_too_many_classes_are_rejected(root, segmenter, model_dir, tmp_path, capsys):
     other = saved(segmenter_with({**NAMES, 5: "gravel"}), tmp_path / "other")
     error = error_of(capsys, model_dir, other, "--data", root, "-o", tmp_path / "out")
-    assert f"must have the same classes in the same order. Got others in {other} than in {model_dir}." in error
+    assert f"must have the same classes in the same order. Those of {other} differ from those of {model_dir}." in error
     many = saved(SimpleNamespace(model=tiny_model(num_labels=256), processor=segmenter.processor), tmp_path / "many")
     error = error_of(capsys, many, many, "--data", root, "-o", tmp_path / "out")
-    assert f"Models must have at most 255 classes, as 255 stands for none. Got 256 in {many}." in error
+    assert f"Models must have at most 255 classes, as 255 stands for void. Got 256 in {many}." in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "other"]
 
 
-def test_options_that_do_not_go_together_are_named(root, results, video_path, frame_folder, tmp_path, capsys):
+def test_conflicting_options_are_rejected(root, results, video_path, frame_folder, tmp_path, capsys):
     a, b, output = results.smooth, results.scrambled, tmp_path / "out"
     data = ["--data", root, "-o", output]
 
@@ -235,14 +235,14 @@ def test_options_that_do_not_go_together_are_named(root, results, video_path, fr
         (["--video", "a.mp4", "--data", "b"], "argument --data: not allowed with argument --video"),
     ],
 )
-def test_either_a_video_or_a_data_set_was_labelled(source, message, tmp_path, capsys):
+def test_exactly_one_of_video_and_data_is_required(source, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         aggregate("a", "b", *source, "-o", tmp_path / "out")
     assert end.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"themask aggregate: error: {message}"
 
 
-def test_results_that_do_not_fit_the_videos_are_named(root, results, tmp_path, capsys):
+def test_label_maps_that_do_not_fit_the_video_are_rejected(root, results, tmp_path, capsys):
     arguments = [results.smooth, results.scrambled, "--data", root, "-o", tmp_path / "out"]
     path = sorted((results.scrambled / VIDEOS[1]).iterdir())[3]
     before = path.read_bytes()
@@ -257,7 +257,7 @@ def test_results_that_do_not_fit_the_videos_are_named(root, results, tmp_path, c
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scrambled", "smooth"]
 
 
-def test_a_damaged_video_is_refused(model_dir, frame_folder, tmp_path, capsys):
+def test_damaged_video_is_rejected(model_dir, frame_folder, tmp_path, capsys):
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for position, file in enumerate(sorted(frame_folder.iterdir())):
@@ -267,7 +267,7 @@ def test_a_damaged_video_is_refused(model_dir, frame_folder, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
-def test_a_camera_is_refused(model_dir, tmp_path, capsys, monkeypatch):
+def test_camera_is_rejected(model_dir, tmp_path, capsys, monkeypatch):
     import cv2
 
     capture = SimpleNamespace(isOpened=lambda: True, get=lambda _: 30.0, release=lambda: None)
@@ -276,13 +276,13 @@ def test_a_camera_is_refused(model_dir, tmp_path, capsys, monkeypatch):
     assert "`source` must be a video that can be read again. Got camera 0; record it first." in error
 
 
-def test_a_missing_opencv_is_named_before_anything_is_loaded(tmp_path, capsys, monkeypatch):
+def test_missing_opencv_is_reported_before_anything_is_loaded(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     error = error_of(capsys, "me/a", "me/b", "--data", tmp_path / "nowhere", "-o", tmp_path / "out")
     assert "`pip install transformers-themask[aggregation]` installs it." in error
 
 
-def test_the_help_says_that_stable_is_not_accurate(capsys):
+def test_help_warns_that_stable_is_not_accurate(capsys):
     with pytest.raises(SystemExit):
         main(["aggregate", "--help"])
     assert "Stable is not accurate: a constant result scores 1." in " ".join(capsys.readouterr().out.split())

@@ -49,7 +49,7 @@ def dataset(tmp_path):
 
 
 def error_of(arguments, capsys):
-    """The sentence a command ends with."""
+    """The error message of a command."""
     assert main([str(argument) for argument in arguments]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"themask {arguments[0]}: ")
@@ -76,7 +76,7 @@ def test_segment_writes_overlay_and_label_maps(model_dir, video_path, tmp_path, 
     assert legend[1:] == [f"  {color}  {NAMES[index]}" for index, color in zip(shown, colors, strict=True)]
 
 
-def test_segment_writes_everything_else_without_a_video(model_dir, segmenter, video_path, tmp_path, capsys):
+def test_segment_writes_every_other_output_without_a_video(model_dir, segmenter, video_path, tmp_path, capsys):
     track, table = tmp_path / "labels.mkv", tmp_path / "classes.csv"
     pictures = {"--contact-sheet": tmp_path / "sheet.png", "--timeline": tmp_path / "timeline.png"}
     outputs = {"--label-track": track, "--statistics": table, **pictures}
@@ -86,7 +86,7 @@ def test_segment_writes_everything_else_without_a_video(model_dir, segmenter, vi
     assert capsys.readouterr().out.splitlines() == [f"{path}: 11 frames" for path in outputs.values()]
     source = VideoReader(video_path)
     maps = [label_map for _, label_map in segment_frames(segmenter.model, segmenter.processor, source)]
-    times = [time for time, _ in source.timed_frames()]
+    times = [time for time, *_ in source.timed_frames()]
     read_times, read_maps = zip(*read_label_track(track), strict=True)
     assert list(read_times) == times and np.array_equal(read_maps, maps)
     names, palette = label_track_classes(track)
@@ -114,7 +114,7 @@ def test_segment_passes_its_mode_to_the_model(model_dir, segmenter, video_path, 
         assert np.array_equal(label_map, wanted)
 
 
-def test_segment_computes_in_bfloat16_on_request(model_dir, segmenter, video_path, tmp_path):
+def test_segment_bf16_computes_in_bfloat16(model_dir, segmenter, video_path, tmp_path):
     labels = {}
     for flags in ([], ["--bf16"]):
         track = tmp_path / f"labels{len(labels)}.mkv"
@@ -127,7 +127,7 @@ def test_segment_computes_in_bfloat16_on_request(model_dir, segmenter, video_pat
     assert 0.9 < (labels[True] == labels[False]).mean() < 1
 
 
-def test_segment_stops_after_the_frames_asked_for(model_dir, video_path, tmp_path, capsys):
+def test_segment_stops_after_max_frames(model_dir, video_path, tmp_path, capsys):
     output = tmp_path / "out.mp4"
     arguments = ["segment", video_path, "-o", output, "--model", model_dir, "--no-legend", "--device", "cpu"]
     assert run(*arguments, "--max-frames", 1) == 0
@@ -136,7 +136,7 @@ def test_segment_stops_after_the_frames_asked_for(model_dir, video_path, tmp_pat
     assert VideoReader(output).num_frames == 1
 
 
-def test_segment_wants_to_know_when_a_camera_ends(model_dir, tmp_path, capsys, monkeypatch):
+def test_camera_requires_max_frames(model_dir, tmp_path, capsys, monkeypatch):
     class Capture:
         def isOpened(self):  # noqa: N802
             return True
@@ -153,14 +153,14 @@ def test_segment_wants_to_know_when_a_camera_ends(model_dir, tmp_path, capsys, m
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=lambda index: Capture()))
     track = tmp_path / "labels.mkv"
     arguments = ["segment", "0", "--label-track", track, "--model", model_dir, "--device", "cpu"]
-    assert "`--max-frames` must say when to stop, as a camera has no end." in error_of(arguments, capsys)
+    assert "`--max-frames` must be given for a camera" in error_of(arguments, capsys)
     in_passes = [*arguments, "--max-frames", 5, "--tta", "1,2,3"]
     assert "`source` must be a video that can be read again for every pass" in error_of(in_passes, capsys)
     assert run(*arguments, "--max-frames", 5) == 0
     assert len(list(read_label_track(track))) == 5
 
 
-def test_segment_delivers_what_a_damaged_file_still_holds(model_dir, frame_folder, tmp_path, capsys):
+def test_segment_keeps_the_frames_before_a_damaged_one(model_dir, frame_folder, tmp_path, capsys):
     folder, output, labels = tmp_path / "frames", tmp_path / "out.mp4", tmp_path / "labels"
     shutil.copytree(frame_folder, folder)
     files = sorted(folder.iterdir())
@@ -175,7 +175,7 @@ def test_segment_delivers_what_a_damaged_file_still_holds(model_dir, frame_folde
     assert len(list(VideoReader(output))) == len(list(labels.iterdir())) == 7
 
 
-def test_segment_does_not_mix_label_maps_with_earlier_ones(model_dir, video_path, tmp_path, capsys):
+def test_segment_rejects_a_label_folder_that_is_not_empty(model_dir, video_path, tmp_path, capsys):
     output, labels = tmp_path / "out.mp4", tmp_path / "labels"
     labels.mkdir()
     (labels / "00000099.png").touch()
@@ -184,7 +184,7 @@ def test_segment_does_not_mix_label_maps_with_earlier_ones(model_dir, video_path
     assert not output.exists()
 
 
-def test_segment_options_change_what_is_written(model_dir, frame_folder, segmenter, tmp_path):
+def test_segment_options_reach_the_outputs(model_dir, frame_folder, segmenter, tmp_path):
     def label_maps(name, *options):
         arguments = ["segment", frame_folder, "-o", tmp_path / f"{name}.mp4", "--model", model_dir, "--device", "cpu"]
         labels = tmp_path / name
@@ -209,7 +209,7 @@ def test_segment_options_change_what_is_written(model_dir, frame_folder, segment
         (["--tta", "2"], TTA((2.0,))),
     ],
 )
-def test_segment_makes_one_result_of_several_passes(model_dir, segmenter, video_path, tmp_path, capsys, flags, tta):
+def test_segment_combines_augmented_passes(model_dir, segmenter, video_path, tmp_path, capsys, flags, tta):
     output, track = tmp_path / "out.mp4", tmp_path / "labels.mkv"
     outputs = ["-o", output, "--label-track", track, "--max-frames", 7]
     assert run("segment", video_path, "--model", model_dir, *outputs, "--no-legend", "--device", "cpu", *flags) == 0
@@ -221,7 +221,7 @@ def test_segment_makes_one_result_of_several_passes(model_dir, segmenter, video_
         assert np.array_equal(label_map, wanted)
 
 
-def test_segment_refuses_passes_that_cannot_be(model_dir, video_path, tmp_path, capsys):
+def test_segment_rejects_impossible_augmentation(model_dir, video_path, tmp_path, capsys):
     def error(*flags):
         flags = ["-o", tmp_path / "out.mp4", "--model", model_dir, "--device", "cpu", *flags]
         return error_of(["segment", video_path, *flags], capsys)
@@ -232,7 +232,7 @@ def test_segment_refuses_passes_that_cannot_be(model_dir, video_path, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_segment_names_bad_input(model_dir, video_path, tmp_path, capsys):
+def test_segment_rejects_unusable_inputs_by_name(model_dir, video_path, tmp_path, capsys):
     def error(*arguments):
         return error_of(["segment", *arguments, "--device", "cpu"], capsys)
 
@@ -264,7 +264,7 @@ def test_segment_names_bad_input(model_dir, video_path, tmp_path, capsys):
         (["--timeline", "a.png", "--contact-sheet", "./a.png"], "`--contact-sheet` and `--timeline` must differ"),
     ],
 )
-def test_segment_checks_its_options_before_it_loads_anything(flags, message, tmp_path, capsys):
+def test_segment_rejects_output_options_before_loading_the_model(flags, message, tmp_path, capsys):
     (tmp_path / "file").touch()
     (tmp_path / "folder.mp4").mkdir()
     paths = {"file": tmp_path / "file", "folder": tmp_path / "folder.mp4"}
@@ -273,9 +273,9 @@ def test_segment_checks_its_options_before_it_loads_anything(flags, message, tmp
     assert message in error_of(arguments, capsys)
 
 
-def test_segment_wants_an_output(video_path, capsys):
+def test_segment_requires_an_output(video_path, capsys):
     error = error_of(["segment", video_path, "--model", "no_model"], capsys)
-    assert error.endswith("At least one output must be named. Got none; `-o OUT.mp4` writes the overlay video.")
+    assert "At least one output must be given" in error
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ def edit_weights(folder, edit):
     ],
     ids=["junk", "no_weights", "no_json", "no_processor", "type", "range", "shapes", "incomplete"],
 )
-def test_segment_refuses_a_model_that_is_not_whole(broken_model, damage, message, video_path, tmp_path, capsys):
+def test_segment_rejects_a_damaged_or_incomplete_model(broken_model, damage, message, video_path, tmp_path, capsys):
     damage(broken_model)
     output = tmp_path / "out.mp4"
     error = error_of(["segment", video_path, "-o", output, "--model", broken_model, "--device", "cpu"], capsys)
@@ -326,7 +326,7 @@ def test_debug_shows_the_traceback(model_dir, tmp_path):
         main([str(argument) for argument in arguments])
 
 
-def test_evaluate_scores_perfect_label_maps_with_one(dataset, tmp_path, capsys):
+def test_evaluate_scores_perfect_label_maps_with_1(dataset, tmp_path, capsys):
     root, predictions = dataset
     report = tmp_path / "scores" / "report.json"
     assert main(["evaluate", "--predictions", str(predictions), "--data", str(root), "--json", str(report)]) == 0
@@ -340,7 +340,7 @@ def test_evaluate_scores_perfect_label_maps_with_one(dataset, tmp_path, capsys):
     assert scores["per_class_iou"] == {"sky": 1.0, "meadow": 1.0, "never_seen": None}
 
 
-def test_evaluate_counts_errors(dataset, tmp_path, capsys):
+def test_evaluate_iou_matches_pixel_counts(dataset, tmp_path, capsys):
     root, predictions = dataset
     intersection = union = 0
     for path in predictions.rglob("*.png"):
@@ -355,7 +355,7 @@ def test_evaluate_counts_errors(dataset, tmp_path, capsys):
     assert scores["mean_iou"] == pytest.approx(intersection / union / 2)
 
 
-def test_evaluate_reads_the_ids_of_the_mask_files_on_request(dataset, capsys):
+def test_evaluate_accepts_raw_ids(dataset, capsys):
     root, _ = dataset
     raw_predictions = root / "masks_as_predictions"
     for path in (root / "data").rglob("mask/*.png"):
@@ -367,7 +367,7 @@ def test_evaluate_reads_the_ids_of_the_mask_files_on_request(dataset, capsys):
     assert capsys.readouterr().out.splitlines()[2].split() == ["1.0000"] * 6
 
 
-def test_evaluate_warns_of_ids_of_the_other_kind(dataset, tmp_path, capsys, caplog):
+def test_evaluate_warns_when_predictions_look_like_raw_ids(dataset, tmp_path, capsys, caplog):
     root, predictions = dataset
     for path in (root / "data").rglob("mask/*.png"):
         mask = np.asarray(Image.open(path)).clip(1)  # no pixel has the highest raw id
@@ -381,7 +381,7 @@ def test_evaluate_warns_of_ids_of_the_other_kind(dataset, tmp_path, capsys, capl
     assert "class index k is raw id k + 1 (default: reduced)" in " ".join(capsys.readouterr().out.split())
 
 
-def test_evaluate_names_bad_input(dataset, capsys):
+def test_evaluate_rejects_unusable_files_by_name(dataset, capsys):
     root, predictions = dataset
 
     def error(folder, data, *options):
@@ -397,7 +397,7 @@ def test_evaluate_names_bad_input(dataset, capsys):
     assert "b/3.png" in error(predictions, root)
 
 
-def test_convert_names_a_file_that_is_no_checkpoint(tmp_path, capsys):
+def test_convert_rejects_a_file_that_is_not_a_checkpoint(tmp_path, capsys):
     missing = error_of(["convert", tmp_path / "missing.pth", tmp_path / "out"], capsys)
     assert "missing.pth" in missing
     (tmp_path / "text.pth").write_text("no checkpoint")
@@ -415,7 +415,9 @@ def test_version_and_usage(capsys):
     assert stop.value.code == 2
 
 
-def test_segment_refuses_outputs_that_would_destroy_something(model_dir, frame_folder, video_path, tmp_path, capsys):
+def test_segment_rejects_outputs_inside_its_input_or_another_output(
+    model_dir, frame_folder, video_path, tmp_path, capsys
+):
     def error(source, *arguments):
         return error_of(["segment", source, "--model", model_dir, "--device", "cpu", *arguments], capsys)
 
@@ -449,7 +451,7 @@ def test_options_reject_impossible_values(option, values, rule, capsys):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_command_says_so_and_leaves_nothing(
+def test_interrupted_command_removes_its_output_and_exits_with_the_signal(
     number, code, video_path, model_dir, tmp_path, monkeypatch, capsys
 ):
     def write(self, frame, write=OverlayVideo.write):

@@ -55,7 +55,7 @@ def run(*arguments):
 
 
 def error_of(capsys, *arguments):
-    """The sentence the command ends with."""
+    """The error message of the command."""
     assert run(*arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("themask correct: ")
@@ -70,7 +70,7 @@ def files_in(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_data_set_is_corrected(data_set, vlm, tmp_path, capsys):
+def test_data_set_is_corrected_to_the_answer(data_set, vlm, tmp_path, capsys):
     root, labels = data_set
     output = tmp_path / "out"
     assert run(labels, "--data", root, "--vlm", vlm, "-o", output) == 0
@@ -92,7 +92,7 @@ def test_a_data_set_is_corrected(data_set, vlm, tmp_path, capsys):
     assert np.array_equal(shown, np.array(Image.open(root / f"data/a/origin/{largest}.png")))
 
 
-def test_an_ambiguous_answer_changes_nothing(data_set, tmp_path, capsys):
+def test_ambiguous_answer_changes_nothing(data_set, tmp_path, capsys):
     root, labels = data_set
     vlm = save_vlm(tmp_path / "vlm", answering_vlm(NO_ANSWER))
     assert run(labels, "--data", root, "--vlm", vlm, "-o", tmp_path / "out", "--log", tmp_path / "log") == 0
@@ -102,7 +102,7 @@ def test_an_ambiguous_answer_changes_nothing(data_set, tmp_path, capsys):
     assert entry["answer"] == NO_ANSWER and entry["decision"] is None
 
 
-def test_a_dry_run_writes_no_label_map_and_the_real_one_can_follow(data_set, vlm, tmp_path, capsys):
+def test_dry_run_writes_no_label_maps(data_set, vlm, tmp_path, capsys):
     root, labels = data_set
     arguments = (labels, "--data", root, "--vlm", vlm, "-o", tmp_path / "out")
     before = set(tmp_path.iterdir())
@@ -115,7 +115,7 @@ def test_a_dry_run_writes_no_label_map_and_the_real_one_can_follow(data_set, vlm
 
 
 @pytest.mark.parametrize("is_model", [False, True], ids=["text file", "saved model"])
-def test_a_single_video_is_corrected(video_path, vlm, names_file, tmp_path, capsys, is_model):
+def test_single_video_is_corrected(video_path, vlm, names_file, tmp_path, capsys, is_model):
     labels, names = tmp_path / "labels", names_file
     labels.mkdir()
     if is_model:
@@ -134,7 +134,7 @@ def test_a_single_video_is_corrected(video_path, vlm, names_file, tmp_path, caps
     assert np.array_equal(shown, frames[(before > SKY).sum((1, 2)).argmax()])
 
 
-def test_groups_and_shares_are_options(data_set, tmp_path, capsys):
+def test_groups_and_minimum_share_select_the_questions(data_set, tmp_path, capsys):
     root, labels = data_set
     vlm = save_vlm(tmp_path / "vlm", answering_vlm("sea"))
     groups = tmp_path / "groups.yaml"
@@ -150,19 +150,19 @@ def test_groups_and_shares_are_options(data_set, tmp_path, capsys):
     assert files_in(tmp_path / "none") == files_in(labels)
 
 
-def test_long_answers_are_shown_in_part(data_set, tmp_path, capsys):
+def test_long_answers_are_truncated_in_the_report(data_set, tmp_path, capsys):
     root, labels = data_set
-    model = answering_vlm("river")
+    model = answering_vlm("water")
     output = model.get_output_embeddings().weight.data
-    output[:, VOCABULARY["river"]] = output[:, VOCABULARY[":"]]  # after a river comes a river
+    output[:, VOCABULARY["water"]] = output[:, VOCABULARY[":"]]  # after "water" comes "water"
     assert run(labels, "--data", root, "--vlm", save_vlm(tmp_path / "vlm", model), "-o", tmp_path / "out") == 0
     line = capsys.readouterr().out.splitlines()[0]
-    assert line.startswith(f'a, water: "{"river " * 16}rive" -> unchanged')
+    assert line.startswith(f'a, water: "{"water " * 16}wate" -> unchanged')
     [entry] = json.loads((tmp_path / "out_log" / "corrections.json").read_text())
-    assert entry["answer"] == " ".join(["river"] * MAX_NEW_TOKENS)
+    assert entry["answer"] == " ".join(["water"] * MAX_NEW_TOKENS)
 
 
-def test_what_is_wrong_is_one_sentence(data_set, vlm, names_file, video_path, tmp_path, capsys, monkeypatch):
+def test_invalid_arguments_are_rejected(data_set, vlm, names_file, video_path, tmp_path, capsys, monkeypatch):
     root, labels = data_set
     output = tmp_path / "out"
     data = ("--data", root, "--vlm", vlm)
@@ -181,8 +181,8 @@ def test_what_is_wrong_is_one_sentence(data_set, vlm, names_file, video_path, tm
         assert "`--output` and `--log` must be folders side by side." in error(
             labels, *data, "-o", folders[0], "--log", folders[1]
         )
-    assert "`--class-names` must name the classes with `--video`" in error(labels, "--video", video_path, "--vlm", vlm)
-    assert "and not with `--data`" in error(labels, *data, "--class-names", names_file)
+    assert "`--class-names` must be given with `--video`" in error(labels, "--video", video_path, "--vlm", vlm)
+    assert "left out with `--data`" in error(labels, *data, "--class-names", names_file)
     assert "`--vlm` must be a folder with a saved image-text-to-text model." in error(
         labels, "--data", root, "--vlm", tmp_path / "none"
     )
@@ -200,7 +200,7 @@ def test_what_is_wrong_is_one_sentence(data_set, vlm, names_file, video_path, tm
             run(labels, *both, "-o", output)
 
 
-def test_class_names_must_be_complete(data_set, vlm, video_path, tmp_path, capsys):
+def test_incomplete_class_names_are_rejected(data_set, vlm, video_path, tmp_path, capsys):
     _, labels = data_set
     model, file = tmp_path / "model", tmp_path / "names"
     model.mkdir()
@@ -212,7 +212,7 @@ def test_class_names_must_be_complete(data_set, vlm, video_path, tmp_path, capsy
 
     for text in ("river\n\nlake\n", "river\nlake\nriver\n", ""):
         file.write_text(text)
-        assert f"{file}: `--class-names` must give every class a name of its own" in error(file)
+        assert f"{file}: `--class-names` must give every class a distinct name" in error(file)
     for config in ("{}", "[]", '{"id2label": {"1": "sea", "2": "lake"}}'):
         (model / "config.json").write_text(config)
         assert f"{model}: `--class-names` must be a model whose configuration names its classes" in error(model)

@@ -13,6 +13,7 @@ from families import SMALL_WINDOWS, cffm_model
 from goldens import FIXTURES, json_file
 from tiny import TINY_MIT, random_clips, tiny_model
 from tiny_segmenters import opinionated
+from tolerances import assert_equal_up_to_rounding
 from transformers_themask import CFFMConfig, CFFMForVideoSemanticSegmentation, MiTConfig
 from transformers_themask.models.configuration_cffm import ContextSource
 from transformers_themask.models.decoder_cffm import (
@@ -259,7 +260,7 @@ def test_pooling_is_a_weighted_sum_of_the_cells_of_a_resized_frame(window_size, 
     smaller = nn.functional.interpolate(frame.movedim(-1, 1), size, mode="bilinear", align_corners=False)
     weight = pooling.projection.weight.view(1, 1, kernel, kernel)
     expected = nn.functional.conv2d(smaller.movedim(1, 0), weight, pooling.projection.bias, stride=kernel)
-    torch.testing.assert_close(pooling(frame)[0], expected.movedim(0, -1)[0], rtol=1e-5, atol=1e-5)
+    assert_equal_up_to_rounding(pooling(frame)[0], expected.movedim(0, -1)[0])
 
 
 @torch.no_grad()
@@ -277,7 +278,7 @@ def test_fusion_is_that_of_segformer_in_another_order():
         projected = projection(one.movedim(1, -1)).movedim(-1, 1)
         enlarged.append(nn.functional.interpolate(projected, (13, 18), mode="bilinear", align_corners=False))
     expected = fusion.batch_norm(fusion.convolution(torch.cat(enlarged[::-1], dim=1))).relu()
-    torch.testing.assert_close(fusion(maps), expected, rtol=1e-5, atol=1e-5)
+    assert_equal_up_to_rounding(fusion(maps), expected)
 
 
 @torch.no_grad()
@@ -340,7 +341,7 @@ def test_a_stream_gives_what_every_frames_clip_gives_from_scratch(protocol, dtyp
     video = random_clips(2, NUM_FRAMES, (50, 70))[0].to(dtype)
     for logits, frames in zip(streamed(model, video), indices, strict=True):
         expected = model(pixel_values_videos=video[:, frames]).logits[:, -1]
-        torch.testing.assert_close(logits, expected, rtol=0, atol=5e-6 if dtype == torch.float32 else 1e-9)
+        assert_equal_up_to_rounding(logits, expected)
 
 
 @torch.no_grad()
@@ -355,7 +356,7 @@ def test_videos_of_one_batch_may_have_begun_at_different_times():
     together, _ = model.streaming_step(video[:, 6:].repeat(2, 1, 1, 1, 1), states)
     for place, state in enumerate((begun, fresh)):
         alone, _ = model.streaming_step(video[:, 6:], state)
-        torch.testing.assert_close(together.logits[place : place + 1], alone.logits, rtol=1e-5, atol=1e-5)
+        assert_equal_up_to_rounding(together.logits[place : place + 1], alone.logits)
 
 
 # ---- settings ----
@@ -630,6 +631,6 @@ def test_a_clip_of_another_length_is_labelled_frame_by_frame_and_not_learnt_from
         logits = model(pixel_values_videos=frames).logits
         for index in range(num_frames):
             alone = model(pixel_values_videos=frames[:, index : index + 1]).logits[:, 0]
-            torch.testing.assert_close(logits[:, index], alone, rtol=0, atol=1e-4)
+            assert_equal_up_to_rounding(logits[:, index], alone)
     with pytest.raises(ValueError, match=f"must hold the 4 frames of a clip to compute the loss. Got {num_frames}."):
         model(pixel_values_videos=frames, labels=labels)

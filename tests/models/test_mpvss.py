@@ -14,6 +14,7 @@ from families import mpvss_model
 from point_samplers import layer_by_layer
 from tiny import random_clips, tiny_config, tiny_model
 from tiny_segmenters import STAGES, SWIN, opinionated, save_native
+from tolerances import assert_equal_up_to_rounding
 from transformers_themask import MPVSSConfig, MPVSSForVideoSemanticSegmentation
 from transformers_themask.export.graphs import named_tensors
 from transformers_themask.models.configuration_mpvss import FLOWNETS_CHANNELS
@@ -160,7 +161,7 @@ def test_a_corrected_warp_moves_masks_by_a_constant_flow(flow):
     rows, columns = torch.arange(16) + int(2 * flow[1]), torch.arange(24) + int(2 * flow[0])
     is_inside = ((rows >= 0) & (rows < 16))[:, None] & (columns >= 0) & (columns < 24)
     expected = masks[:, :, rows.clamp(0, 15)][..., columns.clamp(0, 23)]
-    assert_near(ours[..., is_inside], expected[..., is_inside], 1e-5)
+    assert_equal_up_to_rounding(ours[..., is_inside], expected[..., is_inside])
 
 
 @torch.no_grad()
@@ -203,7 +204,7 @@ def test_a_new_flow_may_begin_as_a_copy():
     outputs = model(pixel_values_videos=random_clips(1, 4)[0])
     masks = outputs.frame_masks_queries_logits
     assert not outputs.flows.any()
-    assert_near(masks, masks[:, :1].expand_as(masks), 1e-5)
+    assert_equal_up_to_rounding(masks, masks[:, :1].expand_as(masks))
 
 
 def test_a_new_flow_is_one_place_and_only_its_fusion_learns_at_first():
@@ -278,11 +279,11 @@ def fixed_points(kind, layer, shape, generator):
 
 @pytest.mark.parametrize("num_frames", [2, 3])
 def test_the_loss_is_that_of_the_later_frames_as_pictures_of_one_batch(num_frames):
-    model, frames = opinionated(mpvss_model(propagation="copy")), random_clips(2, 1)[0]
+    model, frames = opinionated(mpvss_model(propagation="copy")).double(), random_clips(2, 1)[0].double()
     labels, repeated = random_clips(2, num_frames)[1], frames.repeat(1, num_frames, 1, 1, 1)
     later = labels[:, 1:].flatten(0, 1)[:, None]
     same = frames.repeat_interleave(num_frames - 1, dim=0)
-    segmenter = tiny_model(matching_rounds=1)
+    segmenter = tiny_model(matching_rounds=1).double()
     segmenter.load_state_dict(model.segmenter.state_dict())
     expected = segmenter(same, later, StepContext(point_sampler=fixed_points))
     for of_key_frame in (labels[:, :1], torch.full_like(labels[:, :1], 255)):
@@ -290,7 +291,7 @@ def test_the_loss_is_that_of_the_later_frames_as_pictures_of_one_batch(num_frame
             repeated, torch.cat([of_key_frame, labels[:, 1:]], dim=1), StepContext(point_sampler=fixed_points)
         )
         for ours, theirs in ((outputs.loss, expected.loss), (outputs.loss_terms, expected.loss_terms)):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
     numbers = [len(set(picture.unique().tolist()) - {255}) for picture in later]
     weights = sum(number + 0.1 * (8 - number) for number in numbers)
     assert model.loss_counts(labels).tolist() == pytest.approx([sum(numbers), weights])
@@ -298,12 +299,13 @@ def test_the_loss_is_that_of_the_later_frames_as_pictures_of_one_batch(num_frame
 
 def test_the_losses_of_two_later_frames_are_shares():
     """With their flows, which come from each frame and the key frame alone."""
-    model, (frames, labels) = opinionated(mpvss_model()), random_clips(1, 3)
+    model, (frames, labels) = opinionated(mpvss_model()).double(), random_clips(1, 3)
+    frames = frames.double()
     options = {"context": StepContext(model.loss_counts(labels), point_sampler=fixed_points)}
     shares = [model(frames[:, pair], labels[:, pair], **options).loss for pair in ([0, 1], [0, 2])]
     whole = model(frames, labels, StepContext(point_sampler=fixed_points))
-    torch.testing.assert_close(whole.loss, sum(shares), rtol=1e-5, atol=0)
-    assert_near(whole.flows, model(frames).flows, 1e-4)  # of the last layer's queries, as without labels
+    torch.testing.assert_close(whole.loss, sum(shares), rtol=1e-9, atol=0)
+    assert_equal_up_to_rounding(whole.flows, model(frames).flows)  # of the last layer's queries, as without labels
 
 
 # ---- the schedule ----

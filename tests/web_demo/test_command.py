@@ -24,12 +24,12 @@ def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
 
 def test_without_a_model_it_asks_for_one(tmp_path, capsys):
     error = error_of(["--web", "-o", tmp_path], capsys)
-    assert f"there is none in {tmp_path / 'stage2'}. Run `themask demo` first, or give a model." in error
+    assert f"There is none in {tmp_path / 'stage2'}; run `themask demo` first, or give a model." in error
 
 
 @pytest.mark.parametrize("option", [("--model", "x"), ("--port", "1"), ("--host", "0.0.0.0")])
 def test_options_of_the_page_need_the_page(option, capsys):
-    assert error_of(option, capsys) == f"`{option[0]}` must come with `--web`. Got {option[1]} without it."
+    assert error_of(option, capsys) == f"`{option[0]}` must be used with `--web`. Got {option[1]} without it."
 
 
 def test_an_address_that_cannot_be_used_is_one_sentence(capsys):

@@ -6,12 +6,11 @@ import argparse
 from transformers_themask.publishing.model_card import build_model_card
 from transformers_themask.publishing.results import read_results, saved_model_facts
 from transformers_themask.sinks.output_folder import check_output_folder
-
-from .command import naming
+from transformers_themask.terminal_text import naming
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the model card of a model from the results of its evaluation."""
+    """Write a model card from the results of an evaluation."""
     results = read_results(options.results)
     if options.model is not None:
         results["model"] = saved_model_facts(options.model)

@@ -11,11 +11,12 @@ from transformers_themask.inference.paired_session import PairedSession
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.sinks.comparison_video import ComparedModel, ComparisonVideo
 from transformers_themask.sinks.output_folder import check_output_folder
+from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.source import IncompleteVideoError
 from transformers_themask.videos.video_writer import check_mp4_path
 
-from .command import check_apart, counted, usable_device
+from .command import check_apart, usable_device
 
 
 def run(options: argparse.Namespace) -> None:

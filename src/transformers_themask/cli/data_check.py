@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`themask data check`: look at every file of a data set."""
+"""`themask data check`: check every file of a data set."""
 
 import argparse
 import json
-from typing import Any
 
-from transformers_themask.data.inspection import inspect_data_set
+from transformers_themask.data.inspection import Inspection, inspect_data_set
 from transformers_themask.data.skip_list import SKIP_FILE, add_to_skip_list
 from transformers_themask.sinks.output_folder import check_output_folder
 
 UNUSABLE_DATA = 1
-# More lines than that are read in a file.
 MAX_SHOWN_FINDINGS = 50
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at every file of a data set; the exit code is 0 if runs can use it and 1 if one would end with an error."""
+    """Check every file of a data set; returns 1 if a run with it would fail, else 0."""
     if options.json is not None:
         check_output_folder("--json", options.json.parent)
     inspection = inspect_data_set(options.path, options.split, progress=True)
@@ -38,8 +36,8 @@ def run(options: argparse.Namespace) -> int:
     return UNUSABLE_DATA if stops_run else 0
 
 
-def _inspection_table(inspection: Any) -> list[str]:
-    """What the data set is, and one line per split."""
+def _inspection_table(inspection: Inspection) -> list[str]:
+    """A line about the data set, and a table of its splits."""
     num_classes = len(inspection.class_names)
     width = max(len("split"), *(len(report.split) for report in inspection.splits))
     lines = [

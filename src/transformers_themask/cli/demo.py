@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`themask demo`: train on synthetic videos and draw what the model sees, or let people try a model in the browser."""
+"""`themask demo`: train on synthetic videos, or serve a model in the browser."""
 
 import argparse
 from pathlib import Path
@@ -12,12 +12,12 @@ from .command import usable_device
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train on synthetic videos, score the model and draw what it sees; with --web, serve a model in the browser."""
+    """Train, score and draw, or with `--web` serve a model until Ctrl-C."""
     if options.web:
         return _serve(options)
     for name in ("model", "host", "port"):
         if getattr(options, name) is not None:
-            raise ValueError(f"`--{name}` must come with `--web`. Got {getattr(options, name)} without it.")
+            raise ValueError(f"`--{name}` must be used with `--web`. Got {getattr(options, name)} without it.")
     return _train(options.output)
 
 
@@ -43,11 +43,11 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _trained_model(output: Path) -> str:
-    """The model that the demo has trained."""
+    """Folder of the model that the demo trained."""
     folder = output / "stage2"
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"`--model` must name a saved model unless `themask demo` has trained one. Got none, and there is none in "
-            f"{folder}. Run `themask demo` first, or give a model."
+            f"`--model` must be given unless `themask demo` has trained a model. There is none in {folder}; run "
+            "`themask demo` first, or give a model."
         )
     return str(folder)

@@ -12,8 +12,7 @@ from transformers_themask.metrics.video_scores import named_scores
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.publishing.results import write_results
 from transformers_themask.sinks.output_folder import check_output_folder
-
-from .command import counted
+from transformers_themask.terminal_text import counted
 
 
 def run(options: argparse.Namespace) -> None:

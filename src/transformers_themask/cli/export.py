@@ -8,7 +8,7 @@ from transformers_themask.inference.loading import load_model
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write a model as ONNX or torch.export graphs: whole clips, and the step of a stream."""
+    """Export a model, and print how far each graph's scores differ from the model's."""
     model, processor = load_model(options.model, argument="--model")
     differences = export_model(
         model,

@@ -17,11 +17,12 @@ from transformers_themask.sinks.label_track import LabelTrack, check_label_track
 from transformers_themask.sinks.output_folder import check_new_folder, check_output_folder
 from transformers_themask.sinks.overlay_video import OverlayVideo
 from transformers_themask.sinks.timeline import ClassTimeline, check_timeline_path
+from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import Camera, open_frame_source
 from transformers_themask.videos.source import IncompleteVideoError
 from transformers_themask.videos.video_writer import check_mp4_path
 
-from .command import autocast, check_apart, counted, usable_device
+from .command import autocast, check_apart, usable_device
 
 
 def run(options: argparse.Namespace) -> None:
@@ -31,7 +32,9 @@ def run(options: argparse.Namespace) -> None:
     device = usable_device(options.device)
     source = open_frame_source(options.input, options.frame_rate)
     if isinstance(source, Camera) and options.max_frames is None:
-        raise ValueError(f"`--max-frames` must say when to stop, as a camera has no end. Got camera {options.input}.")
+        raise ValueError(
+            f"`--max-frames` must be given for a camera, which never ends. Got camera {options.input} without it."
+        )
     if len(tta.passes) > 1:
         check_repeatable(source)
     model, processor = load_model(options.model, argument="--model")
@@ -40,13 +43,13 @@ def run(options: argparse.Namespace) -> None:
     sinks = open_sinks(options, source, model.config)
     try:
         with autocast(device, options.bf16):
-            result = segment_video_in_passes(
+            num_frames = segment_video_in_passes(
                 sessions, source, list(sinks.values()), tta.combine, max_frames=options.max_frames, progress=True
             )
     except IncompleteVideoError:
         _report(sinks, None)
         raise
-    _report(sinks, result.num_frames)
+    _report(sinks, num_frames)
     if options.output is not None and options.legend and not sinks[options.output].has_legend:
         print("The pictures are too small for a legend. Their colours are:")
         for name, color in sinks[options.output].class_colors.items():
@@ -59,7 +62,7 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.labels is not None:
         paths["--labels"] = options.labels
     if not paths:
-        raise ValueError("At least one output must be named. Got none; `-o OUT.mp4` writes the overlay video.")
+        raise ValueError("At least one output must be given, such as `-o OUT.mp4` for the overlay video.")
     for argument, path, check in _file_outputs(options):
         check_apart(argument, path, options.input)
         if options.labels is not None and options.labels.resolve() in path.resolve().parents:

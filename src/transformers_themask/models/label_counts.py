@@ -12,7 +12,7 @@ from .point_sampling import TargetMaps
 
 
 class ClipTargets(NamedTuple):
-    """What the labels of a batch of clips (or single frames) ask for: one mask per class and clip.
+    """The targets of a batch of clips (or single frames): one mask per class and clip.
 
     Attributes:
         class_labels (`list[torch.Tensor]`): Per entry the classes present, ascending: `(num_targets,)`, on the CPU.
@@ -47,7 +47,7 @@ class ClipTargets(NamedTuple):
         return torch.from_numpy(table).to(self.labels.device, non_blocking=True)
 
     def maps(self, class_table: Tensor, size: tuple[int, int]) -> TargetMaps:
-        """What the labels say of the targets' masks, to be compared with masks of a size."""
+        """The targets' masks, for comparison with mask logits of a size."""
         classes = class_table[:, None].expand(-1, self.labels.shape[1], -1).flatten(0, 1).contiguous()
         return TargetMaps(self.labels.flatten(0, 1), classes, size, self.ignore_value)
 
@@ -73,12 +73,7 @@ def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ign
 
 
 def count_classes(labels: Tensor, num_labels: int, ignore_value: int) -> Tensor:
-    """Count the pixels of every class in each clip.
-
-    Args:
-        labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices; `ignore_value` for none.
-        num_labels (`int`): Number of classes.
-        ignore_value (`int`): The value that stands for no class.
+    """Count the pixels of every class in each clip `(batch, num_frames, height, width)`.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_labels)` on the CPU.

@@ -488,7 +488,7 @@ def query_shares(pairs: Sequence[tuple[Assignment, Assignment]], num_queries: in
 
 
 def chunk_lengths(num_layers: int, num_others: int, values: int, device: torch.device) -> tuple[int, int]:
-    """How many layers, and how many frames or entries, of `values` numbers each to work on at once."""
+    """Number of layers, and of frames or entries, of `values` numbers each to process at once."""
     most = max(CHUNK_SIZES.get(device.type, CHUNK_SIZE_ELSEWHERE) // values, 1)
     others = min(most, num_others)
     return min(max(most // others, 1), num_layers), others

@@ -90,13 +90,8 @@ def twice_enlarged_argmax(
 ) -> Tensor:
     """The official order: enlarge to the network's input, cut its content out, resize to the target, then argmax.
 
-    A running maximum over a few classes at a time keeps memory independent of their number.
-
-    Args:
-        scores (`torch.Tensor` of shape `(num_labels, height, width)`): Class scores.
-        input_size (`tuple[int, int]`): Size of the frames the network saw.
-        content_size (`tuple[int, int]`): Their part that is not padding.
-        size (`tuple[int, int]`): Height and width of the label map.
+    A running maximum over a few classes at a time keeps memory independent of their number. Arguments as in
+    [`resampled_scores`].
     """
     best = torch.full(size, float("-inf"), device=scores.device, dtype=scores.dtype)
     labels = torch.zeros(size, device=scores.device, dtype=label_dtype(len(scores)))

@@ -122,7 +122,7 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
         return rows, columns
 
     def _input_and_content_size(self, original: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """What becomes of a frame of a given size, seen from a white one: all that is black then is padding."""
+        """Input and content size for a frame of a given size, measured on a white frame: black is padding."""
         if original not in self._sizes:
             white = torch.full((3, *original), 255, dtype=torch.uint8)
             (pixels,) = self._pixel_values(white[None], do_rescale=False, do_normalize=False)

@@ -14,7 +14,7 @@ import torch
 from transformers.image_utils import SizeDict
 
 from transformers_themask.inference.segment import labelled_frames
-from transformers_themask.inference.segment_video import SegmentedVideo, check_max_frames, segment_video
+from transformers_themask.inference.segment_video import check_max_frames, segment_video
 from transformers_themask.models.scores_to_labels import resampled_scores
 from transformers_themask.models.streaming import (
     PreparedFrame,
@@ -335,7 +335,7 @@ def segment_video_in_passes(
     *,
     max_frames: int | None = None,
     progress: bool = False,
-) -> SegmentedVideo:
+) -> int:
     """Segment one video pass by pass, and give its frames with the combined label maps to sinks.
 
     As [`segment_video`], with one pass exactly that. The video is read once for every pass and once more for the

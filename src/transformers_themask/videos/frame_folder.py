@@ -9,8 +9,9 @@ import numpy as np
 
 from transformers_themask.data.image_folder import FRAME_SUFFIXES, check_stems, list_images
 from transformers_themask.data.images import DamagedFileError, read_frame
+from transformers_themask.terminal_text import counted
 
-from .source import DEFAULT_FRAME_RATE, FrameSource, IncompleteVideoError, num_frames_in_words
+from .source import DEFAULT_FRAME_RATE, FrameSource, IncompleteVideoError, TimedFrame
 
 
 class FrameFolder(FrameSource):
@@ -40,8 +41,8 @@ class FrameFolder(FrameSource):
         self.time_base = Fraction(1, self.frame_rate.numerator)
         self.num_frames = len(self._names)
 
-    def timed_frames(self) -> Generator[tuple[Fraction, np.ndarray], None, None]:
-        """Yield `(time, frame)` pairs; `time` in seconds.
+    def timed_frames(self) -> Generator[TimedFrame, None, None]:
+        """Yield the frames with their times in seconds.
 
         Raises:
             IncompleteVideoError: At an image that is damaged or of another size than the first.
@@ -55,7 +56,7 @@ class FrameFolder(FrameSource):
                 raise self._unreadable(
                     index, f"the picture is {frame.shape[0]}x{frame.shape[1]}, the first one {size[0]}x{size[1]}"
                 )
-            yield index / self.frame_rate, frame
+            yield TimedFrame(index / self.frame_rate, frame)
 
     def frame_name(self, index: int) -> str:
         """File name of a frame, without suffix."""
@@ -72,5 +73,5 @@ class FrameFolder(FrameSource):
     def _unreadable(self, index: int, problem: str) -> IncompleteVideoError:
         return IncompleteVideoError(
             f"`path` must name a folder of undamaged images of one size. Got {Path(self.path) / self._names[index]}: "
-            f"{problem}. Replace or remove this file; {num_frames_in_words(index)} could be read."
+            f"{problem}. Replace or remove this file; {counted(index, 'frame')} could be read."
         )
