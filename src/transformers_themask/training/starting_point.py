@@ -179,8 +179,7 @@ def _family_named(model_type: str) -> Family:
 def _new_processor_class(config: PreTrainedConfig) -> type[VideoSegmentationProcessor]:
     """The processor of a model without one; that of a wrapping family needs the image processor of a checkpoint."""
     row = family_of(config)
-    is_wrapper = row is not None and wrapping_family(row.name) is row
-    return VideoSegmentationProcessor if row is None or is_wrapper else row.processor
+    return VideoSegmentationProcessor if row is None or row.wrapped_processor else row.processor
 
 
 def _evaluation_size(data_args: DataArguments) -> dict[str, int] | None:
