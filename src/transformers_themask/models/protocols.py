@@ -41,6 +41,8 @@ class SegmentedClip(NamedTuple):
 class VideoProcessor(Protocol):
     """From frames to a model's input, and from its outputs to label maps; see [`VideoSegmentationProcessor`]."""
 
+    ignore_index: int
+
     def __call__(self, videos: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
         """Prepare videos and, with them, their label maps."""
 
