@@ -388,7 +388,7 @@ def test_evaluate_rejects_unusable_files_by_name(dataset, capsys):
     def error(folder, data, *options):
         return error_of(["evaluate", "--predictions", folder, "--data", data, *options], capsys)
 
-    assert "nowhere, which is no folder" in error(predictions, root / "nowhere")
+    assert "nowhere, which is not a folder" in error(predictions, root / "nowhere")
     assert "`--json` must lie in" in error(predictions, root, "--json", root / "val.txt" / "scores.json")
     (root / "binary.txt").write_bytes(b"\xff\xfe\x00")
     assert "binary.txt must be a text file" in error(predictions, root, "--split", "binary")

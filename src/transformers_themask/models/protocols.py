@@ -56,6 +56,9 @@ class VideoProcessor(Protocol):
     def reduce_labels(self, raw_ids: Tensor) -> Tensor:
         """Turn raw ids into class indices."""
 
+    def scaled(self, scale: float) -> "VideoProcessor":
+        """A processor whose target size is scaled."""
+
     def input_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """The size of the network's input for frames of a given size."""
 

@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which passes over a video test-time augmentation makes, and the video processor of each."""
 
-import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from transformers.image_utils import SizeDict
-
 from transformers_themask.models.protocols import VideoModel, VideoProcessor
-from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 
 COMBINATIONS = ("votes", "scores")
-EDGES = ("shortest_edge", "longest_edge", "height", "width", "max_height", "max_width")
 MIN_SCALE, MAX_SCALE = 0.1, 10
 
 
@@ -103,23 +97,7 @@ def scaled_processor(processor: VideoProcessor, scale: float) -> VideoProcessor:
             f"`scales` must be 1.0 for a processor that does not resize frames. Got {scale:g}. Set its `do_resize` "
             "and `size`."
         )
-    size = {
-        edge: max(1, int(length * scale + 0.5)) if edge in EDGES else length
-        for edge, length in dict(processor.size).items()
-    }
-    if isinstance(processor, PerFrameVideoProcessor):
-        options = {**processor.image_processor.to_dict(), "size": size}
-        if options.get("pad_size"):  # else larger frames would not fit in
-            padded = dict(options["pad_size"])
-            options["pad_size"] = {edge: math.ceil(length * scale) for edge, length in padded.items()}
-        return type(processor)(
-            image_processor=options,
-            do_reduce_labels=processor.do_reduce_labels,
-            ignore_index=processor.ignore_index,
-        )
-    scaled = copy.copy(processor)
-    scaled.size = SizeDict(**size)
-    return scaled
+    return processor.scaled(scale)
 
 
 def scaled_processors(model: VideoModel, processor: VideoProcessor, tta: TTA) -> dict[float, VideoProcessor]:
