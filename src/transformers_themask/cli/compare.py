@@ -3,7 +3,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from transformers_themask.drawing.palettes import named_palette
 from transformers_themask.inference.loading import load_class_names, load_model
@@ -32,9 +31,8 @@ def run(options: argparse.Namespace) -> None:
     for letter, path in paths.items():
         model, processor = load_model(path, device, letter)
         sessions.append(model.stream(processor, options.mode, options.num_frames, options.frame_stride))
-    session: Any = PairedSession(*sessions)  # not a VideoSession by name
     try:
-        segment_video(session, source, [sink], progress=True)
+        segment_video(PairedSession(*sessions), source, [sink], progress=True)
     except IncompleteVideoError:
         _report(options.output, sink)
         raise

@@ -4,7 +4,8 @@
 import argparse
 
 from transformers_themask.inference.loading import load_class_names, load_model
-from transformers_themask.mvc.tta import TTA, check_repeatable, open_passes, segment_video_in_passes
+from transformers_themask.mvc.passes import check_repeatable, open_passes, segment_video_in_passes
+from transformers_themask.mvc.tta import TTA
 from transformers_themask.sinks.outputs import Drawing, Outputs
 from transformers_themask.sinks.overlay_video import OverlayVideo
 from transformers_themask.terminal_text import counted
