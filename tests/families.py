@@ -2,13 +2,13 @@
 """A tiny model of every family, for tests that ask the same of each of them."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from tiny import TINY_MIT, random_clips, tiny_config, tiny_model
-from tiny_segmenters import per_frame_model
 from transformers_themask import (
     CFFMConfig,
     CFFMForVideoSemanticSegmentation,
@@ -16,6 +16,7 @@ from transformers_themask import (
     MPVSSConfig,
     MPVSSForVideoSemanticSegmentation,
 )
+from transformers_themask.registry import Family, families
 
 # Windows of 3 places and two references; the defaults are the published ones, with windows of 7 and three.
 SMALL_WINDOWS = {
@@ -50,13 +51,16 @@ def mpvss_model(seed: int = 0, segmenter: dict | None = None, **overrides) -> MP
     return MPVSSForVideoSemanticSegmentation(MPVSSConfig(**{**fields, **overrides})).eval()
 
 
+def row_model(row: Family) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return row.tiny().eval()
+
+
+# One model per family that is trained here, and further variants.
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
-    "themask_one_frame": lambda: tiny_model(num_frames=1),
+    **{row.name: partial(row_model, row) for row in families() if not row.is_native},
     "themask_video_frame": lambda: tiny_model(num_frames=2),
-    "cffm": cffm_model,
     "cffm_small_windows": lambda: cffm_model(**SMALL_WINDOWS, first_frames="repeated"),
-    "mpvss": mpvss_model,
-    "segformer": lambda: per_frame_model("segformer"),
 }
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
