@@ -6,11 +6,8 @@ Times are never tested. The exact musts are asserted, at the published size wher
 `models/test_loss_costs.py`.
 """
 
-import importlib
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,68 +15,62 @@ from torch import nn
 from transformers import Mask2FormerConfig, logging
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
+from benchmarks import attention, decoder, growth, loss, measuring, models, plot, post_processing, rows, whole_clip
+from benchmarks.__main__ import main
 from families import FAMILIES, every_family, family_clips
 
-SCRIPTS, DOCS = (Path(__file__).parents[1] / name for name in ("scripts", "docs"))
+DOCS = Path(__file__).parents[1] / "docs"
 CPU_ROWS = [str(number) for number in range(1, 16)]
 
 
-@pytest.fixture(scope="module")
-def scripts():
-    """The modules of the benchmark."""
-    sys.path.insert(0, str(SCRIPTS))
-    verbosity = logging.get_verbosity()
-    try:
-        names = ("attention", "decoder", "growth", "loss", "measuring", "models", "post_processing", "whole_clip")
-        modules = {name: importlib.import_module(f"benchmarks.{name}") for name in names}
-        modules |= {name: importlib.import_module(name) for name in ("benchmark", "plot_performance")}
-        yield SimpleNamespace(**modules)
-    finally:
-        sys.path.remove(str(SCRIPTS))
-        logging.set_verbosity(verbosity)
-
-
-@pytest.fixture(scope="module")
-def report_path(scripts, tmp_path_factory):
-    path = tmp_path_factory.mktemp("benchmark") / "report.json"
-    threads = torch.get_num_threads()
-    scripts.benchmark.main(["--quick", "--json", str(path)])
+@pytest.fixture(scope="module", autouse=True)
+def global_state():
+    """The command sets the number of threads and the level of logging."""
+    threads, verbosity = torch.get_num_threads(), logging.get_verbosity()
+    yield
     torch.set_num_threads(threads)
+    logging.set_verbosity(verbosity)
+
+
+@pytest.fixture(scope="module")
+def report_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("benchmark") / "report.json"
+    main(["rows", "--quick", "--json", str(path)])
     return path
 
 
 @pytest.fixture(scope="module")
 def cases(report_path):
     """Figures by row and name of the case."""
-    rows = json.loads(report_path.read_text())["rows"]
-    return {number: {case["name"]: case["figures"] for case in row["cases"]} for number, row in rows.items()}
+    measured = json.loads(report_path.read_text())["rows"]
+    return {number: {case["name"]: case["figures"] for case in row["cases"]} for number, row in measured.items()}
 
 
 # ---- the tools ----------------------------------------------------------------------------------------------------
 
 
-def test_operations_of_a_product_are_counted(scripts):
+def test_operations_of_a_product_are_counted():
     one, other = torch.randn(3, 5), torch.randn(5, 7)
-    counts = scripts.measuring.count(lambda: (one @ other).T.reshape(-1, 1).relu(), "cpu")
+    counts = measuring.count(lambda: (one @ other).T.reshape(-1, 1).relu(), "cpu")
     assert counts.flops == 2 * 3 * 5 * 7
     assert counts.operations == 3  # the product, the copy that `reshape` makes of a transposed one, and `relu`
 
 
-def test_operations_of_a_backward_pass_are_counted(scripts):
+def test_operations_of_a_backward_pass_are_counted():
     layer, inputs = nn.Linear(5, 7), torch.randn(3, 5)
-    flops = scripts.measuring.count(lambda: layer(inputs).sum().backward(), "cpu").flops
+    flops = measuring.count(lambda: layer(inputs).sum().backward(), "cpu").flops
     assert flops == 2 * (2 * 3 * 5 * 7)  # the output and the gradient of the weight
 
 
-def test_peak_memory_is_what_is_held_at_once(scripts):
+def test_peak_memory_is_what_is_held_at_once():
     def work():
         for _ in range(3):
             kept = torch.empty(1000)
             torch.empty(500)
             del kept
 
-    case = scripts.measuring.Case("", work, lambda: torch.empty(375), measures=("memory",))
-    figures = scripts.measuring.measure(case, scripts.measuring.Setting())
+    case = measuring.Case("", work, lambda: torch.empty(375), measures=("memory",))
+    figures = measuring.measure(case, measuring.Setting())
     assert figures == {"memory": {"value": 0.25, "baseline": 4 * 1500, "ours": 4 * 375}}
 
 
@@ -131,12 +122,12 @@ def make_there_from_numbers():
         (make_there_from_numbers, 2),
     ],
 )
-def test_waits_of_host_and_device_are_counted_as_on_a_gpu(scripts, work, waits):
-    assert scripts.measuring.count(work, "cpu").syncs == waits
+def test_waits_of_host_and_device_are_counted_as_on_a_gpu(work, waits):
+    assert measuring.count(work, "cpu").syncs == waits
 
 
 @pytest.mark.parametrize("batch_size", [2, 5])
-def test_waits_of_transformers_loss_are_those_read_off_its_code(scripts, batch_size):
+def test_waits_of_transformers_loss_are_those_read_off_its_code(batch_size):
     """For each prediction and image the costs and the labels cross, for each prediction seven more."""
     criterion = Mask2FormerLoss(Mask2FormerConfig(num_labels=6, train_num_points=16), {})
     targets = {
@@ -147,31 +138,29 @@ def test_waits_of_transformers_loss_are_those_read_off_its_code(scripts, batch_s
         "masks_queries_logits": torch.randn(batch_size, 5, 8, 8),
         "class_queries_logits": torch.randn(batch_size, 5, 7),
     }
-    counts = scripts.measuring.count(
-        lambda: criterion(**prediction, **targets, auxiliary_predictions=[prediction] * 9), "cpu"
-    )
+    counts = measuring.count(lambda: criterion(**prediction, **targets, auxiliary_predictions=[prediction] * 9), "cpu")
     assert counts.syncs == 20 * batch_size + 70
 
 
-def test_saved_bytes_count_each_storage_once_and_no_parameter(scripts):
+def test_saved_bytes_count_each_storage_once_and_no_parameter():
     layer, inputs = nn.Linear(10, 20), torch.randn(30, 10)
 
     def work():
         outputs = layer(inputs)  # keeps its inputs, and the weight not
         return outputs.sigmoid() * inputs[:, :1]  # keeps both; the inputs a second time
 
-    assert scripts.measuring.saved_bytes(work, layer.parameters()) == 4 * (30 * 10 + 30 * 20)
+    assert measuring.saved_bytes(work, layer.parameters()) == 4 * (30 * 10 + 30 * 20)
 
 
-def test_a_speed_up_is_the_median_of_paired_ratios(scripts):
-    figure = scripts.measuring.summarise_pairs([(2.0, 1.0), (9.0, 3.0), (4.0, 4.0), (10.0, 2.0), (8.0, 2.0)])
+def test_a_speed_up_is_the_median_of_paired_ratios():
+    figure = measuring.summarise_pairs([(2.0, 1.0), (9.0, 3.0), (4.0, 4.0), (10.0, 2.0), (8.0, 2.0)])
     assert figure["value"] == 3.0 and figure["quartiles"] == [2.0, 4.0]
     assert figure["seconds"] == {"baseline": 8.0, "ours": 2.0}
 
 
-def test_bounds_judge_speed_ups_from_below_and_costs_from_above(scripts):
+def test_bounds_judge_speed_ups_from_below_and_costs_from_above():
     figures = {"speed_up": {"value": 3.0}, "syncs": {"value": None, "baseline": 0, "ours": 2}}
-    faster, bound = scripts.measuring.faster, scripts.measuring.Bound
+    faster, bound = measuring.faster, measuring.Bound
     assert [faster(must).holds(faster(must).value(figures)) for must in (2, 3, 4, None)] == [True, True, False, None]
     assert [bound("syncs.ours", must).holds(bound("syncs.ours", must).value(figures)) for must in (1, 2)] == [
         False,
@@ -243,9 +232,9 @@ def test_a_stream_encodes_each_frame_once(cases):
     assert [figures["encodings_per_frame"]["value"] for figures in cases["12"].values()] == [1, 1]
 
 
-def test_operations_at_the_published_size(scripts):
+def test_operations_at_the_published_size():
     """Rows 4 and 12, counted on tensors without content."""
-    growth, setting = scripts.growth, scripts.measuring.Setting()
+    setting = measuring.Setting()
     official, anew, step = (
         growth.gigaflops(setting, 4, setting.size, way)
         for way in (growth.official_work, growth.our_work, growth.our_step)
@@ -255,47 +244,47 @@ def test_operations_at_the_published_size(scripts):
 
 
 @pytest.mark.parametrize(("row", "most"), [("pixel_decoder_cases", 0.45), ("decoder_cases", 0.35)])
-def test_memory_of_decoders_at_the_published_size(scripts, row, most):
-    cases = getattr(scripts.attention if row == "pixel_decoder_cases" else scripts.decoder, row)
-    baseline, ours = memory_of(scripts, next(cases(scripts.measuring.Setting())))
+def test_memory_of_decoders_at_the_published_size(row, most):
+    cases = getattr(attention if row == "pixel_decoder_cases" else decoder, row)
+    baseline, ours = memory_of(next(cases(measuring.Setting())))
     assert ours <= most * baseline
 
 
-def test_memory_of_a_whole_clip_at_the_published_size(scripts):
-    setting = scripts.measuring.Setting()
-    model, frames = scripts.models.themask(setting, 4), scripts.models.random_frames(setting, 4)
-    official = scripts.whole_clip.OfficialClip(model).eval().requires_grad_(False)
-    case = scripts.measuring.Case("", lambda: official(frames), lambda: scripts.whole_clip.our_clip(model, frames))
-    baseline, ours = memory_of(scripts, case)
+def test_memory_of_a_whole_clip_at_the_published_size():
+    setting = measuring.Setting()
+    model, frames = models.themask(setting, 4), models.random_frames(setting, 4)
+    official = whole_clip.OfficialClip(model).eval().requires_grad_(False)
+    case = measuring.Case("", lambda: official(frames), lambda: whole_clip.our_clip(model, frames))
+    baseline, ours = memory_of(case)
     assert ours <= 0.45 * baseline
 
 
-def test_what_a_frozen_pixel_level_keeps_at_the_published_size(scripts):
+def test_what_a_frozen_pixel_level_keeps_at_the_published_size():
     """Without the loss, which is the same in both."""
-    case = next(scripts.loss.frozen_stage_cases(scripts.measuring.Setting()))
+    case = next(loss.frozen_stage_cases(measuring.Setting()))
     assert case.found["saved_bytes"] <= 0.25
 
 
-def test_memory_of_post_processing_at_the_published_size(scripts):
-    setting = scripts.measuring.Setting()
-    for case in scripts.post_processing.direct_cases(setting):
-        baseline, ours = memory_of(scripts, case)
+def test_memory_of_post_processing_at_the_published_size():
+    setting = measuring.Setting()
+    for case in post_processing.direct_cases(setting):
+        baseline, ours = memory_of(case)
         assert ours <= 0.25 * baseline, case.name
 
 
-def test_memory_of_the_second_round_at_the_published_size(scripts):
-    (case,) = scripts.loss.second_round_cases(scripts.measuring.Setting())
-    baseline, ours = memory_of(scripts, case)
+def test_memory_of_the_second_round_at_the_published_size():
+    (case,) = loss.second_round_cases(measuring.Setting())
+    baseline, ours = memory_of(case)
     assert ours <= 0.1 * baseline
 
 
 @every_family
-def test_no_family_waits_to_predict(scripts, family):
+def test_no_family_waits_to_predict(family):
     """Whole clips and streams; the label maps are then read from the device, once per frame."""
     model = FAMILIES[family]()
     frames, _ = family_clips(model)
     state = model.initial_state(model.config.num_frames, 1)
-    with torch.no_grad(), scripts.measuring.HostTracker() as waits:
+    with torch.no_grad(), measuring.HostTracker() as waits:
         model(pixel_values_videos=frames)
         for frame in 3 * frames.split(1, dim=1):
             _, state = model.streaming_step(frame, state)
@@ -303,10 +292,10 @@ def test_no_family_waits_to_predict(scripts, family):
 
 
 @every_family
-def test_every_family_waits_twice_at_most_to_learn(scripts, family):
+def test_every_family_waits_twice_at_most_to_learn(family):
     model = FAMILIES[family]().train()
     frames, labels = family_clips(model)
-    with scripts.measuring.HostTracker() as waits:
+    with measuring.HostTracker() as waits:
         model(pixel_values_videos=frames, labels=labels).loss.backward()
     assert 1 <= waits.count <= 2
 
@@ -323,17 +312,17 @@ def test_the_loss_gives_a_gpu_few_operations_whatever_its_batch(cases):
         assert operations[f"B=2, {part}"]["ours"] == operations[f"B=8, {part}"]["ours"]
 
 
-def memory_of(scripts, case):
+def memory_of(case):
     with torch.set_grad_enabled(case.has_gradients):
-        return [scripts.measuring.peak_memory(work, "cpu") for work in (case.baseline, case.ours)]
+        return [measuring.peak_memory(work, "cpu") for work in (case.baseline, case.ours)]
 
 
 # ---- the command line and the page --------------------------------------------------------------------------------
 
 
-def test_a_row_that_there_is_not_is_refused(scripts, capsys):
+def test_a_row_that_there_is_not_is_refused(capsys):
     with pytest.raises(SystemExit):
-        scripts.benchmark.main(["17"])
+        main(["rows", "17"])
     assert "`ROW` must be a number from 1 to 16. Got '17'" in capsys.readouterr().err
 
 
@@ -346,35 +335,35 @@ def test_a_row_that_there_is_not_is_refused(scripts, capsys):
         (["--size", "-32", "32"], "`--size` must be two multiples of 32, at least 64. Got -32 32."),
         (["--size", "32", "64"], "`--size` must be two multiples of 32, at least 64. Got 32 64."),
         (["--repeats", "0"], "`--repeats` must be at least 1. Got 0."),
-        (["--json", "nowhere/out.json"], "`--json` must be a file that can be written. Got nowhere/out.json: No such"),
-        (["--json", "."], "`--json` must be a file that can be written. Got .: Is a directory."),
+        (["--json", "nowhere/out.json"], "`--json` must be a writable file. Got nowhere/out.json: No such"),
+        (["--json", "."], "`--json` must be a writable file. Got .: Is a directory."),
         (["--model", "nowhere"], "`--model` must"),
     ],
 )
-def test_options_are_checked_before_anything_is_measured(scripts, flags, sentence, capsys, monkeypatch):
-    monkeypatch.setattr(scripts.benchmark, "measured_row", lambda *_: pytest.fail("measured"))
+def test_options_are_checked_before_anything_is_measured(flags, sentence, capsys, monkeypatch):
+    monkeypatch.setattr(rows, "measured_row", lambda *_: pytest.fail("measured"))
     with pytest.raises(SystemExit) as end:
-        scripts.benchmark.main(flags)
+        main(["rows", *flags])
     assert end.value.code == 2
     assert sentence in capsys.readouterr().err
 
 
-def test_a_model_is_refused_where_no_row_takes_it(scripts, capsys, monkeypatch):
-    monkeypatch.setattr(scripts.benchmark, "load_model", lambda *_, **__: None)
+def test_a_model_is_refused_where_no_row_takes_it(capsys, monkeypatch):
+    monkeypatch.setattr(rows, "load_model", lambda *_, **__: None)
     with pytest.raises(SystemExit):
-        scripts.benchmark.main(["1", "--model", "trained"])
+        main(["rows", "1", "--model", "trained"])
     assert "`--model` must come with row 13. Got trained." in capsys.readouterr().err
 
 
-def test_what_must_hold_on_a_cpu_is_not_judged_on_a_gpu(scripts, monkeypatch):
-    bound, figures = scripts.measuring.faster(2), {"speed_up": {"value": 1.0}}
-    row = scripts.benchmark.Row("row", "theirs", "ours", lambda _: [scripts.measuring.Result("", (bound,), figures)])
-    monkeypatch.setitem(scripts.benchmark.ROWS, 1, row)
-    monkeypatch.setitem(scripts.benchmark.ROWS, 16, row._replace(only_on="cuda"))
-    monkeypatch.setattr(scripts.benchmark, "case_lines", lambda _: [])
+def test_what_must_hold_on_a_cpu_is_not_judged_on_a_gpu(monkeypatch):
+    bound, figures = measuring.faster(2), {"speed_up": {"value": 1.0}}
+    row = rows.Row("row", "theirs", "ours", lambda _: [measuring.Result("", (bound,), figures)])
+    monkeypatch.setitem(rows.ROWS, 1, row)
+    monkeypatch.setitem(rows.ROWS, 16, row._replace(only_on="cuda"))
+    monkeypatch.setattr(rows, "case_lines", lambda _: [])
 
     def judgement(number, device):
-        measured = scripts.benchmark.measured_row(number, scripts.measuring.Setting(device))
+        measured = rows.measured_row(number, measuring.Setting(device))
         return measured["cases"][0]["bounds"][0]["holds"]
 
     assert judgement(1, "cpu") is False
@@ -382,51 +371,51 @@ def test_what_must_hold_on_a_cpu_is_not_judged_on_a_gpu(scripts, monkeypatch):
     assert judgement(16, "cuda") is False
 
 
-def test_rows_of_both_devices_stand_side_by_side(scripts):
+def test_rows_of_both_devices_stand_side_by_side():
     def report(device, *numbers):
-        rows = {number: {"name": "row", "baseline": "theirs", "ours": "ours", "cases": []} for number in numbers}
+        measured = {number: {"name": "row", "baseline": "theirs", "ours": "ours", "cases": []} for number in numbers}
         names = ("machine", "threads", "product", "commit", "torch", "transformers")
-        return {"setting": {"device": device}, "machine": dict.fromkeys(names, device), "rows": rows}
+        return {"setting": {"device": device}, "machine": dict.fromkeys(names, device), "rows": measured}
 
-    joined = scripts.plot_performance.joined([report("cuda", "16", "1"), report("cpu", "1", "2")])
-    titles = [line for line in scripts.plot_performance.page(joined).splitlines() if line.startswith("## ")]
+    joined = plot.joined([report("cuda", "16", "1"), report("cpu", "1", "2")])
+    titles = [line for line in plot.page(joined).splitlines() if line.startswith("## ")]
     assert titles == ["## 1. Row", "## 1. Row, on a GPU", "## 2. Row", "## 16. Row"]
 
 
-def test_an_earlier_report_stays_until_there_are_results(scripts, tmp_path, monkeypatch):
+def test_an_earlier_report_stays_until_there_are_results(tmp_path, monkeypatch):
     def measured_row(number, setting):
         raise KeyboardInterrupt
 
     path = tmp_path / "report.json"
     path.write_text("earlier")
-    monkeypatch.setattr(scripts.benchmark, "measured_row", measured_row)
-    with pytest.raises(SystemExit, match=r"interrupted\. Finished rows: none\."):
-        scripts.benchmark.main(["6", "--quick", "--json", str(path)])
+    monkeypatch.setattr(rows, "measured_row", measured_row)
+    with pytest.raises(SystemExit, match=r"Interrupted\. Finished rows: none\."):
+        main(["rows", "6", "--quick", "--json", str(path)])
     assert path.read_text() == "earlier"
 
 
-def test_an_interrupted_run_keeps_its_finished_rows(scripts, tmp_path, monkeypatch):
+def test_an_interrupted_run_keeps_its_finished_rows(tmp_path, monkeypatch):
     def measured_row(number, setting):
         if number == 7:
             raise KeyboardInterrupt
         return {"name": "finished", "cases": []}
 
     path = tmp_path / "report.json"
-    monkeypatch.setattr(scripts.benchmark, "measured_row", measured_row)
-    with pytest.raises(SystemExit, match=r"interrupted\. Finished rows: 6\."):
-        scripts.benchmark.main(["6", "7", "--quick", "--json", str(path)])
+    monkeypatch.setattr(rows, "measured_row", measured_row)
+    with pytest.raises(SystemExit, match=r"Interrupted\. Finished rows: 6\."):
+        main(["rows", "6", "7", "--quick", "--json", str(path)])
     assert json.loads(path.read_text())["rows"] == {"6": {"name": "finished", "cases": []}}
 
 
-def test_figures_are_printed_with_what_must_hold(scripts):
-    bounds = (scripts.measuring.faster(2, 3), scripts.measuring.Bound("syncs.ours", 2))
+def test_figures_are_printed_with_what_must_hold():
+    bounds = (measuring.faster(2, 3), measuring.Bound("syncs.ours", 2))
     figures = {
-        "speed_up": scripts.measuring.summarise_pairs([(4e-3, 1e-3), (2e-3, 1e-3)]),
-        "syncs": scripts.measuring.share(0, 3),
-        "memory": scripts.measuring.share(8e6, 2e6),
+        "speed_up": measuring.summarise_pairs([(4e-3, 1e-3), (2e-3, 1e-3)]),
+        "syncs": measuring.share(0, 3),
+        "memory": measuring.share(8e6, 2e6),
     }
-    case = scripts.benchmark.case_report(scripts.measuring.Result("eager", bounds, figures), is_judged=True)
-    name, *lines = (" ".join(line.split()) for line in scripts.benchmark.case_lines(case))
+    case = rows.case_report(measuring.Result("eager", bounds, figures), is_judged=True)
+    name, *lines = (" ".join(line.split()) for line in rows.case_lines(case))
     assert name == "eager"
     assert lines[0] == "speed_up 3 must >= 2 aim 3 holds 2.50 to 3.50; 3 ms, 1 ms"
     assert lines[1] == "syncs.ours 3 must <= 2 FAILS"
@@ -434,13 +423,13 @@ def test_figures_are_printed_with_what_must_hold(scripts):
     assert lines[3] == "memory 0.25 8 MB, 2 MB"
 
 
-def test_the_page_shows_every_bound_and_every_curve(scripts, report_path, tmp_path):
+def test_the_page_shows_every_bound_and_every_curve(report_path, tmp_path):
     curve = {"x_label": "frames", "y_label": "GFLOP", "x": [1, 2], "lines": {"official style": [3, 6], "ours": [1, 2]}}
     report = json.loads(report_path.read_text())
     report |= {"setting": {**report["setting"], "quick": False}, "growth": {"frames": curve}}
     path = tmp_path / "report.json"
     path.write_text(json.dumps(report))
-    scripts.plot_performance.main([str(path), "--docs", str(tmp_path / "docs")])
+    main(["plot", str(path), "--docs", str(tmp_path / "docs")])
     page = (tmp_path / "docs" / "performance.md").read_text()
     num_bounds = sum(len(case["bounds"]) for row in report["rows"].values() for case in row["cases"])
     assert page.count("\n| ") - page.count("\n| case |") == num_bounds
@@ -449,9 +438,9 @@ def test_the_page_shows_every_bound_and_every_curve(scripts, report_path, tmp_pa
     assert 'id="official style"' in drawn and 'id="ours"' in drawn
 
 
-def test_the_page_of_the_documentation_is_that_of_its_reports(scripts):
-    reports = [scripts.plot_performance.read_report(path) for path in sorted(DOCS.glob("performance/*.json"))]
-    page = scripts.plot_performance.page(scripts.plot_performance.joined(reports))
+def test_the_page_of_the_documentation_is_that_of_its_reports():
+    reports = [plot.read_report(path) for path in sorted(DOCS.glob("performance/*.json"))]
+    page = plot.page(plot.joined(reports))
     assert (DOCS / "performance.md").read_text() == page
     for number in CPU_ROWS:
         assert f"\n## {number}. " in page
@@ -461,7 +450,7 @@ def test_the_page_of_the_documentation_is_that_of_its_reports(scripts):
     ("content", "sentence"),
     [
         (None, "`REPORT` must be a file that can be read. Got"),
-        ("{", "must be JSON of benchmark.py. Got"),
+        ("{", "must be JSON of `rows`. Got"),
         ("[]", "which has other content"),
         ('{"rows": {}, "machine": {}, "setting": {}}', "which has other content"),
         (
@@ -471,18 +460,18 @@ def test_the_page_of_the_documentation_is_that_of_its_reports(scripts):
         ('{"rows": {}, "machine": {}, "setting": {"quick": true, "device": "cpu"}}', "must be of a full run"),
     ],
 )
-def test_what_is_no_report_is_refused_in_a_sentence(scripts, content, sentence, tmp_path, capsys):
+def test_what_is_no_report_is_refused_in_a_sentence(content, sentence, tmp_path, capsys):
     path = tmp_path / "report.json"
     if content is not None:
         path.write_text(content)
     with pytest.raises(SystemExit) as end:
-        scripts.plot_performance.main([str(path), "--docs", str(tmp_path)])
+        main(["plot", str(path), "--docs", str(tmp_path)])
     assert end.value.code == 2 and sentence in capsys.readouterr().err
     assert not (tmp_path / "performance.md").exists()
 
 
-def test_a_stream_needs_no_more_memory_for_a_longer_video(scripts):
-    setting = scripts.measuring.Setting()
-    short, long = (scripts.growth.video_megabytes(setting, length, is_stream=True) for length in (6, 12))
+def test_a_stream_needs_no_more_memory_for_a_longer_video():
+    setting = measuring.Setting()
+    short, long = (growth.video_megabytes(setting, length, is_stream=True) for length in (6, 12))
     assert long <= 1.05 * short
-    assert long < 0.6 * scripts.growth.video_megabytes(setting, 12, is_stream=False)
+    assert long < 0.6 * growth.video_megabytes(setting, 12, is_stream=False)

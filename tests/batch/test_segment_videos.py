@@ -2,6 +2,7 @@
 """Many videos: found, shared out, finished one by one, and nothing done twice or mixed up."""
 
 import csv
+import hashlib
 import importlib.util
 import itertools
 import json
@@ -191,7 +192,8 @@ def test_a_run_that_is_stopped_leaves_nothing_half_done(videos, frames, model_di
     output = tmp_path / "out"
     command = [sys.executable, SCRIPT, str(videos / "trip"), "--model", str(model_dir), "--output", str(output)]
     process = subprocess.Popen([*command, "--labels", "--device", "cpu"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    while not list(output.glob(".*.unfinished/**/*.png")) and process.poll() is None:
+    digest = hashlib.sha256(b"long.mp4").hexdigest()[:16]
+    while not list(output.glob(f".{digest}.*.unfinished/**/*.png")) and process.poll() is None:
         time.sleep(0.01)
     process.terminate()
     assert "long.mp4: unfinished" in process.communicate()[0]

@@ -86,7 +86,7 @@ def test_segment_writes_every_other_output_without_a_video(model_dir, segmenter,
     assert capsys.readouterr().out.splitlines() == [f"{path}: 11 frames" for path in outputs.values()]
     source = VideoReader(video_path)
     maps = [label_map for _, label_map in segment_frames(segmenter.model, segmenter.processor, source)]
-    times = [time for time, _ in source.timed_frames()]
+    times = [time for time, *_ in source.timed_frames()]
     read_times, read_maps = zip(*read_label_track(track), strict=True)
     assert list(read_times) == times and np.array_equal(read_maps, maps)
     names, palette = label_track_classes(track)
@@ -387,7 +387,7 @@ def test_evaluate_rejects_unusable_files_by_name(dataset, capsys):
     def error(folder, data, *options):
         return error_of(["evaluate", "--predictions", folder, "--data", data, *options], capsys)
 
-    assert "nowhere, which is no folder" in error(predictions, root / "nowhere")
+    assert "nowhere, which is not a folder" in error(predictions, root / "nowhere")
     assert "`--json` must lie in" in error(predictions, root, "--json", root / "val.txt" / "scores.json")
     (root / "binary.txt").write_bytes(b"\xff\xfe\x00")
     assert "binary.txt must be a text file" in error(predictions, root, "--split", "binary")

@@ -152,14 +152,14 @@ def test_groups_and_minimum_share_select_the_questions(data_set, tmp_path, capsy
 
 def test_long_answers_are_truncated_in_the_report(data_set, tmp_path, capsys):
     root, labels = data_set
-    model = answering_vlm("river")
+    model = answering_vlm("water")
     output = model.get_output_embeddings().weight.data
-    output[:, VOCABULARY["river"]] = output[:, VOCABULARY[":"]]  # after a river comes a river
+    output[:, VOCABULARY["water"]] = output[:, VOCABULARY[":"]]  # after "water" comes "water"
     assert run(labels, "--data", root, "--vlm", save_vlm(tmp_path / "vlm", model), "-o", tmp_path / "out") == 0
     line = capsys.readouterr().out.splitlines()[0]
-    assert line.startswith(f'a, water: "{"river " * 16}rive" -> unchanged')
+    assert line.startswith(f'a, water: "{"water " * 16}wate" -> unchanged')
     [entry] = json.loads((tmp_path / "out_log" / "corrections.json").read_text())
-    assert entry["answer"] == " ".join(["river"] * MAX_NEW_TOKENS)
+    assert entry["answer"] == " ".join(["water"] * MAX_NEW_TOKENS)
 
 
 def test_invalid_arguments_are_rejected(data_set, vlm, names_file, video_path, tmp_path, capsys, monkeypatch):
@@ -181,8 +181,8 @@ def test_invalid_arguments_are_rejected(data_set, vlm, names_file, video_path, t
         assert "`--output` and `--log` must be folders side by side." in error(
             labels, *data, "-o", folders[0], "--log", folders[1]
         )
-    assert "`--class-names` must name the classes with `--video`" in error(labels, "--video", video_path, "--vlm", vlm)
-    assert "and not with `--data`" in error(labels, *data, "--class-names", names_file)
+    assert "`--class-names` must be given with `--video`" in error(labels, "--video", video_path, "--vlm", vlm)
+    assert "left out with `--data`" in error(labels, *data, "--class-names", names_file)
     assert "`--vlm` must be a folder with a saved image-text-to-text model." in error(
         labels, "--data", root, "--vlm", tmp_path / "none"
     )
@@ -212,7 +212,7 @@ def test_incomplete_class_names_are_rejected(data_set, vlm, video_path, tmp_path
 
     for text in ("river\n\nlake\n", "river\nlake\nriver\n", ""):
         file.write_text(text)
-        assert f"{file}: `--class-names` must give every class a name of its own" in error(file)
+        assert f"{file}: `--class-names` must give every class a distinct name" in error(file)
     for config in ("{}", "[]", '{"id2label": {"1": "sea", "2": "lake"}}'):
         (model / "config.json").write_text(config)
         assert f"{model}: `--class-names` must be a model whose configuration names its classes" in error(model)

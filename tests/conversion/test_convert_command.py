@@ -166,7 +166,7 @@ def test_other_classes_and_missing_entries_are_one_sentence(checkpoint, dataset,
     (dataset / "label_num_dic_final.json").write_text(json.dumps({"others": "0", "road": "1"}))
     flags = ("--config-overrides", OVERRIDES, "--data", dataset)
     assert convert(checkpoint, tmp_path / "model", *flags) == 2
-    assert "must have the checkpoint's 6 classes. Got 1" in capsys.readouterr().err
+    assert "must be those of the checkpoint's 6 classes. Got 1" in capsys.readouterr().err
     state_dict = weights("segmentor_1f")
     incomplete = {key: value for key, value in state_dict.items() if "query_feat" not in key}
     torch.save(incomplete, checkpoint)
@@ -224,3 +224,10 @@ def test_a_motion_encoder_of_another_kind_is_refused(tmp_path, capsys):
             == 2
         )
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_motion_encoder_is_rejected_for_a_family_without_one(checkpoint, tmp_path, capsys):
+    options = ["--config-overrides", OVERRIDES, "--motion-encoder", str(checkpoint)]
+    assert convert(checkpoint, tmp_path / "model", *options) == 2
+    assert "of which themask has none. Got motion_encoder." in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()

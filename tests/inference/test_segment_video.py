@@ -9,7 +9,7 @@ import torch
 
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.inference.segment_video import segment_video
-from transformers_themask.videos.source import FrameSource, IncompleteVideoError
+from transformers_themask.videos.source import FrameSource, IncompleteVideoError, TimedFrame
 
 
 class Scripted(FrameSource):
@@ -26,7 +26,7 @@ class Scripted(FrameSource):
         try:
             for time, frame in zip(self.times, self.frames, strict=False):
                 self.num_read += 1
-                yield time, frame
+                yield TimedFrame(time, frame)
             if self.error is not None:
                 raise self.error
         finally:
@@ -76,7 +76,7 @@ def test_every_sink_gets_every_frame_in_order_with_its_label_map(segmenter, fram
     session = segmenter.model.stream(segmenter.processor, mode, num_frames, frame_stride)
     session.step(frames[0])  # what it has seen before is forgotten
     sinks = [Collector(), Collector()]
-    assert segment_video(session, Scripted(frames), sinks).num_frames == 11
+    assert segment_video(session, Scripted(frames), sinks) == 11
     expected = segment_frames(segmenter.model, segmenter.processor, frames, num_frames, frame_stride, mode)
     for (index, label_map), frame, other in zip(expected, sinks[0].frames, sinks[1].frames, strict=True):
         assert other is frame
@@ -169,7 +169,7 @@ def test_no_more_is_read_ahead_than_fits_into_the_queues(segmenter, frames):
 
 def test_an_endless_source_is_left_after_the_frames_asked_for(session, frames):
     source, sink = Scripted(itertools.cycle(frames)), Collector()
-    assert segment_video(session, source, [sink], max_frames=3).num_frames == 3
+    assert segment_video(session, source, [sink], max_frames=3) == 3
     assert (len(sink.frames), sink.end, source.is_closed, source.num_read) == (3, "closed", True, 3)
     with pytest.raises(ValueError, match=r"`max_frames` must be at least 1. Got 0"):
         segment_video(session, source, [sink], max_frames=0)

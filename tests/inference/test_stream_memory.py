@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory does not grow with the length of a video; `scripts/measure_stream_memory.py` takes longer ones."""
+"""Memory does not grow with the length of a video; `python -m benchmarks stream-memory` takes longer ones."""
 
 import ctypes
 import gc

@@ -61,7 +61,7 @@ def room_of(path):
 def test_model_files_survive_save_pretrained(path):
     """Saving copies, flat, what `from .name import` names; nothing else reaches those without the package."""
     allowed = {"torch", "torchvision", "scipy", "numpy", "PIL", "transformers", "huggingface_hub"}
-    standard = {"collections", "dataclasses", "math", "pathlib", "typing"}
+    standard = {"collections", "copy", "dataclasses", "math", "pathlib", "typing"}
     for level, module, line in imports(path):
         top = module.split(".")[0]
         is_sibling = level == 1 and module and "." not in module

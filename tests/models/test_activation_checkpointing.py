@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Activation checkpointing: the same numbers from less memory."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
 
+from benchmarks.training_memory import training_step_peaks
 from tiny import TINY_MIT, random_clips, tiny_model
 from transformers_themask import MiTConfig
 from transformers_themask.models.step_context import StepContext
@@ -27,7 +25,6 @@ DEEP = {
     "dim_feedforward": 256,
     "num_queries": 20,
 }
-SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_memory.py"
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")  # their new names are 5.23's
 
@@ -112,10 +109,10 @@ def test_every_repeated_layer_is_a_checkpoint():
 
 @pytest.mark.parametrize("is_frozen", [False, True], ids=["trained", "frozen"])
 def test_peak_memory_of_a_training_step_falls_by_two_fifths(is_frozen):
-    """As the allocator counts it, hence the same on every machine; `scripts/measure_memory.py` takes larger models."""
+    """As the allocator counts it, hence the same on every machine; `benchmarks training-memory` has larger ones."""
     model = tiny_model(num_frames=4, **DEEP)
     if is_frozen:  # the second stage, in which four-frame models are trained
         model.freeze_pixel_level()
     frames, labels = random_clips(batch_size=1, num_frames=4, size=(128, 128))
-    plain, checkpointed = runpy.run_path(str(SCRIPT))["training_step_peaks"](model, frames, labels)
+    plain, checkpointed = training_step_peaks(model, frames, labels)
     assert checkpointed <= 0.6 * plain

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
-from allocated_memory import peak_bytes
+from benchmarks.measuring import peak_memory
 from tiny import random_clips, tiny_model
 from transformers_themask.models import deformable_attention as module
 from transformers_themask.models.deformable_attention import DeformableAttention, deformable_attention, sampling_grid
@@ -201,7 +201,7 @@ def test_a_block_of_queries_is_one_gather(monkeypatch):
 def peak(function):
     """The most memory in bytes that a call holds at a time, as the allocator counts it."""
     function()  # what is made once
-    return peak_bytes(function)
+    return peak_memory(function)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

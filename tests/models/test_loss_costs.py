@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
-from allocated_memory import peak_bytes
+from benchmarks.measuring import peak_memory
 from point_samplers import layer_by_layer
 from tiny import random_clips, tiny_config, tiny_model
 from tolerances import assert_equal_up_to_rounding
@@ -288,7 +288,7 @@ def test_the_second_round_equals_the_released_one_in_a_tenth_of_its_memory():
         results.append((loss(leaf), *works[-1]()))
     for result, expected in zip(*results, strict=True):
         assert_equal_up_to_rounding(result, expected)
-    ours, official = map(peak_bytes, works)
+    ours, official = map(peak_memory, works)
     assert ours <= 0.1 * official
 
 

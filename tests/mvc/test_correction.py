@@ -160,7 +160,7 @@ def test_groups_are_decided_apart(folders):
 
 
 @pytest.mark.parametrize(
-    "answer", ["", "I'm sorry, I can't help with that.", "a lake or a river", "not a lake", "🌊\ud800", "x" * 100_000]
+    "answer", ["", "I'm sorry, I can't help with that.", "a lake or a river", "🌊\ud800", "x" * 100_000]
 )
 def test_an_answer_without_a_decision_changes_nothing_and_is_logged(folders, answer):
     video = a_video("a", 0, [SEA, LAKE, 5])
@@ -174,7 +174,7 @@ def test_an_answer_without_a_decision_changes_nothing_and_is_logged(folders, ans
 
 def test_a_dry_run_asks_and_logs_but_writes_no_label_map(folders):
     videos = [a_video("a", 0, [SEA, LAKE, 5]), a_video("b", 1, [LAKE, RIVER])]
-    answers = ("lake", "It is not a lake.")
+    answers = ("lake", "It is a pond.")
     _, output, log = folders
     dry = correct(folders, videos, Script(*answers), dry_run=True)
     assert not output.exists() and sorted(files_in(log)) == ["a/water.png", "b/water.png", "corrections.json"]

@@ -43,7 +43,7 @@ from transformers_themask.mvc.tta import (
 from transformers_themask.mvc.voting import PIXELS_PER_CHUNK, vote
 from transformers_themask.videos.camera import Camera
 from transformers_themask.videos.frames_in_memory import FramesInMemory
-from transformers_themask.videos.source import FrameSource, IncompleteVideoError
+from transformers_themask.videos.source import FrameSource, IncompleteVideoError, TimedFrame
 
 MVC = Path(__file__).parents[1] / "fixtures" / "mvc"
 HEIGHT, WIDTH, NUM_FRAMES = 50, 70, 7
@@ -449,7 +449,7 @@ class Readings(FrameSource):
         self.number += 1
         number = max(self.number - 1, 0)
         for index, frame in enumerate(self.readings[min(number, len(self.readings) - 1)]):
-            yield Fraction(index, 10), frame
+            yield TimedFrame(Fraction(index, 10), frame)
         if self.errors:
             error = self.errors[min(number, len(self.errors) - 1)]
             if error is not None:
@@ -569,8 +569,11 @@ def test_the_same_passes_can_be_run_again(frames, passes, expected):
 
 
 def test_what_cannot_be_read_again_is_refused(segmenter, frames, passes):
-    capture = SimpleNamespace(isOpened=lambda: True, get=lambda _: 30.0, release=lambda: None)
-    for source in (FramesInMemory(iter(frames)), Camera(0, lambda index: capture)):
+    class FakeCamera(Camera):
+        def _capture(self):
+            return SimpleNamespace(isOpened=lambda: True, get=lambda _: 30.0, release=lambda: None)
+
+    for source in (FramesInMemory(iter(frames)), FakeCamera(0)):
         sink = Collector()
         with pytest.raises(ValueError, match=f"can be read again for every pass.*Got {source.path}. Save the video"):
             segment_video_in_passes(passes, source, [sink])

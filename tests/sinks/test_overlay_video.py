@@ -69,7 +69,7 @@ def test_every_frame_lies_under_its_own_label_map(even_frames, source, tmp_path)
 def test_times_of_any_distance_are_kept(labelled_frames, source, tmp_path):
     source.time_base = Fraction(1, 90000)
     write_overlay(tmp_path / "new" / "out.mp4", source, labelled_frames)
-    times = [time for time, _ in VideoReader(tmp_path / "new" / "out.mp4").timed_frames()]
+    times = [time for time, *_ in VideoReader(tmp_path / "new" / "out.mp4").timed_frames()]
     assert times == [frame.time for frame in labelled_frames]
 
 
@@ -77,8 +77,9 @@ def test_times_of_any_distance_are_kept(labelled_frames, source, tmp_path):
 def test_the_last_frame_is_shown_as_long_as_the_source_says(labelled_frames, source, tmp_path, seconds):
     source.time_base = Fraction(1, 90000)
     last = labelled_frames[-1].time
-    source.end = None if seconds is None else last + seconds
-    write_overlay(tmp_path / "new" / "out.mp4", source, labelled_frames)
+    end = None if seconds is None else last + seconds
+    *frames, last_frame = labelled_frames
+    write_overlay(tmp_path / "new" / "out.mp4", source, [*frames, replace(last_frame, end=end)])
     with av.open(str(tmp_path / "new" / "out.mp4")) as container:
         stream = container.streams.video[0]
         end = (stream.start_time + stream.duration) * stream.time_base

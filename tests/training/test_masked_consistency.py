@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from allocated_memory import peak_bytes
+from benchmarks.measuring import peak_memory
 from goldens import json_file, tensors
 from trained_models import TRAINED_MODELS
 from transformers_themask.models.step_context import StepContext
@@ -226,7 +226,7 @@ def test_the_second_pass_needs_no_more_memory_than_a_further_batch(clips, traini
         model = TRAINED_MODELS["themask_t2"].build()
         args = training_arguments(max_steps=1, per_device_train_batch_size=4, **fields)
         trainer = VSSTrainer(model, args, processor, train_dataset=clips((-1, 0)))
-        return peak_bytes(trainer.train)
+        return peak_memory(trainer.train)
 
     peak()  # what is made once
     frames = 4 * 2 * 3 * 64 * 64 * 4  # in bytes: 4 clips of 2 frames

@@ -38,9 +38,16 @@ class FakeCapture:
 
 def camera(*captures, ticks=(100.0, 100.04, 100.1, 100.1, 101.0)):
     """A camera that is opened once per capture, with a clock."""
-    left = list(captures)
-    clock = iter(ticks)
-    return Camera(3, lambda index: left.pop(0) if index == 3 else None, lambda: next(clock))
+    left, clock = list(captures), iter(ticks)
+
+    class FakeCamera(Camera):
+        def _capture(self):
+            return left.pop(0)
+
+        def _clock(self):
+            return next(clock)
+
+    return FakeCamera(3)
 
 
 def read(source):
@@ -55,7 +62,7 @@ def read(source):
 def test_frames_are_rgb_and_come_at_the_time_of_the_clock():
     capture = FakeCapture()
     source = camera(capture)
-    times, frames = zip(*read(source), strict=True)
+    times, frames, _ = zip(*read(source), strict=True)
     assert np.array_equal(frames, PICTURES) and all(frame.flags.c_contiguous for frame in frames)
     # Two at the same time are one unit apart.
     assert list(times) == [0, Fraction(4, 100), Fraction(1, 10), Fraction(1, 10) + source.time_base, 1]

@@ -19,7 +19,7 @@ def write_levels(folder, names):
 
 def test_a_folder_plays_its_images_at_the_frame_rate(frames, frame_folder):
     source = FrameFolder(frame_folder, frame_rate=Fraction(30000, 1001))
-    times, images = zip(*source.timed_frames(), strict=True)
+    times, images, _ = zip(*source.timed_frames(), strict=True)
     assert np.array_equal(images, frames) and np.array_equal(list(source), frames)
     assert times == tuple(index * Fraction(1001, 30000) for index in range(11))
     assert source.num_frames == 11

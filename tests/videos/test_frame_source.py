@@ -18,7 +18,7 @@ def test_files_folders_and_frames_are_told_apart(video_path, frame_folder, frame
     }
     for kind, source in kinds.items():
         assert type(source) is kind and isinstance(source, FrameSource)
-        times, pictures = zip(*source.timed_frames(), strict=True)
+        times, pictures, _ = zip(*source.timed_frames(), strict=True)
         assert np.array_equal(pictures, list(source)) and len(pictures) == source.num_frames == 11
         assert times == tuple(index / source.frame_rate for index in range(11))
 

@@ -22,7 +22,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_frames_gives_the_same_video(frames, form):
     source = open_frame_source(FORMS[form](frames), Fraction(30000, 1001))
-    times, images = zip(*source.timed_frames(), strict=True)
+    times, images, _ = zip(*source.timed_frames(), strict=True)
     assert np.array_equal(images, frames) and all(image.dtype == np.uint8 for image in images)
     assert list(times) == [index * Fraction(1001, 30000) for index in range(11)]
     assert source.frame_rate == Fraction(30000, 1001) and (Fraction(1001, 30000) / source.time_base).denominator == 1

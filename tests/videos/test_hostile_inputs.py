@@ -85,7 +85,7 @@ def test_frames_come_right_sized_and_in_order(tmp_path, name):
     write, num_frames, size = READABLE[name]
     write(tmp_path / name)
     source = open_frame_source(tmp_path / name)
-    times, frames = zip(*source.timed_frames(), strict=True)
+    times, frames, _ = zip(*source.timed_frames(), strict=True)
     assert len(frames) == num_frames and shows_pictures(frames)
     assert all(frame.shape == (*size, 3) and frame.dtype == np.uint8 for frame in frames)
     assert list(times) == sorted(set(times)) and all((time / source.time_base).denominator == 1 for time in times)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import gc
 import os
+import pickle
 import socket
 import weakref
 from contextlib import suppress
@@ -86,13 +87,17 @@ def open_files():
             yield os.fstat(descriptor)
 
 
-def test_a_file_is_closed_whenever_its_frames_are_no_longer_wanted(tmp_path):
+def test_file_is_closed_with_its_iterator_or_its_unused_reader(tmp_path):
     path = write_video(tmp_path / "a.mp4", noise_frames(60), cut=1)
 
     def is_open():
         return any(os.path.samestat(path.stat(), status) for status in open_files())
 
     reader = VideoReader(path)
+    assert is_open()  # for the first iteration
+    del reader
+    assert not is_open()
+    reader = pickle.loads(pickle.dumps(VideoReader(path)))
     assert not is_open()
     for read in (reader.timed_frames, reader.__iter__):
         frames = read()
@@ -185,7 +190,7 @@ def test_times_of_a_file_are_exact(tmp_path):
     times = [0, 40, 41, 300, 301, 500, 1000, 1033, 5000]
     for suffix in (".mp4", ".mkv"):
         path = write_video(tmp_path / f"a{suffix}", [picture(index) for index in range(9)], times=times)
-        read, frames = zip(*VideoReader(path).timed_frames(), strict=True)
+        read, frames, _ = zip(*VideoReader(path).timed_frames(), strict=True)
         assert list(read) == [Fraction(time, 1000) for time in times] and shows_pictures(frames)
 
 
@@ -200,7 +205,7 @@ def test_a_file_behind_a_url_equals_the_file(tmp_path, has_ranges):
         read = [list(reader.timed_frames()) for _ in range(2)]
     path = tmp_path / "a.mp4"
     for times_and_frames in read:
-        for (time, frame), (expected_time, expected) in zip(
+        for (time, frame, _), (expected_time, expected, _) in zip(
             times_and_frames, VideoReader(path).timed_frames(), strict=True
         ):
             assert time == expected_time and np.array_equal(frame, expected)
@@ -262,5 +267,5 @@ def test_the_reader_says_how_long_the_last_frame_is_shown(tmp_path):
         writer.write(np.zeros((32, 48, 3), np.uint8), time)
     writer.close(end=Fraction(42, 10))
     reader = VideoReader(path)
-    assert [time for time, _ in reader.timed_frames()] == [Fraction(0), Fraction(1, 10), Fraction(2, 10)]
-    assert reader.end == Fraction(42, 10)
+    times, _, ends = zip(*reader.timed_frames(), strict=True)
+    assert times == (Fraction(0), Fraction(1, 10), Fraction(2, 10)) and ends[-1] == Fraction(42, 10)

@@ -33,7 +33,7 @@ def test_times_of_a_variable_frame_rate_are_kept_exactly(tmp_path):
     with VideoWriter(tmp_path / "a.mp4", Fraction(25), time_base=Fraction(1, 1000)) as writer:
         for time in times:
             writer.write(flat_frame(RED), time)
-    assert [time for time, _ in VideoReader(tmp_path / "a.mp4").timed_frames()] == times
+    assert [time for time, *_ in VideoReader(tmp_path / "a.mp4").timed_frames()] == times
 
 
 @pytest.mark.parametrize("time_base", [Fraction(1, 90000), Fraction(1, 30)], ids=str)
@@ -57,7 +57,7 @@ def test_a_video_is_as_long_as_its_last_frame_is_shown(tmp_path, gaps, sound, ti
         longest = max(stream.duration * stream.time_base for stream in container.streams)
         assert abs(Fraction(container.duration, av.time_base) - longest) <= Fraction(1, 1000)
     # That the file is read without an error says that its reader takes it for undamaged.
-    assert [time for time, _ in VideoReader(tmp_path / "a.mp4").timed_frames()] == times
+    assert [time for time, *_ in VideoReader(tmp_path / "a.mp4").timed_frames()] == times
 
 
 def test_written_colors_come_back(tmp_path):
@@ -97,11 +97,11 @@ def test_sound_is_copied_packet_by_packet_at_its_times(tmp_path, sound):
     reader = VideoReader(source)
     assert reader.has_audio
     with VideoWriter(tmp_path / "out.mp4", reader.frame_rate, reader.time_base, audio_from=source) as writer:
-        for time, frame in reader.timed_frames():
+        for time, frame, _ in reader.timed_frames():
             writer.write(frame, time)
     written = VideoReader(tmp_path / "out.mp4")
     assert written.has_audio
-    assert [time for time, _ in written.timed_frames()] == [time for time, _ in reader.timed_frames()]
+    assert [time for time, *_ in written.timed_frames()] == [time for time, *_ in reader.timed_frames()]
     # A transport stream repeats the decoder's settings before every packet (ADTS, 7 bytes); mp4 keeps them once.
     header = 7 if sound.get("file_format") == "mpegts" else 0
     expected = [(time, content[header:]) for time, content in sound_packets(source)]

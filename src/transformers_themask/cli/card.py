@@ -6,8 +6,7 @@ import argparse
 from transformers_themask.publishing.model_card import build_model_card
 from transformers_themask.publishing.results import read_results, saved_model_facts
 from transformers_themask.sinks.output_folder import check_output_folder
-
-from .command import naming
+from transformers_themask.terminal_text import naming
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices and checks of options that several sub-commands share."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -39,12 +37,3 @@ def usable_device(name: str | None) -> str:
 def autocast(device: str, bf16: bool) -> torch.autocast:
     """Compute in bfloat16 where the accuracy allows it, if `bf16`."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)
-
-
-@contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """Prefix errors about the content of a file with its name."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error

@@ -5,25 +5,24 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers_themask.data.sources import load_videos
 from transformers_themask.mvc.confusable_groups import DEFAULT_GROUPS_FILE, check_groups, read_groups
-from transformers_themask.mvc.correction import VideoCorrector, correct_results
-from transformers_themask.mvc.label_folders import check_label_folder, single_video, videos_of_data_set
+from transformers_themask.mvc.correction import Correction, VideoCorrector, correct_results
+from transformers_themask.mvc.label_folders import ResultVideo, check_label_folder, single_video, videos_of_data_set
 from transformers_themask.mvc.vision_language import VisionLanguageModel
 from transformers_themask.sinks.output_folder import check_new_folder
-from transformers_themask.terminal_text import counted
+from transformers_themask.terminal_text import counted, naming
 from transformers_themask.videos.frame_source import open_frame_source
 
-from .command import check_apart, naming, usable_device
+from .command import check_apart, usable_device
 
-# Longer answers are shown in part; the log has them whole.
+# Longer answers are truncated; the log has all of them.
 MAX_SHOWN_CHARACTERS = 100
 
 
 def run(options: argparse.Namespace) -> None:
-    """Where a video is labelled with look-alikes such as river, lake and sea, ask a model which of them it shows."""
+    """Correct the label maps, and report every question with its answer."""
     log = _log_folder(options)
     _check_options(options, log)
     device = usable_device(options.device)
@@ -52,7 +51,7 @@ def _log_folder(options: argparse.Namespace) -> Path:
 
 
 def _check_options(options: argparse.Namespace, log: Path) -> None:
-    """Find what is wrong before anything is loaded."""
+    """Check the paths before anything is loaded."""
     inputs = [str(options.labels), *([options.video] if options.video is not None else [])]
     for argument, path in (("--output", options.output), ("--log", log)):
         for source in inputs:
@@ -63,13 +62,13 @@ def _check_options(options: argparse.Namespace, log: Path) -> None:
         raise ValueError(f"`--output` and `--log` must be folders side by side. Got {output} and {log}.")
     if (options.class_names is None) == (options.video is not None):
         raise ValueError(
-            "`--class-names` must name the classes with `--video`, and not with `--data`, which names its own. Got "
-            f"{'nothing' if options.class_names is None else options.class_names}."
+            "`--class-names` must be given with `--video` and left out with `--data`, which has names of its own. Got "
+            f"{'no value' if options.class_names is None else options.class_names}."
         )
 
 
-def _open_videos(options: argparse.Namespace) -> tuple[list[Any], Sequence[str]]:
-    """The videos, and the classes that their label maps hold."""
+def _open_videos(options: argparse.Namespace) -> tuple[list[ResultVideo], Sequence[str]]:
+    """The videos, and the names of the classes in their label maps."""
     if options.data is not None:
         videos = load_videos(options.data, options.split)
         return videos_of_data_set(videos), videos.class_names
@@ -81,7 +80,7 @@ def _class_names(path: Path) -> list[str]:
     with naming(path):
         names = _names_of_model(path / "config.json") if path.is_dir() else _names_in_lines(path)
         if not all(names) or len(set(names)) < len(names):
-            raise ValueError("`--class-names` must give every class a name of its own, without empty lines.")
+            raise ValueError("`--class-names` must give every class a distinct name, without empty lines.")
     return names
 
 
@@ -97,11 +96,11 @@ def _names_of_model(file: Path) -> list[str]:
     return [names[str(index)] for index in range(len(names))]
 
 
-def _report(corrections: Sequence[Any], is_dry_run: bool) -> list[str]:
+def _report(corrections: Sequence[Correction], is_dry_run: bool) -> list[str]:
     """One line for each question."""
     lines = []
     for correction in corrections:
-        # Quoted and in ASCII, as a model can say anything.
+        # As ASCII in quotes: a model may answer with any characters.
         answer = json.dumps(correction.answer[:MAX_SHOWN_CHARACTERS])
         place = f"{correction.video}, {correction.group}" if correction.video else correction.group
         effect = "unchanged"

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`themask queries`: what the queries of a model see in one frame."""
+"""`themask queries`: the masks of a model's queries in one frame."""
 
 import argparse
 from collections import deque
 from fractions import Fraction
-from typing import Any
+
+import numpy as np
 
 from transformers_themask.drawing.palettes import named_palette
 from transformers_themask.inference.frame_queries import query_view
 from transformers_themask.inference.loading import load_model
 from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.videos.frame_source import open_frame_source
+from transformers_themask.videos.source import FrameSource
 
 from .command import check_apart, usable_device
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw the masks of the primary and the secondary query of each class in one frame."""
+    """Draw the queries of each class in one frame."""
     _check_options(options)
     device = usable_device(options.device)
     source = open_frame_source(options.input, Fraction(15))
@@ -37,16 +39,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Find what is wrong before anything is loaded."""
+    """Check the output before anything is loaded."""
     if options.output.suffix != ".png" or options.output.is_dir():
         raise ValueError(f"`--output` must be a file whose name ends in .png. Got {options.output}.")
     check_apart("--output", options.output, options.input)
     check_output_folder("--output", options.output.parent)
 
 
-def _clip_up_to(source: Any, index: int, num_frames: int) -> list[Any]:
-    """A frame with the ones before it, fewer at the beginning of the video."""
-    clip: deque[Any] = deque(maxlen=num_frames)
+def _clip_up_to(source: FrameSource, index: int, num_frames: int) -> list[np.ndarray]:
+    """A frame with those before it: `num_frames`, or fewer at the beginning of the video."""
+    clip: deque[np.ndarray] = deque(maxlen=num_frames)
     for position, frame in enumerate(source):
         clip.append(frame)
         if position == index:

@@ -43,13 +43,13 @@ def run(options: argparse.Namespace) -> None:
     sinks = open_sinks(options, source, model.config)
     try:
         with autocast(device, options.bf16):
-            result = segment_video_in_passes(
+            num_frames = segment_video_in_passes(
                 sessions, source, list(sinks.values()), tta.combine, max_frames=options.max_frames, progress=True
             )
     except IncompleteVideoError:
         _report(sinks, None)
         raise
-    _report(sinks, result.num_frames)
+    _report(sinks, num_frames)
     if options.output is not None and options.legend and not sinks[options.output].has_legend:
         print("The pictures are too small for a legend. Their colours are:")
         for name, color in sinks[options.output].class_colors.items():

@@ -1,31 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion of official checkpoints of all families to models."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from transformers_themask.registry import Converter, Family, families
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
+from transformers_themask.registry import Converter, Family, StateDict, families
+from transformers_themask.terminal_text import naming
 
-from .official import ConversionReport, fill_model, official_names
+from .official import ConversionReport, fill_model, load_official_checkpoint, official_names
 
 
-def converter_for(state_dict: dict[str, Tensor]) -> tuple[Family, Converter]:
-    """Find the family of an official state dict.
+def convert_file(
+    checkpoint: Path,
+    class_names: Sequence[str] | None = None,
+    parts: Mapping[str, Path] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> tuple[PreTrainedModel, VideoSegmentationProcessor, ConversionReport]:
+    """Build the model and the video processor that an official checkpoint file belongs to.
+
+    Args:
+        checkpoint (`Path`): File of official parameters.
+        class_names (`Sequence[str]`, *optional*): Names of the model's classes.
+        parts (`Mapping[str, Path]`, *optional*): Files of official parameters of parts of the model, by their names in
+            [`~transformers_themask.registry.Family`]. The checkpoint may lack these parts.
+        overrides (`Mapping`, *optional*): Fields of the configuration that win over those read off the checkpoint.
 
     Raises:
-        ValueError: If no family has such checkpoints.
+        FileNotFoundError: If a file does not exist.
+        ValueError: If a file is unfit, or parameters are missing, or names of classes do not fit.
     """
+    state_dict = load_official_checkpoint(checkpoint)
+    with naming(checkpoint):
+        row, converter = converter_for(state_dict)
+        config = converter.config_from_state_dict(state_dict, **(overrides or {}))
+        if class_names is not None:
+            _name_classes(config, class_names)
+        model, report = convert_official_checkpoint(state_dict, config)
+    files = dict(parts or {})
+    if unknown := sorted(files.keys() - row.parts.keys()):
+        raise ValueError(
+            f"`parts` must be parts with checkpoints of their own, of which {row.name} has "
+            f"{', '.join(row.parts) or 'none'}. Got {unknown[0]}."
+        )
+    given = tuple(row.parts[name].prefix for name in files)
+    missing = [name for name in report.missing if not name.startswith(given)]
+    if missing:
+        raise ValueError(
+            f"`checkpoint` must fill every parameter of the model. Got {checkpoint} without {len(missing)} of them, "
+            f"the first {missing[0]}."
+        )
+    for name, file in files.items():
+        part = load_official_checkpoint(file)
+        with naming(file):
+            row.parts[name].load(model, part)
+    return model, row.processor(fit=getattr(config, "fit", "stretch")), report
+
+
+def _name_classes(config: PreTrainedConfig, class_names: Sequence[str]) -> None:
+    if len(class_names) != config.num_labels:
+        raise ValueError(
+            f"`class_names` must be those of the checkpoint's {config.num_labels} classes. Got {len(class_names)}."
+        )
+    config.id2label = dict(enumerate(class_names))
+    config.label2id = {name: index for index, name in config.id2label.items()}
+
+
+def converter_for(state_dict: StateDict) -> tuple[Family, Converter]:
+    """The family of an official state dict, and its conversion; a `ValueError` if no family has such checkpoints."""
     converters = [(row, converter) for row in families() for converter in row.converters]
     for row, converter in converters:
         if any(key.startswith(converter.marker) for key in state_dict):
             return row, converter
     markers = " or ".join(f"`{converter.marker}`" for _, converter in converters)
-    raise ValueError(f"An official state dict must have entries that start with {markers}. Got none.")
+    raise ValueError(
+        f"An official state dict must have entries that start with {markers}. Got {len(state_dict)} other entries."
+    )
 
 
-def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -> PreTrainedConfig:
+def config_from_state_dict(state_dict: StateDict, **overrides: object) -> PreTrainedConfig:
     """Read the architecture off an official state dict.
 
     Args:
@@ -39,8 +94,8 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
 
 
 def convert_official_checkpoint(
-    state_dict: dict[str, Tensor], config: PreTrainedConfig | None = None
-) -> tuple[Any, ConversionReport]:
+    state_dict: StateDict, config: PreTrainedConfig | None = None
+) -> tuple[PreTrainedModel, ConversionReport]:
     """Build the model an official state dict belongs to.
 
     Args:

@@ -13,11 +13,7 @@ STRIDES = (4, 8, 16, 32)
 
 
 def backbone_config_of(size: str | None, config: Any) -> PreTrainedConfig:
-    """The configuration that a model's fields `backbone` and `backbone_config` describe.
-
-    Args:
-        size (`str`, *optional*): A published MiT size, `"mit-b0"` … `"mit-b5"`.
-        config (`PreTrainedConfig` or `dict`, *optional*): A configuration instead. Without either it is MiT-B1.
+    """The configuration described by a model's fields `backbone` and `backbone_config`; without either MiT-B1.
 
     Raises:
         ValueError: If both are given, or the backbone is unknown or has not four stages.
@@ -36,11 +32,7 @@ def backbone_config_of(size: str | None, config: Any) -> PreTrainedConfig:
 
 
 def check_no_late_backbone(size: str | None) -> None:
-    """Reject the field `backbone` of a model's configuration that already has its `backbone_config`.
-
-    Raises:
-        ValueError: If it is given.
-    """
+    """Raise a `ValueError` for a `backbone` given to a configuration that already has its `backbone_config`."""
     if size is not None:
         raise ValueError(
             f"`backbone` must be given to a new configuration only. Got {size!r} for an existing one. "
@@ -51,7 +43,7 @@ def check_no_late_backbone(size: str | None) -> None:
 def smallest_side(config: PreTrainedConfig) -> int:
     """The smallest height and width of frames that a backbone can encode, as far as its configuration tells.
 
-    The MiT makes the keys of its attention with kernels as large as their strides and without padding: its map at
+    The MiT reduces the keys of its attention with kernels as large as their strides and without padding: its map at
     stride 4, 8, … must be at least as large as one kernel.
     """
     if config.model_type != "mit":
@@ -67,11 +59,7 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def four_feature_maps(backbone: PreTrainedModel, pixel_values: Tensor) -> list[Tensor]:
-    """Encode frames.
-
-    Args:
-        backbone (`PreTrainedModel`): The backbone.
-        pixel_values (`torch.Tensor` of shape `(frames, 3, height, width)`): Normalised frames.
+    """Encode normalised frames `(frames, 3, height, width)`.
 
     Returns:
         Four maps `(frames, channels, height / stride, width / stride)`, rounded up, the finest first.

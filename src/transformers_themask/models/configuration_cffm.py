@@ -16,7 +16,7 @@ OFFICIAL_OFFSETS = (-9, -6, -3)
 
 
 class ContextSource(NamedTuple):
-    """How the surroundings of a window are seen in one frame.
+    """Resolution of the surroundings of a window in one frame.
 
     `kernel` tokens per side; each is pooled from `cell` x `cell` places of a map that is resized so that a window
     spans `cells` of them per side, or of the frame as it is where `cells` is `None`.
@@ -152,12 +152,12 @@ class CFFMConfig(PreTrainedConfig):
 
     @property
     def reach(self) -> int:
-        """How many frames the earliest reference lies before the target."""
+        """Number of frames from the earliest reference to the target."""
         return -self.reference_offsets[0]
 
     @property
     def context_sources(self) -> list[ContextSource]:
-        """How a window's surroundings are seen: in the target frame, then in each reference frame."""
+        """Resolution of a window's surroundings: in the target frame, then in each reference frame."""
         is_resized = self.context_pooling == "resized"
         return [
             ContextSource(field // cell, cell, cells_per_window(self.window_size, cell) if is_resized else None)

@@ -132,7 +132,7 @@ class MPVSSConfig(PreTrainedConfig):
 
     @property
     def fit(self) -> str:
-        """How the video processor makes frames fit, as released: padded, not stretched."""
+        """The video processor's `fit`: as released, frames are padded, not stretched."""
         return "pad"
 
     @property

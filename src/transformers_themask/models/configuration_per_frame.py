@@ -106,12 +106,12 @@ class PerFrameConfig(PreTrainedConfig):
 
     @property
     def needs_task(self) -> bool:
-        """Whether the segmenter must be told, in words, to segment semantically."""
+        """True if the segmenter needs a task prompt, as OneFormer does."""
         return hasattr(self.segmenter_config, "task_seq_len")
 
     @property
     def is_semantic(self) -> bool:
-        """Whether the segmenter scores pixels, instead of predicting masks with queries."""
+        """True if the segmenter scores pixels, false if it predicts masks with queries."""
         return self.segmenter_config.model_type in SEMANTIC_SEGMENTERS
 
     @classmethod

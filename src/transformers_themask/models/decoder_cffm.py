@@ -2,8 +2,8 @@
 """The head of CFFM: fusion of a frame's feature maps, coarse-to-fine feature assembling, cross-frame feature mining.
 
 Source: Sun et al., CVPR 2022, section 3. Where paper and released code differ, this is the code, as its checkpoints
-need it: a layer is a Transformer layer with a feed-forward part; only the reference frames stay as they are from layer
-to layer; the tokens of a source begin at the same place relative to the window whatever their size, so that those of
+need it: a layer is a Transformer layer with a feed-forward part; only the reference frames are the same in every
+layer; the tokens of a source begin at the same place relative to the window for every kernel size, so that those of
 small kernels lie up and to the left of it (`context_pooling="plain"` centres them); windows at the border see the
 neighbours on the other side of the frame.
 
@@ -26,12 +26,8 @@ OUTSIDE = -100.0
 class FeatureFusion(nn.Module):
     """One map at stride 4 from the four of the backbone, as in SegFormer (Xie et al., NeurIPS 2021, section 3.2).
 
-    Enlarging and projecting pixels commute, as bilinear weights add up to one. Each map is therefore projected, and
-    takes its part in the fusion, at its own size, before it is enlarged: exact, and a third of the operations.
-
-    Args:
-        channels (`Sequence[int]`): Of the feature maps, the finest first.
-        hidden_dim (`int`): Of the result.
+    Enlarging and projecting pixels commute, as bilinear weights add up to one. Each map is therefore projected and
+    fused at its own size, before it is enlarged: exact, with a third of the operations.
     """
 
     def __init__(self, channels: Sequence[int], hidden_dim: int):
@@ -54,12 +50,7 @@ class FeatureFusion(nn.Module):
 
 
 class ContextPooling(nn.Module):
-    """The low-resolution map of a frame in which windows see their surroundings (section 3.2, Eq. 2).
-
-    Args:
-        source ([`ContextSource`]): Its resolution.
-        window_size (`int`): Side of a window.
-    """
+    """The low-resolution map of a frame in which windows see their surroundings (section 3.2, Eq. 2)."""
 
     def __init__(self, source: ContextSource, window_size: int):
         super().__init__()
@@ -68,11 +59,9 @@ class ContextPooling(nn.Module):
         self.projection = nn.Linear(source.cell**2, 1)
 
     def forward(self, frame: Tensor) -> Tensor:
-        """Pool a normed frame `(b, height, width, c)`.
+        """Pool a normed frame `(b, height, width, c)` to `(b, rows, columns, c)`.
 
-        Returns:
-            `torch.Tensor` of shape `(b, rows, columns, c)`: `cells` rows and columns per window of the frame padded to
-            whole windows, or one per `cell` places, those of the last one partly outside.
+        There are `cells` rows and columns per window of the frame padded to whole windows, or one per `cell` places.
         """
         cell, cells = self.source.cell, self.source.cells
         if cells is None:
@@ -88,11 +77,7 @@ class ContextPooling(nn.Module):
 
 
 class CrossFrameAttention(nn.Module):
-    """Attention of the places of each window to the window, its neighbourhood and its surroundings in all frames.
-
-    Args:
-        config ([`CFFMConfig`]): Sizes.
-    """
+    """Attention of the places of each window to the window, its neighbourhood and its surroundings in all frames."""
 
     def __init__(self, config: CFFMConfig):
         super().__init__()
@@ -113,15 +98,11 @@ class CrossFrameAttention(nn.Module):
         )
 
     def forward(self, target: Tensor, contexts: Sequence[Tensor]) -> Tensor:
-        """Mine the features of a target frame.
+        """Mine the features `(b, h, w, c)` of a normed target frame of whole windows.
 
         Args:
-            target (`torch.Tensor` of shape `(b, h, w, c)`): Normed frame of whole windows.
-            contexts (`Sequence[torch.Tensor]`): What [`ContextPooling`] made of each source, in the order of
-                `config.context_sources`.
-
-        Returns:
-            `torch.Tensor` of shape `(b, h, w, c)`.
+            target (`torch.Tensor` of shape `(b, h, w, c)`): The target frame.
+            contexts (`Sequence[torch.Tensor]`): Pooled map of each source, in the order of `config.context_sources`.
         """
         batch_size, height, width, channels = target.shape
         rows, columns = height // self.window_size, width // self.window_size
@@ -141,18 +122,17 @@ class CrossFrameAttention(nn.Module):
     def window_tokens(
         self, rows: int, columns: int, sizes: Sequence[tuple[int, int]], device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Which tokens every window sees.
+        """Indices of the tokens that every window sees, and which of them lie outside the frame.
 
         Args:
-            rows (`int`): Windows per column of the frame.
-            columns (`int`): Windows per row.
+            rows, columns (`int`): Number of rows and columns of windows.
             sizes (`Sequence[tuple[int, int]]`): Rows and columns of each pooled map.
-            device (`torch.device`): Where to put the result.
+            device (`torch.device`): Device of the result.
 
         Returns:
-            Two tensors `(rows * columns, k)`: places in the list of all tokens, those of the target and of each pooled
-            map and one for all that is outside; and whether a token lies outside. Windows come row by row; of a window
-            first its own places, then its neighbourhood, then each pooled map's.
+            Two tensors `(rows * columns, k)`: indices into the tokens of the target and of each pooled map, followed
+            by one token for the outside; and a boolean, `True` outside. A window has first its own places, then its
+            neighbourhood, then the places of each pooled map.
         """
         window = self.window_size
         down = torch.arange(rows, device=device)[:, None, None]
@@ -174,7 +154,7 @@ class CrossFrameAttention(nn.Module):
         return tokens.where(~is_outside, first), is_outside
 
     def _attention_bias(self, is_outside: Tensor, batch_size: int) -> Tensor:
-        """What is added to the attention of every window: `(b n, heads, q, k)`."""
+        """Position biases and the mask of the outside: `(b n, heads, q, k)`, added to the attention scores."""
         own, *pooled = (
             bias[:, relative_positions(self.window_size, kernel, bias.device)]
             for bias, kernel in zip(self.position_biases, self.kernels, strict=True)
@@ -192,11 +172,7 @@ class CrossFrameAttention(nn.Module):
 
 
 class CrossFrameMiningLayer(GradientCheckpointingLayer):
-    """Coarse-to-fine feature assembling and one step of cross-frame feature mining (section 3.2 and 3.3).
-
-    Args:
-        config ([`CFFMConfig`]): Sizes.
-    """
+    """Coarse-to-fine feature assembling and one step of cross-frame feature mining (section 3.2 and 3.3)."""
 
     def __init__(self, config: CFFMConfig):
         super().__init__()
@@ -211,15 +187,7 @@ class CrossFrameMiningLayer(GradientCheckpointingLayer):
         self.fc2 = nn.Linear(config.mlp_ratio * config.hidden_dim, config.hidden_dim)
 
     def forward(self, target: Tensor, references: Tensor) -> Tensor:
-        """Mine the features of a target frame.
-
-        Args:
-            target (`torch.Tensor` of shape `(b, height, width, c)`): The target frame.
-            references (`torch.Tensor` of shape `(b, r, height, width, c)`): The reference frames.
-
-        Returns:
-            `torch.Tensor` like `target`.
-        """
+        """Mine a target frame `(b, height, width, c)` with reference frames `(b, r, height, width, c)`."""
         height, width = target.shape[1:3]
         # Padded after the norm: what is outside is zero.
         normed = [self.layernorm_before(frame) for frame in (target, *references.unbind(1))]
@@ -230,12 +198,7 @@ class CrossFrameMiningLayer(GradientCheckpointingLayer):
 
 
 class CFFMHead(nn.Module):
-    """Everything that CFFM adds to a backbone.
-
-    Args:
-        config ([`CFFMConfig`]): Sizes.
-        channels (`Sequence[int]`): Of the backbone's feature maps, the finest first.
-    """
+    """The layers of CFFM after the backbone, whose feature maps have `channels`, the finest first."""
 
     def __init__(self, config: CFFMConfig, channels: Sequence[int]):
         super().__init__()
@@ -246,7 +209,7 @@ class CFFMHead(nn.Module):
         self.classifier = nn.Conv2d(2 * config.hidden_dim, config.num_labels, kernel_size=1)
 
     def at_stride_8(self, fused: Tensor) -> Tensor:
-        """What frames remember of themselves: `(frames, c, height, width)` to `(frames, height / 2, width / 2, c)`."""
+        """Features kept of a frame: `(frames, c, height, width)` to `(frames, height / 2, width / 2, c)`."""
         height, width = fused.shape[-2:]
         return resized(fused, (height // 2, width // 2)).movedim(1, -1).contiguous()
 
@@ -255,15 +218,9 @@ class CFFMHead(nn.Module):
         return self.auxiliary_classifier(self.dropout(fused))
 
     def classify_targets(self, target: Tensor, references: Tensor, size: Sequence[int]) -> Tensor:
-        """Class scores of target frames.
+        """Class scores `(batch, num_labels, *size)` of target frames `(batch, height, width, c)`.
 
-        Args:
-            target (`torch.Tensor` of shape `(batch, height, width, c)`): From [`~CFFMHead.at_stride_8`].
-            references (`torch.Tensor` of shape `(batch, r, height, width, c)`): The reference frames, likewise.
-            size (`Sequence[int]`): Height and width of the scores.
-
-        Returns:
-            `torch.Tensor` of shape `(batch, num_labels, *size)`.
+        Target and references `(batch, r, height, width, c)` are features from [`~CFFMHead.at_stride_8`].
         """
         mined = target
         for layer in self.layers:
@@ -298,16 +255,7 @@ def grid_offsets(side: int) -> list[tuple[int, int]]:
 
 
 def first_tokens(source: ContextSource, window_size: int, windows: Tensor) -> Tensor:
-    """Along one axis, the place of the first token that windows see in a pooled map.
-
-    Args:
-        source ([`ContextSource`]): The map.
-        window_size (`int`): Side of a window.
-        windows (`torch.Tensor`): Numbers of the windows.
-
-    Returns:
-        `torch.Tensor` like `windows`.
-    """
+    """Along one axis, the index of the first token that each of some windows sees in a pooled map."""
     if source.cells is not None:
         return source.cells * windows - source.kernel // 2
     # Centred as nearly as whole tokens can be, halves rounded up. `kernel` is added for the division, which an
@@ -317,10 +265,10 @@ def first_tokens(source: ContextSource, window_size: int, windows: Tensor) -> Te
 
 
 def neighbour_offsets(window_size: int, neighborhood: int) -> list[tuple[int, int]]:
-    """Rows and columns, from the window's first place, of its neighbourhood.
+    """Rows and columns of a window's neighbourhood, relative to the window's first place.
 
-    It is what four windows see outside this one, displaced by `neighborhood` down or up and right or left: the places
-    above, below and beside it, some of them twice.
+    The neighbourhood is the part outside this window of four windows displaced by `neighborhood` down or up and right
+    or left, with some places twice.
     """
     inside = range(window_size)
     places = [
@@ -345,10 +293,7 @@ def wrapped(places: Tensor, length: int) -> Tensor:
 def relative_positions(window_size: int, kernel: int, device: torch.device) -> Tensor:
     """Position of each place of a window relative to each token of a `kernel` x `kernel` grid, as one number.
 
-    The distance between tokens plays no part.
-
-    Returns:
-        `torch.Tensor` of shape `(window_size**2, kernel**2)`: from 0 to `(window_size + kernel - 1)**2 - 1`.
+    `(window_size**2, kernel**2)`, from 0 to `(window_size + kernel - 1)**2 - 1`. The distance of tokens is ignored.
     """
     places = places_on(device, grid_offsets(window_size))[:, None]
     tokens = places_on(device, grid_offsets(kernel))[None]

@@ -13,12 +13,12 @@ from transformers.models.mask2former.modeling_mask2former import (
     multi_scale_deformable_attention,
 )
 
-# What is made per query, indices and weights of all corners, then takes tens of megabytes at most.
+# Indices and weights of all corners of these queries take tens of megabytes at most.
 QUERIES_AT_ONCE = 2048
 
 
 class SamplingGrid(NamedTuple):
-    """Where the cells of all levels are; the same for every layer.
+    """Positions of the cells of all levels; the same for every layer.
 
     `level_shapes` are height and width of each level. `centres` are `(x, y)` in [0, 1] of the cells of all levels,
     `(sequence, 2)`; `sizes` are width and height of each level, `(heads, levels, points, 2)`, as offsets are laid out.
@@ -45,15 +45,9 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
         self.attn = MultiScaleDeformableAttention()
 
     def forward(self, hidden_states: Tensor, position_embeddings: Tensor, grid: SamplingGrid) -> Tensor:
-        """Attend from every cell to a few learned positions of every level.
+        """Attend from every cell `(batch, sequence, channels)` to a few learned positions of every level.
 
-        Args:
-            hidden_states (`torch.Tensor` of shape `(batch, sequence, channels)`): Cells of all levels, level by level.
-            position_embeddings (`torch.Tensor` of shape `(sequence, channels)`): Added to the queries only.
-            grid ([`SamplingGrid`]): Where the cells are.
-
-        Returns:
-            `torch.Tensor` of shape `(batch, sequence, channels)`.
+        `position_embeddings` `(sequence, channels)` are added to the queries only.
         """
         queries = hidden_states + position_embeddings
         per_head = (self.n_heads, self.n_levels, self.n_points)
@@ -74,14 +68,7 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
 
 
 def sampling_grid(level_shapes: list[tuple[int, int]], num_heads: int, num_points: int, like: Tensor) -> SamplingGrid:
-    """The grid of levels of some shapes.
-
-    Args:
-        level_shapes (`list[tuple[int, int]]`): Height and width of each level.
-        num_heads (`int`): Number of heads of the attention.
-        num_points (`int`): Number of positions per level and head.
-        like (`torch.Tensor`): Features; says where the grid lies and how precise it is at least.
-    """
+    """Build the grid for levels of some heights and widths, on the device of features `like`, in their precision."""
     precision: dict[str, Any] = {"device": like.device, "dtype": torch.promote_types(like.dtype, torch.float32)}
     centres, sizes, shapes, starts = [], [], [], []
     start = 0
@@ -106,25 +93,25 @@ def deformable_attention(
 ) -> Tensor:
     """Weighted sums of bilinear samples of several levels (Deformable DETR, Eq. 3); outside a level there are zeros.
 
-    On the CPU they are gathered from one table. Exported graphs and other devices take Transformers' form, which is a
-    quarter of the operations, hence of the kernel launches, and the one that every runtime has. On the CPU,
-    the backward pass computes them anew; there are no second derivatives and no `torch.func.grad`. Both forms agree
-    where all is finite; an infinite location lies outside on the CPU and gives NaN elsewhere.
+    On the CPU they are gathered from one table, and recomputed in the backward pass; there are no second derivatives
+    and no `torch.func.grad`. Exported graphs and other devices take Transformers' form, which has a quarter of the
+    operations and which every runtime has. Both forms agree for finite values; an infinite location lies outside on
+    the CPU and gives NaN elsewhere.
 
     Args:
         values (`torch.Tensor` of shape `(batch, sequence, heads, head_channels)`):
             Cells of all levels, level by level and row by row.
         level_shapes (`list[tuple[int, int]]`): Height and width of each level.
         locations (`torch.Tensor` of shape `(batch, queries, heads, levels, points, 2)`):
-            Where to sample: `(x, y)` of which a level spans [0, 1].
-        weights (`torch.Tensor` of shape `(batch, queries, heads, levels, points)`): What samples are multiplied by.
+            Sampling positions `(x, y)`; a level spans [0, 1].
+        weights (`torch.Tensor` of shape `(batch, queries, heads, levels, points)`): Factors of the samples.
 
     Returns:
         `torch.Tensor` of shape `(batch, queries, heads * head_channels)`.
     """
     if values.device.type != "cpu" or torch.compiler.is_exporting() or not locations.numel():
         return multi_scale_deformable_attention(values, level_shapes, locations, weights)
-    if torch.compiler.is_compiling():  # which fuses what is made per query, and knows best what to keep for gradients
+    if torch.compiler.is_compiling():  # the compiler fuses the steps, and chooses what to keep for gradients
         return gathered_sums(padded_table(values, level_shapes), level_shapes, locations, weights)
     sums = []
     for image, *of_image in zip(values.split(1), locations.split(1), weights.split(1), strict=True):
@@ -136,15 +123,10 @@ def deformable_attention(
 
 
 def padded_table(values: Tensor, level_shapes: list[tuple[int, int]]) -> Tensor:
-    """Values amid zeros: what is sampled up to one cell outside of a level is zero, and never of another level.
+    """Values padded with zeros, so that samples up to one cell outside a level are zero.
 
-    Args:
-        values (`torch.Tensor` of shape `(batch, sequence, heads, head_channels)`): As in `deformable_attention`.
-        level_shapes (`list[tuple[int, int]]`): As in `deformable_attention`.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, heads, cells, head_channels)`: a zero, then per level a row of zeros, its
-        rows with two zeros at the end of each, and two rows of zeros.
+    `(batch, heads, cells, head_channels)`: a zero, then per level a row of zeros, its rows with two zeros at the end
+    of each, and two rows of zeros.
     """
     levels = values.transpose(1, 2).split([height * width for height, width in level_shapes], 2)
     zero = values.new_zeros(values.shape[0], values.shape[2], 1, values.shape[3])
@@ -190,7 +172,7 @@ def gathered_sums(table: Tensor, level_shapes: list[tuple[int, int]], locations:
 
 
 def first_cells(level_shapes: list[tuple[int, int]]) -> list[int]:
-    """Where in a padded table the first cell of each level is."""
+    """Index in a padded table of the first cell of each level."""
     firsts, end = [], 1
     for height, width in level_shapes:
         firsts.append(end + width + 2)
@@ -202,5 +184,5 @@ def cells_before(places: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Along an axis, the cell at or before each place, and the distance from its centre as a share of a cell."""
     places = (places * lengths).sub_(0.5).clamp_(min=-1).clamp_(max=lengths)
     cells = places.detach().floor()
-    # What is not a number may be any index; the weight of its samples is not a number either.
+    # NaN may become any index: the weight of its samples is NaN too.
     return cells.to(torch.int32).clamp_(min=-1), places.sub_(cells)

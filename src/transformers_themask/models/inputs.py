@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the models take: the same for every family."""
+"""Checks of the inputs of every family's `forward`."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def check_inputs(
     unknown: dict[str, Any],
     size_divisor: int = 32,
 ) -> None:
-    """Reject what `forward` cannot take, in one sentence each.
+    """Reject inputs that `forward` cannot take.
 
     Raises:
         ValueError: See the messages.

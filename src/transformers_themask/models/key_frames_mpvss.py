@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the masks of a key frame still explain a later frame.
+"""Detection of frames that the propagated masks of a key frame do not explain, such as after a scene cut.
 
-The paper's key frames come at fixed intervals. A scene cut between two of them leaves masks that belong to another
-picture; their own colours give it away, for the price of two products of masks and colours.
+The paper's key frames come at fixed intervals. After a cut between two of them, the colours under the masks differ
+from those on the key frame; comparing them costs two products of masks and colours.
 """
 
 import torch
@@ -15,7 +15,7 @@ TINY = 1e-6
 def unexplained_colors(
     key: Tensor, key_masks: Tensor, current: Tensor, masks: Tensor, class_logits: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """How much of two frames' colours is left when every segment has its mean colour on the key frame.
+    """The share of two frames' colour variance left when every segment has its mean colour on the key frame.
 
     Where segments overlap, a pixel belongs to them in proportion to their masks, each times the probability that its
     query stands for a class at all.

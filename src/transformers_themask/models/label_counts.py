@@ -12,7 +12,7 @@ from .point_sampling import TargetMaps
 
 
 class ClipTargets(NamedTuple):
-    """What the labels of a batch of clips (or single frames) ask for: one mask per class and clip.
+    """The targets of a batch of clips (or single frames): one mask per class and clip.
 
     Attributes:
         class_labels (`list[torch.Tensor]`): Per entry the classes present, ascending: `(num_targets,)`, on the CPU.
@@ -47,22 +47,18 @@ class ClipTargets(NamedTuple):
         return torch.from_numpy(table).to(self.labels.device, non_blocking=True)
 
     def maps(self, class_table: Tensor, size: tuple[int, int]) -> TargetMaps:
-        """What the labels say of the targets' masks, to be compared with masks of a size."""
+        """The targets' masks, for comparison with mask logits of a size."""
         classes = class_table[:, None].expand(-1, self.labels.shape[1], -1).flatten(0, 1).contiguous()
         return TargetMaps(self.labels.flatten(0, 1), classes, size, self.ignore_value)
 
 
 def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ignored: bool) -> ClipTargets:
-    """Find the classes of every clip.
+    """Find the classes of every clip `(batch, num_frames, height, width)`.
 
-    Args:
-        labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices; `ignore_value` for none.
-        num_labels (`int`): Number of classes.
-        ignore_value (`int`): The value that stands for no class.
-        exclude_ignored (`bool`): Leave such pixels out of the mask losses instead of counting them as background.
+    With `exclude_ignored`, pixels of the `ignore_value` are left out of the mask losses instead of being background.
 
     Raises:
-        ValueError: If a label is neither a class index nor `ignore_value`, or `ignore_value` is a class index.
+        ValueError: As in [`count_classes`].
     """
     counts = count_classes(labels, num_labels, ignore_value)
     return ClipTargets(
@@ -73,12 +69,7 @@ def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ign
 
 
 def count_classes(labels: Tensor, num_labels: int, ignore_value: int) -> Tensor:
-    """Count the pixels of every class in each clip.
-
-    Args:
-        labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices; `ignore_value` for none.
-        num_labels (`int`): Number of classes.
-        ignore_value (`int`): The value that stands for no class.
+    """Count the pixels of every class in each clip `(batch, num_frames, height, width)`.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_labels)` on the CPU.
@@ -111,12 +102,7 @@ def loss_counts_of(num_targets: Tensor, settings: LossSettings, matching_rounds:
     """The divisors of a batch's loss terms: known before any prediction, additive over clips.
 
     Of N queries a clip with n targets matches min(n, N) in the first round and min(n, N - n) in the second; a matched
-    query weighs 1 in the class term, any other `no_object_weight`.
-
-    Args:
-        num_targets (`torch.Tensor` of shape `(batch,)`): Number of classes in each clip, on the CPU.
-        settings ([`LossSettings`]): Number of queries and weight of "no object".
-        matching_rounds (`int`): 1 or 2.
+    query weighs 1 in the class term, any other `no_object_weight`. `num_targets` are those of each clip, on the CPU.
 
     Returns:
         `torch.Tensor` of shape `(2,)`, float64: number of targets, and class weights of all queries together.

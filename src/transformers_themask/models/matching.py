@@ -31,7 +31,7 @@ class LevelPrediction(NamedTuple):
 
 
 class Level(Protocol):
-    """All predictions of one level, whichever way their masks come about."""
+    """All predictions of one level of queries, with masks as products or as tensors."""
 
     @property
     def class_logits(self) -> Tensor:
@@ -46,7 +46,7 @@ class Level(Protocol):
         """Height and width of the masks."""
 
     def read(self, frames: slice, points: Tensor) -> tuple[Tensor, Tensor]:
-        """What `logits_at` needs of some frames of all entries at points `(frames, num_points, 2)`."""
+        """The input of `logits_at` for frames of all entries at points `(frames, num_points, 2)`."""
 
     def logits_at(self, read: tuple[Tensor, Tensor], layers: slice, frames: slice) -> Tensor:
         """Mask logits there, `(frames, layers * num_queries, num_points)`."""
@@ -58,11 +58,11 @@ class Level(Protocol):
         """
 
     def split(self, entries_at_once: int) -> Sequence["Level"]:
-        """The same of a few entries after the other."""
+        """Split into groups of a few entries."""
 
 
 class EmbeddedLevel(NamedTuple):
-    """Predictions of all layers of one level whose masks are products, made of the queries that need one only.
+    """Predictions of all layers of one level whose masks are products, computed for the queries that need one only.
 
     Attributes:
         class_logits (`torch.Tensor` of shape `(layers, entries, num_queries, num_labels + 1)`): Classes.
@@ -85,27 +85,27 @@ class EmbeddedLevel(NamedTuple):
 
     @property
     def num_frames(self) -> int:
-        """As in [`Level`]."""
+        """See [`Level`]."""
         return self.mask_features.shape[1]
 
     @property
     def size(self) -> tuple[int, int]:
-        """As in [`Level`]."""
+        """See [`Level`]."""
         return map_size(self.mask_features)
 
     def read(self, frames: slice, points: Tensor) -> tuple[Tensor, Tensor]:
-        """As in [`Level`]: mask features there, and the embeddings `(frames, layers, num_queries, channels)`."""
+        """See [`Level`]: mask features there, and the embeddings `(frames, layers, num_queries, channels)`."""
         embeddings = in_float32(self.mask_embeddings).expand(-1, -1, self.num_frames, -1, -1).flatten(1, 2)[:, frames]
         features = sample_points(in_float32(self.mask_features.flatten(0, 1)[frames]), points)
         return features, embeddings.transpose(0, 1).contiguous()
 
     def logits_at(self, read: tuple[Tensor, Tensor], layers: slice, frames: slice) -> Tensor:
-        """As in [`Level`]."""
+        """See [`Level`]."""
         features, embeddings = read
         return clamped(embeddings[:, layers].flatten(1, 2) @ features)
 
     def masks_of(self, queries: Tensor) -> Tensor:
-        """As in [`Level`]."""
+        """See [`Level`]."""
         embeddings = in_float32(self.mask_embeddings)
         num_sets, channels = embeddings.shape[2], embeddings.shape[-1]
         chosen = embeddings.gather(3, queries[:, :, None, :, None].expand(-1, -1, num_sets, -1, channels))
@@ -116,7 +116,7 @@ class EmbeddedLevel(NamedTuple):
         return masks.permute(2, 0, 3, 1, 4, 5)
 
     def split(self, entries_at_once: int) -> Sequence["EmbeddedLevel"]:
-        """As in [`Level`]."""
+        """See [`Level`]."""
         parts = (
             self.class_logits.split(entries_at_once, dim=1),
             self.mask_embeddings.split(entries_at_once, dim=1),
@@ -132,36 +132,36 @@ class MaskLevel(NamedTuple):
 
     @property
     def class_logits(self) -> Tensor:
-        """As in [`Level`]."""
+        """See [`Level`]."""
         return torch.stack([layer.class_logits for layer in self.layers])
 
     @property
     def num_frames(self) -> int:
-        """As in [`Level`]."""
+        """See [`Level`]."""
         return self.layers[0].mask_logits.shape[1]
 
     @property
     def size(self) -> tuple[int, int]:
-        """As in [`Level`]."""
+        """See [`Level`]."""
         return map_size(self.layers[0].mask_logits)
 
     def read(self, frames: slice, points: Tensor) -> tuple[Tensor, Tensor]:
-        """As in [`Level`]: the points, twice."""
+        """See [`Level`]: the points, twice."""
         return points, points
 
     def logits_at(self, read: tuple[Tensor, Tensor], layers: slice, frames: slice) -> Tensor:
-        """As in [`Level`]."""
+        """See [`Level`]."""
         masks = (layer.mask_logits.flatten(0, 1)[frames] for layer in self.layers[layers])
         return torch.cat([sample_points(as_float32(part), read[0]) for part in masks], dim=1)
 
     def masks_of(self, queries: Tensor) -> Tensor:
-        """As in [`Level`]."""
+        """See [`Level`]."""
         entries = torch.arange(queries.shape[1], device=queries.device)[:, None]
         pairs = zip(self.layers, queries, strict=True)
         return in_float32(torch.stack([layer.mask_logits[entries, :, chosen] for layer, chosen in pairs]))
 
     def split(self, entries_at_once: int) -> Sequence["MaskLevel"]:
-        """As in [`Level`]."""
+        """See [`Level`]."""
         layers = [
             [LevelPrediction(*part) for part in zip(*(x.split(entries_at_once) for x in layer), strict=True)]
             for layer in self.layers
@@ -177,16 +177,14 @@ class Assignment(NamedTuple):
 
 
 def compare_at_points(point_logits: Tensor, point_targets: Tensor) -> Tensor:
-    """Compare every query with every target at sampled points.
+    """Compare every query's mask logits `(batch, num_queries, num_points)` with every target at sampled points.
 
-    Args:
-        point_logits (`torch.Tensor` of shape `(batch, num_queries, num_points)`): Mask logits.
-        point_targets (`torch.Tensor` of shape `(batch, num_targets + 1, num_points)`): Target masks in [0, 1] at the
-            same points; and last the whole, which is 0 where a point is left out, as in all targets, and else 1.
+    `point_targets` `(batch, num_targets + 1, num_points)` are target masks in [0, 1] at the same points, and last the
+    mask of all points that count; it and all targets are 0 where a point is left out.
 
     Returns:
-        `torch.Tensor` of shape `(batch, 2 * num_targets + 1, num_queries)`: sums over the points of the cross-entropy
-        and of the overlap with every target, and of the scores. Those of more points add up.
+        Sums over the points of the cross-entropy and of the overlap with every target, and of the scores:
+        `(batch, 2 * num_targets + 1, num_queries)`. The sums of several sets of points add up.
     """
     inside, whole = point_targets[:, :-1], point_targets[:, -1:]
     # Cross-entropy inside and outside the target is softplus(∓x) = log(1 + exp(-|x|)) + relu(∓x). Its other form,
@@ -202,9 +200,7 @@ def compare_at_points(point_logits: Tensor, point_targets: Tensor) -> Tensor:
 def mask_costs(sums: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """The unweighted costs of cross-entropy and of dice, each `(..., num_targets, num_queries)`.
 
-    Args:
-        sums (`torch.Tensor` of shape `(..., 2 * num_targets + 1, num_queries)`): Of [`compare_at_points`].
-        sizes (`torch.Tensor` of shape `(..., num_targets + 1)`): Sums of the targets, and of the whole, at the points.
+    `sums` come from [`compare_at_points`]; `sizes` `(..., num_targets + 1)` are the sums of its `point_targets`.
     """
     num_targets = sizes.shape[-1] - 1
     cross_entropy, overlap, scores = sums.split([num_targets, num_targets, 1], dim=-2)
@@ -223,15 +219,8 @@ def two_round_assignment(
     """Match every target to one primary query and, where queries remain, to one secondary query.
 
     The second round sees only the queries the first left free, so no query is matched twice. With N queries and n
-    targets the rounds assign min(n, N) and min(n, N - n) pairs; the released code fails beyond n = N / 2.
-
-    Args:
-        cost_matrix (`np.ndarray` of shape `(num_queries, num_targets)`): Cost of the first round; lower is better.
-        second_cost_matrix (`np.ndarray` of shape `(num_queries, num_targets)`, *optional*): Cost of the second round;
-            `None` for one-round matching.
-
-    Returns:
-        The primary and the secondary [`Assignment`]; the latter is empty without a second round.
+    targets the rounds assign min(n, N) and min(n, N - n) pairs; the released code fails beyond n = N / 2. The cost
+    matrices are `(num_queries, num_targets)`, lower is better; without the second one the second round is empty.
     """
     primary = Assignment(*assign(cost_matrix))
     nothing = np.empty(0, dtype=np.int64)
@@ -243,13 +232,10 @@ def two_round_assignment(
 
 
 def assign(cost_matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Solve the linear assignment problem, with ties broken by position.
+    """Solve the linear assignment problem `(num_queries, num_targets)`, with ties broken by position.
 
     Targets so small that no point hits them have equal columns. Without the tie-breaker, rounding errors would choose
-    between them, and with those the number of processes.
-
-    Args:
-        cost_matrix (`np.ndarray` of shape `(num_queries, num_targets)`): Costs.
+    between them, and the result would depend on the number of processes.
 
     Returns:
         Indices of matched queries, ascending, and of their targets.
@@ -261,9 +247,10 @@ def assign(cost_matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class MatchedRows(NamedTuple):
     """The matched queries of one group in all layers, entry by entry, and their targets.
 
-    `queries` are `(layers, entries, most_rows)`, zeros filling up entries with fewer rows, and `places` `(rows,)` say
-    which of `entries * most_rows` are rows. `targets` are their numbers within the entry, `(layers, rows)`, `frames`
-    their frames' among those of all entries, `(rows, num_frames)`; `per_entry` is the number of rows of each entry.
+    `queries` are `(layers, entries, most_rows)`, padded with zeros for entries with fewer rows; `places` `(rows,)` are
+    the indices of the rows among `entries * most_rows`. `targets` are indices within the entry, `(layers, rows)`,
+    `frames` indices among the frames of all entries, `(rows, num_frames)`; `per_entry` is the number of rows of each
+    entry.
     """
 
     per_entry: list[int]
@@ -273,7 +260,7 @@ class MatchedRows(NamedTuple):
     frames: Tensor
 
     def part(self, entries: slice) -> "MatchedRows":
-        """The same of some entries."""
+        """The rows of some entries."""
         if entries == slice(0, len(self.per_entry)):
             return self
         first, per_entry = sum(self.per_entry[: entries.start]), self.per_entry[entries]
@@ -306,13 +293,12 @@ def match_rows(
     Args:
         assignments (`Sequence[Sequence[tuple[Assignment, Assignment]]]`): Per layer and entry, primary and secondary.
         class_labels (`Sequence[torch.Tensor]`): Per entry the classes of its targets, on the CPU.
-        num_frames (`int`): Frames of an entry.
-        num_queries (`int`): Queries of an entry.
-        num_labels (`int`): Number of classes, which stands for "no object".
-        device (`torch.device`): Where to.
+        num_frames, num_queries (`int`): Frames and queries of an entry.
+        num_labels (`int`): Number of classes, which is also the index of "no object".
+        device (`torch.device`): The device.
 
     Returns:
-        The class that every query should say, `(layers, entries, num_queries)`, and the rows of both groups.
+        The target class of every query, `(layers, entries, num_queries)`, and the rows of both groups.
     """
     num_layers, num_entries = len(assignments), len(class_labels)
     wanted = np.full((num_layers, num_entries, num_queries), num_labels)
@@ -345,7 +331,7 @@ class MaskedRows(NamedTuple):
     logits: Tensor
 
     def split(self, layers_at_once: int) -> list["MaskedRows"]:
-        """The same of a few layers after the other."""
+        """Split into groups of a few layers."""
         pairs = zip(self.rows.targets.split(layers_at_once), self.logits.split(layers_at_once), strict=True)
         return [MaskedRows(self.rows._replace(targets=targets), logits) for targets, logits in pairs]
 

@@ -107,18 +107,7 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
                 init.trunc_normal_(bias, std=0.02)
 
     def loss_counts(self, labels: Tensor, context: StepContext | None = None) -> Tensor:
-        """The divisors of a batch's loss; summed over the batches of a step they make their losses shares of one.
-
-        Args:
-            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
-            context ([`StepContext`], *optional*): As in `forward`.
-
-        Returns:
-            `torch.Tensor` of shape `(2,)`: number of pixels of all frames, and of the target frames.
-
-        Raises:
-            ValueError: If a label is neither a class index nor `config.ignore_value`.
-        """
+        """Number of pixels of all frames, and of the target frames; see [`VideoPreTrainedModel`]."""
         counts = count_classes(labels.flatten(0, 1)[:, None], self.config.num_labels, self.config.ignore_value).sum(1)
         if self.config.ignored_pixels == "counted":
             counts = torch.full_like(counts, labels.shape[-2] * labels.shape[-1])
@@ -298,7 +287,7 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
 
 
 def reference_tables(config: CFFMConfig) -> tuple[list[list[int]], list[bool]]:
-    """Where a frame's references lie, for every number of frames seen before it up to `config.reach`.
+    """Places of a frame's references, for every number of frames before it up to `config.reach`.
 
     Returns:
         Places among the `config.reach` newest frames, of no meaning for the first frame of a video; and whether the

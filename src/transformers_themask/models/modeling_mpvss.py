@@ -62,11 +62,7 @@ class MPVSSForVideoSemanticSegmentationOutput(VideoSegmentationOutput):
 
 
 class KeyPrediction(NamedTuple):
-    """The segmenter's prediction after one of its layers.
-
-    `class_logits` `(batch, num_keys, num_queries, num_labels + 1)`, `mask_logits`
-    `(batch, num_keys, num_queries, height / 4, width / 4)`.
-    """
+    """The segmenter's prediction after one of its layers, both `(batch, num_keys, num_queries, ...)`."""
 
     class_logits: Tensor
     mask_logits: Tensor
@@ -180,15 +176,7 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         return self
 
     def loss_counts(self, labels: Tensor, context: StepContext | None = None) -> Tensor:
-        """The divisors of a batch's loss; summed over the batches of a step they make their losses shares of one.
-
-        Args:
-            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
-            context ([`StepContext`], *optional*): As in `forward`.
-
-        Returns:
-            `torch.Tensor` of shape `(2,)`: number of targets, and class weights of all queries together.
-        """
+        """Number of targets, and class weights of all queries together; see [`VideoPreTrainedModel`]."""
         counts = count_classes(later_labels(labels), self.config.num_labels, self.config.ignore_value)
         return loss_counts_of((counts > 0).sum(1), self.loss_settings, matching_rounds=1)
 
@@ -429,7 +417,7 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
 
     @torch.no_grad()
     def _unexplained(self, keys: KeyFrames, frames: Tensor, masks: Tensor) -> Tensor:
-        """How much less of later frames than of their key frames is explained: `(batch, num_frames)`."""
+        """Colour variance unexplained on later frames, less that on their key frames: `(batch, num_frames)`."""
         classes, key_masks = keys.predictions[-1]
         parts = (keys.pixel_values, key_masks, frames, masks, classes)
         later, at_key_frame = unexplained_colors(*(part.flatten(0, 1) for part in parts))
@@ -437,7 +425,7 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
 
 
 def frames_at(values: Tensor, indices: list[int]) -> Tensor:
-    """What belongs to some frames, of values `(batch, num_frames, ...)`, without waiting for the device."""
+    """Select frames of values `(batch, num_frames, ...)`, without waiting for the device."""
     return values.index_select(1, torch.tensor(indices).to(values.device, non_blocking=True))
 
 

@@ -167,16 +167,7 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
         """Nothing: all parameters are the segmenter's, whose class initialises them."""
 
     def loss_counts(self, labels: Tensor, context: StepContext | None = None) -> Tensor:
-        """The divisors of a batch's loss; summed over the batches of a step they make their losses shares of one.
-
-        Args:
-            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
-            context ([`StepContext`], *optional*): As in `forward`.
-
-        Returns:
-            `torch.Tensor` of shape `(1,)`, number of labelled pixels, or for a segmenter with queries of shape `(2,)`,
-            number of targets and class weights of all queries together.
-        """
+        """Number of labelled pixels, or of targets and class weights of queries; see [`VideoPreTrainedModel`]."""
         config = self.config
         counts = count_classes(labels.flatten(0, 1)[:, None], config.num_labels, config.ignore_value)
         if self.loss_settings is None:
@@ -296,7 +287,7 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
         return [LevelPrediction(classes, masks[:, None]) for classes, masks in pairs]
 
     def _task(self, frames: Tensor) -> dict[str, Tensor]:
-        """What the segmenter is told about each frame, if it listens."""
+        """The task prompt of each frame, for segmenters that need one."""
         if not self.config.needs_task:
             return {}
         return {"task_inputs": torch.tensor(self.config.task_inputs, device=frames.device).expand(len(frames), -1)}
@@ -352,7 +343,7 @@ def task_tokens(path: str | Path, length: int, options: dict[str, Any]) -> list[
 
 
 def part_starts(length: int, edge: int) -> list[int]:
-    """Where squares begin that cover a length with equal overlaps, as in the image processor of EoMT."""
+    """Starts of squares that cover a length with equal overlaps, as in the image processor of EoMT."""
     num_parts = -(-length // edge)
     overlap = (num_parts * edge - length) / (num_parts - 1)
     return [int(part * (edge - overlap)) for part in range(num_parts)]
@@ -369,7 +360,7 @@ def loss_settings(config: PerFrameConfig) -> LossSettings:
 
 
 def recorded_outputs(model: nn.Module, frames: Tensor, modules: Sequence[nn.Module]) -> list[list[Tensor]]:
-    """What some modules of a model return, call by call, while it processes frames: one list per module."""
+    """Outputs of some modules, call by call, while a model processes frames: one list per module."""
     records: list[list[Tensor]] = [[] for _ in modules]
     handles = [
         module.register_forward_hook(lambda module, inputs, output, record=record: record.append(output))

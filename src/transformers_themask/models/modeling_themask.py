@@ -157,15 +157,7 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
         return loss_settings(self.config)
 
     def loss_counts(self, labels: Tensor, context: StepContext | None = None) -> Tensor:
-        """The divisors of a batch's loss; summed over the batches of a step they make their losses shares of one.
-
-        Args:
-            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
-            context ([`StepContext`], *optional*): As in `forward`.
-
-        Returns:
-            `torch.Tensor` of shape `(2,)`: number of targets, and class weights of all queries together.
-        """
+        """Number of targets, and class weights of all queries together; see [`VideoPreTrainedModel`]."""
         if self.config.num_frames == 1:
             labels = labels.flatten(0, 1)[:, None]  # every frame is a clip
         num_targets = (count_classes(labels, self.config.num_labels, self.config.ignore_value) > 0).sum(1)

@@ -2,7 +2,7 @@
 """VidEoMT as a model of this package: queries are propagated from frame to frame, across calls."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,6 +58,8 @@ class VideomtForVideoSemanticSegmentation(StreamingMixin, VideomtForUniversalSeg
 
     config_class = VideomtConfig
     stream_modes = ("recurrent",)
+    has_matching_rounds = False
+    freezable_parts: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     @property
     def square_input_size(self) -> dict[str, int]:

@@ -26,7 +26,7 @@ NEGATIVE_SLOPE = 0.1
 # The coarsest levels exchange information with the queries, in this order.
 ATTENDED_LEVELS = (-1, -2, -3)
 
-# What the flow consists of in each of Table 3's designs, besides `"copy"`, which has none.
+# The parts of the flow in each of Table 3's designs; `"copy"` has none.
 WITH_QUERIES = ("full", "query_learned", "query_random", "query_for_pixel_flow")
 WITH_QUERY_FLOW = ("full", "query_learned", "query_random")
 WITH_PIXEL_FLOW = ("full", "query_for_pixel_flow", "optical_flow")
@@ -45,11 +45,7 @@ class Flows(NamedTuple):
 
 
 class MotionEncoder(nn.Module):
-    """The encoder of FlowNetS: from two frames to maps at strides 4 to 64 of what it is given.
-
-    Args:
-        channels (`Sequence[int]`): Of the six levels.
-    """
+    """The encoder of FlowNetS: from two frames to maps at strides 4 to 64, with `channels` in its six levels."""
 
     def __init__(self, channels: Sequence[int]):
         super().__init__()
@@ -73,13 +69,7 @@ class MotionEncoder(nn.Module):
 
 
 class MotionLayer(GradientCheckpointingLayer):
-    """Attention among the queries and the places of one map, and a feed-forward part; norms come last.
-
-    Args:
-        hidden_dim (`int`): Channels.
-        num_heads (`int`): Attention heads.
-        feedforward_dim (`int`): Hidden channels of the feed-forward part.
-    """
+    """Attention among the queries and the places of one map, and a feed-forward part; post-norm."""
 
     def __init__(self, hidden_dim: int, num_heads: int, feedforward_dim: int):
         super().__init__()
@@ -134,16 +124,7 @@ class PixelFlowDecoder(nn.Module):
 
 
 class QueryMotion(nn.Module):
-    """Layers in which the key frame's queries and the coarsest maps of the motion encoder meet in turn.
-
-    Args:
-        channels (`Sequence[int]`): Of the encoder's maps, the finest first.
-        hidden_dim (`int`): Channels of the queries.
-        num_queries (`int`): Queries of the key frame.
-        num_layers (`int`): Layers; each reads one map.
-        num_heads (`int`): Their attention heads.
-        feedforward_dim (`int`): Hidden channels of their feed-forward parts.
-    """
+    """Layers of joint attention among the key frame's queries and, in turn, the encoder's coarsest maps."""
 
     def __init__(
         self,
@@ -185,12 +166,7 @@ class QueryMotion(nn.Module):
 
 
 class QueryFlowHead(nn.Module):
-    """Each query's flow: its embedding times the two halves of a motion map, of which the second is for x.
-
-    Args:
-        hidden_dim (`int`): Channels of the queries.
-        map_channels (`int`): Channels of the encoder's finest map.
-    """
+    """Each query's flow: its embedding times the two halves of a motion map, the second one for x."""
 
     def __init__(self, hidden_dim: int, map_channels: int):
         super().__init__()
@@ -249,19 +225,11 @@ class FlowEstimator(nn.Module):
 
     @property
     def has_query_flow(self) -> bool:
-        """Whether every query has a flow of its own."""
+        """True if every query has a flow of its own."""
         return self.query_head is not None
 
     def forward(self, frames: Tensor, queries: Tensor) -> Flows:
-        """Estimate flows.
-
-        Args:
-            frames (`torch.Tensor` of shape `(batch, 6, height / 2, width / 2)`): What [`flow_frames`] returns.
-            queries (`torch.Tensor` of shape `(batch, num_queries, hidden_dim)`): Of the key frame, normed.
-
-        Returns:
-            [`Flows`].
-        """
+        """Estimate flows from [`flow_frames`] and the key frame's normed queries `(batch, num_queries, hidden)`."""
         maps = self.encoder(frames)
         finest = maps[0]
         if self.query_motion is not None:
@@ -278,15 +246,15 @@ class FlowEstimator(nn.Module):
 
 
 def warp(maps: Tensor, flow: Tensor, corrected: bool = False) -> Tensor:
-    """Fetch every pixel of maps from where its flow points, bilinearly; outside, the border goes on.
+    """Fetch every pixel of maps from where its flow points, bilinearly; the border continues outside.
 
     Args:
         maps (`torch.Tensor` of shape `(maps, channels, height, width)`): Masks of key frames.
         flow (`torch.Tensor` of shape `(maps, 2, flow_height, flow_width)`): A flow for each, at another size by the
             same factor in height and width; it is resized, and so are its values.
-        corrected (`bool`, *optional*, defaults to `False`): Whether flows mean what they say. As released, positions
-            are divided by the size but the sampling counts from pixel centre to pixel centre, so that zero flow
-            fetches from up to a pixel further left and up.
+        corrected (`bool`, *optional*, defaults to `False`): If true, a zero flow leaves masks in place. As released,
+            positions are divided by the size while the sampling counts from pixel centre to pixel centre, so that zero
+            flow fetches from up to a pixel further left and up.
 
     Returns:
         `torch.Tensor` like `maps`.
@@ -312,16 +280,10 @@ def warp(maps: Tensor, flow: Tensor, corrected: bool = False) -> Tensor:
 def flow_frames(
     current: Tensor, key: Tensor, scales: Sequence[float], shifts: Sequence[float], is_picture: Tensor
 ) -> Tensor:
-    """Put two frames together for the motion encoder, at half their size.
+    """Concatenate two frames `(batch, 3, height, width)` for the motion encoder: `(batch, 6, height / 2, width / 2)`.
 
-    Args:
-        current (`torch.Tensor` of shape `(batch, 3, height, width)`): RGB, of even size.
-        key (`torch.Tensor` of shape `(batch, 3, height, width)`): Likewise.
-        scales, shifts (`Sequence[float]`): What each channel is multiplied with, and what is added then.
-        is_picture (`torch.Tensor` of shape `(batch, height, width)`): False where frames are padded; there is zero.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, 6, height / 2, width / 2)`.
+    Channels are multiplied by `scales`, and `shifts` are added; where `is_picture` `(batch, height, width)` is false,
+    frames are padded and stay zero.
     """
     channels = [
         frame[:, channel] * scale + shift

@@ -15,15 +15,14 @@ LARGEST_LOGIT = 65504.0
 
 
 class PointSampler(Protocol):
-    """Where random points come from; tests and trainers may put their own in its place."""
+    """Source of all random points; tests inject recorded ones."""
 
     def __call__(self, kind: str, layers: range, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         """Return coordinates in [0, 1].
 
         Args:
-            kind (`str`): What the points are for: `"matching"`, or for a mask loss
-                `"{video|frame}_{primary|secondary}_{candidates|uniform}"`, the candidates for uncertain points and the
-                uniform rest.
+            kind (`str`): `"matching"`, or for a mask loss `"{video|frame}_{primary|secondary}_{candidates|uniform}"`:
+                the candidates for uncertain points, and the uniform rest.
             layers (`range`): Prediction layers, 0 before the first decoder layer. For matching these are all; for
                 losses they follow in ascending order, on a CPU one by one.
             shape (`tuple[int, ...]`): `(layers, batch, points, 2)` for matching, where one layer may stand for all:
@@ -43,30 +42,18 @@ def uniform_points(kind: str, layers: range, shape: tuple[int, ...], generator: 
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Read maps at points, bilinearly, with zeros outside.
+    """Read maps `(batch, channels, height, width)` at points `(x, y)` in [0, 1], bilinearly, with zeros outside.
 
-    Args:
-        maps (`torch.Tensor` of shape `(batch, channels, height, width)`): Maps.
-        points (`torch.Tensor` of shape `(batch, num_points, 2)`): `(x, y)` in [0, 1].
-
-    Returns:
-        `torch.Tensor` of shape `(batch, channels, num_points)`.
+    Points are `(batch, num_points, 2)`, the result is `(batch, channels, num_points)`.
     """
     grid = 2 * points.to(maps.dtype)[:, :, None] - 1
     return nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[..., 0]
 
 
 def select_uncertain(logits: Tensor, candidates: Tensor, count: int, usable: Tensor | None = None) -> Tensor:
-    """Keep the candidates whose logits are nearest to zero (PointRend, section 3.1).
+    """Keep the `count` candidates `(masks, num_candidates, 2)` with logits nearest to zero (PointRend, section 3.1).
 
-    Args:
-        logits (`torch.Tensor` of shape `(masks, num_candidates)`): Mask logits at the candidates.
-        candidates (`torch.Tensor` of shape `(masks, num_candidates, 2)`): Their coordinates.
-        count (`int`): How many to keep.
-        usable (`torch.Tensor` of shape `(masks, num_candidates)`, *optional*): `False` puts a candidate last.
-
-    Returns:
-        `torch.Tensor` of shape `(masks, count, 2)`.
+    Candidates where `usable` `(masks, num_candidates)` is false come last. Returns `(masks, count, 2)`.
     """
     certainty = logits.abs()
     if usable is not None:
@@ -76,7 +63,7 @@ def select_uncertain(logits: Tensor, candidates: Tensor, count: int, usable: Ten
 
 
 class TargetMaps:
-    """What the labels of frames say of target masks, at points and under the cells of masks of logits.
+    """Target masks of frames, read at points and under the cells of mask logits.
 
     Args:
         labels (`torch.Tensor` of shape `(frames, height, width)`): The class of every pixel.
@@ -95,16 +82,10 @@ class TargetMaps:
         self._counts: Tensor | None = None
 
     def usable(self, frames: Tensor, points: Tensor) -> Tensor | None:
-        """Tell which points read nothing of an ignored pixel, in the labels or in the logits.
+        """The points `(maps, num_points, 2)` of frames `(maps,)` that read no ignored pixel, in labels or logits.
 
-        A logit is ignored if it has pixels and all of them are.
-
-        Args:
-            frames (`torch.Tensor` of shape `(maps,)`): Numbers of frames.
-            points (`torch.Tensor` of shape `(maps, num_points, 2)`): Coordinates in [0, 1].
-
-        Returns:
-            Boolean `(maps, num_points)`, or `None` if every pixel counts.
+        A logit is ignored if it has pixels and all of them are. Boolean `(maps, num_points)`, or `None` if every pixel
+        counts.
         """
         if self.ignore_value is None:
             return None
@@ -115,15 +96,9 @@ class TargetMaps:
         return ~(touched[0] | touched[1])
 
     def pixels_under(self, frames: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Number of pixels under the cells of masks.
+        """Number of pixels under the cells of masks: of the targets, and of all that count, each `(maps, cells)`.
 
-        Args:
-            frames (`torch.Tensor` of shape `(maps,)`): Numbers of frames.
-            targets (`torch.Tensor` of shape `(maps,)`): Places among the classes of the frames.
-            dtype (`torch.dtype`): Of the numbers.
-
-        Returns:
-            Those of the targets, and all that are not left out, each `(maps, cells)`.
+        `frames` `(maps,)` are indices of frames, `targets` `(maps,)` indices among their classes.
         """
         counts = self._pixel_counts(dtype)
         whole = counts[:, :-1].sum(1)

@@ -5,9 +5,11 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+
+from .step_context import StepContext
 
 
 class VideoPreTrainedModel(PreTrainedModel):
@@ -30,6 +32,23 @@ class VideoPreTrainedModel(PreTrainedModel):
         super().__init__(config, *inputs, **kwargs)
         self._frozen_parts: set[str] = set()
 
+    def loss_counts(self, labels: Tensor, context: StepContext | None = None) -> Tensor:
+        """The divisors of a batch's loss, known before the forward pass.
+
+        Summed over the batches of a step, as `context.loss_counts`, they make the batches' losses shares of one.
+
+        Args:
+            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
+            context ([`StepContext`], *optional*): As in `forward`.
+
+        Returns:
+            `torch.Tensor` of shape `(num_terms,)` in float64, on the CPU.
+
+        Raises:
+            ValueError: If a label is neither a class index nor `config.ignore_value`.
+        """
+        raise NotImplementedError
+
     def freeze(self, *parts: str) -> None:
         """Keep parts of the model as they are in training.
 
@@ -51,7 +70,7 @@ class VideoPreTrainedModel(PreTrainedModel):
         self.train(self.training)
 
     def is_frozen(self, part: str) -> bool:
-        """Whether a part was frozen."""
+        """True if `freeze` was called for a part."""
         return part in self._frozen_parts
 
     def train(self, mode: bool = True) -> "VideoPreTrainedModel":

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The video processor of every model family: frames and label maps in, tensors out, outputs back to label maps."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,21 @@ from transformers.video_utils import load_video
 from .outputs import VideoSegmentationOutput
 from .point_sampling import map_size
 from .scores_to_labels import enlarged_argmax, twice_enlarged_argmax
+
+# The options that mean the same in image and video processors of Transformers.
+SHARED_OPTIONS = (
+    "resample",
+    "size",
+    "do_resize",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+
+# The entries of a `size` that are lengths in pixels.
+EDGES = ("shortest_edge", "longest_edge", "height", "width", "max_height", "max_width")
 
 
 class VideoSegmentationProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
@@ -224,6 +240,16 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
         """The size of the network's input for frames of a given size."""
         return round_up(self.resized_size(*original) if self.do_resize else original, self.size_divisor or 1)
 
+    def with_size(self, size: Mapping[str, int]) -> "VideoSegmentationProcessor":
+        """The same processor with another target size."""
+        processor = copy.copy(self)
+        processor.size = SizeDict(**size)
+        return processor
+
+    def scaled(self, scale: float) -> "VideoSegmentationProcessor":
+        """The same processor with a target size larger by a factor, on all its edges."""
+        return self.with_size(scaled_size(self.size, scale))
+
     def content_size(self, original: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:
         """The part of the network's input that shows the frame: all of it unless padding was added."""
         if self.fit == "stretch":
@@ -297,6 +323,12 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
         labels = tvf.resize(labels[:, None], list(content_size), tvf.InterpolationMode.NEAREST_EXACT)[:, 0]
         below, right = padded_size[0] - content_size[0], padded_size[1] - content_size[1]
         return nn.functional.pad(labels, (0, right, 0, below), value=self.ignore_index)
+
+
+def scaled_size(size: Any, scale: float) -> dict[str, int]:
+    """A target size with all its lengths multiplied by a factor."""
+    lengths = dict(size).items()
+    return {edge: max(1, int(length * scale + 0.5)) if edge in EDGES else length for edge, length in lengths}
 
 
 def check_fit(fit: str | None) -> str:

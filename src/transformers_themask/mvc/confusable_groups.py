@@ -11,7 +11,6 @@ from pathlib import Path
 import yaml
 
 DEFAULT_GROUPS_FILE = Path(__file__).with_name("confusable_groups.yaml")
-# Fewer leave nothing to ask.
 MIN_CANDIDATES = 2
 
 
@@ -52,12 +51,12 @@ class ConfusableGroup:
 
     @property
     def generic_class(self) -> str | None:
-        """The class with the group's own name, which stands for none of the others; `None` if there is no such."""
+        """The class with the group's own name, if there is one."""
         return next((name for name in self.classes if spoken(name) == spoken(self.name)), None)
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The classes that a question offers."""
+        """The classes that a question offers: all but the generic one."""
         return tuple(name for name in self.classes if name != self.generic_class)
 
 
@@ -72,12 +71,9 @@ def read_groups(path: str | Path = DEFAULT_GROUPS_FILE) -> list[ConfusableGroup]
     Args:
         path (`str` or `Path`, *optional*): The file. Defaults to the water of the paper: river, lake, sea and water.
 
-    Returns:
-        `list[ConfusableGroup]`: In the order of the file.
-
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds something else.
+        ValueError: If it is not such a file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} must be a YAML file of groups of classes. Got no such file.")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes that compete within a video, decided by asking a vision-language model about one frame (MVC, Section 2.5).
+"""Correction of confused classes by a vision-language model (MVC, Section 2.5).
 
-Where a model labels one lake as river, lake and sea by turns, the frame that shows most of it is shown to a
-vision-language model with the question which of them it is. An answer that names exactly one of them holds for all
-pixels of these classes in all frames of the video; any other answer changes nothing. Everything is logged.
+Where a model labels one lake as river, lake and sea by turns, a vision-language model is asked about the frame that
+shows most of it. An answer that names exactly one of these classes holds for all their pixels in the video; any other
+answer changes nothing. Everything is logged.
 """
 
 import json
@@ -34,7 +34,7 @@ IGNORE_INDEX = 255
 
 
 class VisualQuestionAnswerer(Protocol):
-    """Whatever answers questions about pictures, such as [`VisionLanguageModel`]."""
+    """Answers questions about pictures, such as [`VisionLanguageModel`]."""
 
     def __call__(self, image: Image.Image, question: str) -> str:
         """Answer a question about an RGB picture."""
@@ -102,14 +102,13 @@ def relabel(label_map: np.ndarray, members: Sequence[int], decision: int) -> np.
 
 
 class _GroupInVideo:
-    """What the frames seen so far show of one group."""
+    """Pixel counts of one group over the frames seen so far, and the frame with its largest area."""
 
     def __init__(self, group: ConfusableGroup, class_names: Sequence[str]):
         self.group = group
         self.members = [class_names.index(name) for name in group.classes]
         # Of each member: its pixels, and the frames that would change if it were the answer.
         self.num_pixels, self.num_frames_of_others = np.zeros((2, len(self.members)), dtype=np.int64)
-        # The frame with the largest area of the group; one picture at a time is kept.
         self.largest_area = self.frame_index = 0
         self.frame = np.empty((0, 0, 3), dtype=np.uint8)
 
@@ -144,7 +143,7 @@ class VideoCorrector:
             of a group must have together for a question, at least two of them being there.
 
     Raises:
-        ValueError: If a group has classes that the data set has not, or the share is none.
+        ValueError: If a group has classes that the data set lacks, or the share is not between 0 and 1.
     """
 
     groups: Sequence[ConfusableGroup]
@@ -218,7 +217,7 @@ class VideoCorrector:
         image = Image.fromarray(seen.frame)
         picture = Path(video.name) / f"{group.name}.png"
         (log / picture).parent.mkdir(parents=True, exist_ok=True)
-        image.save(log / picture)  # before anything can draw on it
+        image.save(log / picture)  # before the model can draw on it
         question = question_of(group)
         answer = self._answer(video, group, image, question)
         decision = parse_answer(answer, group)
@@ -242,18 +241,15 @@ class VideoCorrector:
     def _answer(self, video: ResultVideo, group: ConfusableGroup, image: Image.Image, question: str) -> str:
         try:
             answer = self.answer(image, question)
+            if not isinstance(answer, str):
+                raise TypeError(repr(answer))
         except Exception as error:
-            problem = f"{type(error).__name__}: {error}".rstrip(".")
+            where = f"video {video.name}" if video.name else "the video"
             raise ValueError(
-                f"{self._unanswered(video, group)} Got {problem}. No label map has been written."
+                f"{self.model_name} must answer every question with text. Asked about group `{group.name}` of "
+                f"{where}. Got {f'{type(error).__name__}: {error}'.rstrip('.')}. No label map has been written."
             ) from error
-        if not isinstance(answer, str):
-            raise ValueError(f"{self._unanswered(video, group)} Got {answer!r}. No label map has been written.")
         return answer
-
-    def _unanswered(self, video: ResultVideo, group: ConfusableGroup) -> str:
-        where = f"video {video.name}" if video.name else "the video"
-        return f"{self.model_name} must answer every question with text. Asked about group `{group.name}` of {where}."
 
 
 def check_minimum_share(minimum_share: float) -> None:
@@ -265,7 +261,7 @@ def check_minimum_share(minimum_share: float) -> None:
 def _write_label_maps(
     video: ResultVideo, num_frames: int, labels: Path, output: Path, decisions: Sequence[tuple[Sequence[int], int]]
 ) -> None:
-    """Write the label maps of a video anew; without a decision they are copied as they are."""
+    """Write relabelled label maps; without a decision, copies."""
     for index in range(num_frames):
         path, new_path = (video.label_path(folder, index) for folder in (labels, output))
         if not decisions:
@@ -287,9 +283,9 @@ def correct_results(
     *,
     progress: bool = False,
 ) -> list[Correction]:
-    """Correct the label maps of several videos; each video is decided for itself.
+    """Correct the label maps of several videos, each on its own.
 
-    The folders take their names at the end, all at once; after an error there is neither.
+    The folders appear when everything is written; after an error there is neither.
 
     Args:
         corrector ([`VideoCorrector`]): What asks and relabels.

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test-time augmentation: a video is segmented at several scales and mirrored, and the results become one."""
 
-import copy
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.image_utils import SizeDict
 
 from transformers_themask.inference.segment import labelled_frames
-from transformers_themask.inference.segment_video import SegmentedVideo, check_max_frames, segment_video
+from transformers_themask.inference.segment_video import check_max_frames, segment_video
 from transformers_themask.models.scores_to_labels import resampled_scores
 from transformers_themask.models.streaming import (
     PreparedFrame,
@@ -24,7 +21,6 @@ from transformers_themask.models.streaming import (
     single_frames,
     stream_options,
 )
-from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 from transformers_themask.sinks.sink import Sink
 from transformers_themask.videos.camera import Camera
 from transformers_themask.videos.ffmpeg_files import is_url
@@ -34,7 +30,6 @@ from transformers_themask.videos.source import FrameSource, IncompleteVideoError
 from .spools import LabelSpool, ScoreSpool
 
 COMBINATIONS = ("votes", "scores")
-EDGES = ("shortest_edge", "longest_edge", "height", "width", "max_height", "max_width")
 # Beyond these nothing is left of a picture, or it fits nowhere.
 MIN_SCALE, MAX_SCALE = 0.1, 10
 # Pixels per cell of the grid on which scores are averaged; that of most models.
@@ -130,23 +125,7 @@ def scaled_processor(processor: Any, scale: float) -> Any:
             f"`scales` must be 1.0 for a processor that does not resize frames. Got {scale:g}. Set its `do_resize` "
             "and `size`."
         )
-    size = {
-        edge: max(1, int(length * scale + 0.5)) if edge in EDGES else length
-        for edge, length in dict(processor.size).items()
-    }
-    if isinstance(processor, PerFrameVideoProcessor):
-        options = {**processor.image_processor.to_dict(), "size": size}
-        if options.get("pad_size"):  # else larger frames would not fit in
-            padded = dict(options["pad_size"])
-            options["pad_size"] = {edge: math.ceil(length * scale) for edge, length in padded.items()}
-        return type(processor)(
-            image_processor=options,
-            do_reduce_labels=processor.do_reduce_labels,
-            ignore_index=processor.ignore_index,
-        )
-    scaled = copy.copy(processor)
-    scaled.size = SizeDict(**size)
-    return scaled
+    return processor.scaled(scale)
 
 
 def scaled_processors(model: Any, processor: Any, tta: TTA) -> dict[float, Any]:
@@ -335,7 +314,7 @@ def segment_video_in_passes(
     *,
     max_frames: int | None = None,
     progress: bool = False,
-) -> SegmentedVideo:
+) -> int:
     """Segment one video pass by pass, and give its frames with the combined label maps to sinks.
 
     As [`segment_video`], with one pass exactly that. The video is read once for every pass and once more for the

@@ -17,7 +17,7 @@ from transformers import (
 
 from transformers_themask.inference.loading import LOADING_ERRORS, load_pretrained
 
-# One sentence is asked for, but what follows may take it back.
+# One sentence is asked for; a long answer is read to see whether it names another class.
 MAX_NEW_TOKENS = 256
 
 

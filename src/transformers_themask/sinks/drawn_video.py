@@ -50,13 +50,12 @@ class DrawnVideo(ABC):
         if self._writer is None:
             self._writer = self._open()
         self._writer.write(self._draw(frame), frame.time)
-        self._end = frame.time + 1 / self._frame_rate
+        self._end = frame.time + 1 / self._frame_rate if frame.end is None else frame.end
 
     def close(self) -> None:
         """Finish the file."""
         if self._writer is not None:
-            end = self._end if self._source.end is None else self._source.end
-            self._writer.close(sound_until=end if self._cut_sound else None, end=end)
+            self._writer.close(sound_until=self._end if self._cut_sound else None, end=self._end)
 
     def abandon(self) -> None:
         """Remove the file, unless it is finished."""

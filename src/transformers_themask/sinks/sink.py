@@ -18,6 +18,7 @@ class LabelledFrame:
         name (`str`): Name for files that belong to the frame, without suffix.
         picture (`np.ndarray` of shape `(height, width, 3)`): `uint8` RGB frame.
         label_map (`np.ndarray` of shape `(height, width)`): Class index of every pixel.
+        end (`Fraction`, *optional*): Time in seconds until which the frame is shown, where the source tells.
     """
 
     index: int
@@ -25,6 +26,7 @@ class LabelledFrame:
     name: str
     picture: np.ndarray
     label_map: np.ndarray
+    end: Fraction | None = None
 
 
 class Sink(Protocol):

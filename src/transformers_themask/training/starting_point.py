@@ -12,7 +12,6 @@ from transformers_themask.config_overrides import build_config
 from transformers_themask.inference import loading
 from transformers_themask.inference.loading import load_pretrained, loading_errors_as_sentences
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
-from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
 
 from .arguments import DataArguments, ModelArguments
 from .parameter_groups import backbones
@@ -140,9 +139,7 @@ def load_processor(
         options["fit"] = fit  # the checkpoint is a part of the model, whose frames may be made to fit otherwise
     with loading_errors_as_sentences("model_name_or_path", checkpoint):
         processor = AutoVideoProcessor.from_pretrained(checkpoint, **options)
-    if isinstance(processor, PerFrameVideoProcessor) and asked_for and not square:
-        return PerFrameVideoProcessor.for_whole_frames(processor.image_processor, asked_for)
-    return processor
+    return processor.with_size(asked_for) if asked_for and not square else processor
 
 
 def load_for_evaluation(

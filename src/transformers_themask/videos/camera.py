@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera as a video without end, through OpenCV."""
+"""A camera as an endless video, through OpenCV."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from transformers_themask.terminal_text import counted
 
-from .source import FrameSource, IncompleteVideoError
+from .source import FrameSource, IncompleteVideoError, TimedFrame
 
 # `cv2.CAP_PROP_FPS`, which is asked for without OpenCV where the capture is another one.
 FRAME_RATE_PROPERTY = 5
-# Beyond this, the rate that a driver tells is no rate.
+# A driver that reports a higher rate does not know it.
 MAX_FRAME_RATE = 1000
 
 
@@ -31,22 +31,18 @@ class Capture(Protocol):
         """Wait for the next picture, an array of shape `(height, width, 3)` in the order blue, green, red."""
 
     def release(self) -> None:
-        """Let go of the camera."""
+        """Free the camera."""
 
 
 class Camera(FrameSource):
     """The frames of a camera, from the moment they are asked for until the iterator is closed.
 
-    A frame's time is when it arrived, by the clock, after the first one: cameras slow down in the dark, and drop
-    frames when nobody fetches them. The camera that the constructor opens serves the first iteration.
+    A frame's time is when it arrived after the first one: cameras slow down in the dark, and drop frames that are not
+    read in time. The camera that the constructor opens serves the first iteration.
 
     Args:
         index (`int`):
             Which camera, from 0.
-        open_capture (`Callable[[int], Capture]`, *optional*):
-            Opens a camera by its index. Defaults to `cv2.VideoCapture`.
-        clock (`Callable[[], float]`, *optional*):
-            Tells the time in seconds. Defaults to `time.monotonic`.
 
     Attributes:
         frame_rate (`Fraction`, *optional*): Frames per second that the camera promises.
@@ -56,22 +52,16 @@ class Camera(FrameSource):
     num_frames = None
     # Frames are never closer than that, and mp4 players know this unit.
     time_base = Fraction(1, 90000)
+    _clock = staticmethod(time.monotonic)
 
-    def __init__(
-        self,
-        index: int,
-        open_capture: Callable[[int], Capture] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ):
+    def __init__(self, index: int):
         self.path = f"camera {index}"
         self._index = index
-        self._open_capture = open_capture or _opencv_capture
-        self._clock = clock
         self._opened: Capture | None = self._open()
         self.frame_rate = _plausible_rate(self._opened.get(FRAME_RATE_PROPERTY))
 
-    def timed_frames(self) -> Generator[tuple[Fraction, np.ndarray], None, None]:
-        """Yield `(time, frame)` pairs; `time` in seconds since the first frame.
+    def timed_frames(self) -> Generator[TimedFrame, None, None]:
+        """Yield the frames with their times in seconds since the first frame.
 
         Raises:
             IncompleteVideoError: If the camera stops; `ValueError` if it never delivered anything.
@@ -82,7 +72,7 @@ class Camera(FrameSource):
         finally:
             capture.release()
 
-    def _read_on(self, capture: Capture) -> Generator[tuple[Fraction, np.ndarray], None, None]:
+    def _read_on(self, capture: Capture) -> Generator[TimedFrame, None, None]:
         num_frames, start, tick = 0, 0.0, -1
         while True:
             is_read, picture = capture.read()
@@ -91,11 +81,21 @@ class Camera(FrameSource):
             now = self._clock()
             start = now if num_frames == 0 else start
             tick = max(round((now - start) / self.time_base), tick + 1)
-            yield tick * self.time_base, np.ascontiguousarray(picture[:, :, ::-1])
+            yield TimedFrame(tick * self.time_base, np.ascontiguousarray(picture[:, :, ::-1]))
             num_frames += 1
 
+    def _capture(self) -> Capture:
+        try:
+            import cv2
+        except ImportError as error:
+            raise ValueError(
+                f"`source` must be a file, a folder or a URL where OpenCV is not installed. Got camera {self._index}; "
+                "`pip install transformers-themask[camera]` makes cameras work."
+            ) from error
+        return cv2.VideoCapture(self._index)
+
     def _open(self) -> Capture:
-        capture = self._open_capture(self._index)
+        capture = self._capture()
         if not capture.isOpened():
             capture.release()
             raise ValueError(
@@ -111,17 +111,6 @@ class Camera(FrameSource):
             f"`source` must be a camera that delivers pictures until it is closed. Got {self.path}, which stopped; "
             f"{counted(num_frames, 'frame')} could be read."
         )
-
-
-def _opencv_capture(index: int) -> Capture:
-    try:
-        import cv2
-    except ImportError as error:
-        raise ValueError(
-            f"`source` must be a file, a folder or a URL where OpenCV is not installed. Got camera {index}; "
-            "`pip install transformers-themask[camera]` makes cameras work."
-        ) from error
-    return cv2.VideoCapture(index)
 
 
 def _plausible_rate(rate: float) -> Fraction | None:

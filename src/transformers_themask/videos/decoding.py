@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decode a video stream as far as it is undamaged."""
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 
-from .ffmpeg_files import is_url, open_input, reason
+from .containers import DeclaredEnds, hole_detector, stream_time_base
+from .ffmpeg_files import reason
 
 # A track may end a little before its declared end (rounded time stamps, B-frame delay): by this many frames, but not
 # by more than this many seconds.
@@ -24,8 +23,7 @@ class DamageError(Exception):
 def decoded_frames(
     container: "av.container.InputContainer",
     stream: "av.VideoStream",
-    declared_end: Fraction | None = None,
-    declared_file_end: Fraction | None = None,
+    declared: DeclaredEnds,
     skip_damage: bool = False,
 ) -> Iterator["av.VideoFrame"]:
     """Decode a video to its end or its first damage, without a gap before that.
@@ -36,17 +34,15 @@ def decoded_frames(
             decoded side by side, PyAV loses errors and the frames behind them.
         stream (`av.VideoStream`):
             Its video.
-        declared_end (`Fraction`, *optional*):
-            Time in seconds at which the file says that the video ends.
-        declared_file_end (`Fraction`, *optional*):
-            Time in seconds at which the file says that the longest of its streams ends.
+        declared ([`DeclaredEnds`]):
+            When the file says that it ends.
         skip_damage (`bool`, *optional*, defaults to `False`):
-            Leave out what is damaged and go on.
+            Leave out damaged packets and frames and continue.
 
     Raises:
-        DamageError: After the last frame before a damage, or before a declared end that does not come.
+        DamageError: After the last frame before a damage, or at an end before the declared one.
     """
-    clock = _Clock(stream_time_base(stream), stream.average_rate, declared_end, declared_file_end)
+    clock = _Clock(stream_time_base(stream), stream.average_rate, declared)
     damage: DamageError | None = None
     try:
         for packet in _packets(container, stream, clock, skip_damage):
@@ -69,23 +65,13 @@ def decoded_frames(
         raise damage
 
 
-def stream_time_base(stream: "av.VideoStream") -> Fraction:
-    """Unit of the time stamps of a stream's packets and frames, in seconds.
-
-    A frame that PyAV gets out of a decoder after the last packet has the same, but names another one.
-    """
-    assert stream.time_base is not None  # FFmpeg sets it for every stream of an opened file.
-    return stream.time_base
-
-
 @dataclass
 class _Clock:
-    """How far a video has been read, against how long it should be."""
+    """How far a video has been read, compared with its declared length."""
 
     time_base: Fraction
     frame_rate: Fraction | None
-    declared_end: Fraction | None
-    declared_file_end: Fraction | None
+    declared: DeclaredEnds
     end_of_packets: Fraction = Fraction(0)
     end_of_frames: Fraction = Fraction(0)
     end_of_file: Fraction = Fraction(0)
@@ -102,21 +88,21 @@ class _Clock:
             self.end_of_file = max(self.end_of_file, (packet.pts + (packet.duration or 0)) * packet.time_base)
 
     def shortfall(self, end: Fraction) -> DamageError | None:
-        """What to say of a video that ends at this time, if that is too early."""
+        """An error, if a video that ends at this time ends too early."""
         tolerance = TOLERANCE_SECONDS
         if self.frame_rate:
             tolerance = min(tolerance, TOLERANCE_FRAMES / self.frame_rate)
-        return _shortfall(self.declared_end, end, tolerance)
+        return _shortfall(self.declared.video, end, tolerance)
 
     def file_shortfall(self) -> DamageError | None:
-        """What to say of a file whose streams all end too early."""
-        return _shortfall(self.declared_file_end, self.end_of_file, TOLERANCE_SECONDS)
+        """An error, if all streams end too early."""
+        return _shortfall(self.declared.file, self.end_of_file, TOLERANCE_SECONDS)
 
     def is_cut_off(self) -> bool:
         """Whether not even the packets reach the declared end."""
-        if self.declared_end is None or not self.frame_rate:
+        if self.declared.video is None or not self.frame_rate:
             return False
-        return self.end_of_packets < self.declared_end - 1 / (2 * self.frame_rate)
+        return self.end_of_packets < self.declared.video - 1 / (2 * self.frame_rate)
 
     def is_after_gap(self, frame: "av.VideoFrame") -> bool:
         """Whether a frame begins later than the one before ends."""
@@ -134,64 +120,16 @@ def _shortfall(declared_end: Fraction | None, end: Fraction, tolerance: Fraction
     return DamageError(f"the file declares {float(declared_end):.2f} s but ends after {float(end):.2f} s")
 
 
-@dataclass
-class _AviIndex:
-    """Where in the file the packets of an AVI should be: FFmpeg goes on behind a hole as if there were none."""
-
-    positions: dict[int, int]
-    offset: int | None = None
-
-    def misses(self, packet: "av.Packet") -> bool:
-        """Whether a packet lies further from its place in the index than the first one."""
-        if packet.dts is None or packet.pos is None or packet.dts not in self.positions:
-            return False
-        offset = packet.pos - self.positions[packet.dts]
-        self.offset = offset if self.offset is None else self.offset
-        return offset != self.offset
-
-
-@dataclass
-class _MatroskaIndex:
-    """When the key frames of a Matroska file should come: FFmpeg goes on at the next cluster that is whole."""
-
-    key_times: list[int]
-    latest: int | None = None
-
-    def misses(self, packet: "av.Packet") -> bool:
-        """Whether a key frame should have come between the packets before and this one."""
-        if packet.pts is None:
-            return False
-        latest = packet.pts if self.latest is None else self.latest
-        self.latest = max(latest, packet.pts)
-        return bisect_right(self.key_times, latest) < bisect_left(self.key_times, packet.pts)
-
-
-def _index_of(container: "av.container.InputContainer", stream: "av.VideoStream") -> _AviIndex | _MatroskaIndex:
-    if container.format.name == "avi":
-        return _AviIndex({entry.timestamp: entry.pos for entry in _index_entries(stream)})
-    if container.format.name.startswith("matroska") and not is_url(container.name):
-        # FFmpeg reads the index of a Matroska file when it is needed to find a place.
-        with suppress(av.FFmpegError), open_input(container.name) as again:
-            again.seek(0)
-            return _MatroskaIndex([entry.timestamp for entry in _index_entries(again.streams[stream.index])])
-    return _MatroskaIndex([])
-
-
-def _index_entries(stream: "av.stream.Stream") -> Iterable["av.index.IndexEntry"]:
-    # Older versions of PyAV keep the index to themselves.
-    return getattr(stream, "index_entries", ())
-
-
 def _packets(
     container: "av.container.InputContainer", stream: "av.VideoStream", clock: _Clock, skip_damage: bool
 ) -> Iterator["av.Packet"]:
-    index = _index_of(container, stream)
-    packets = container.demux(stream) if clock.declared_file_end is None else container.demux()
+    is_after_hole = hole_detector(container, stream)
+    packets = container.demux(stream) if clock.declared.file is None else container.demux()
     while (packet := _next_packet(packets)) is not None:
         clock.pass_any_packet(packet)
         if packet.stream_index != stream.index:
             continue
-        if (packet.is_corrupt or index.misses(packet)) and not skip_damage:
+        if (packet.is_corrupt or is_after_hole(packet)) and not skip_damage:
             raise DamageError("a piece of the file is missing")
         # An empty packet would end the decoding.
         if packet.size:

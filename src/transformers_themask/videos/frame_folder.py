@@ -11,7 +11,7 @@ from transformers_themask.data.image_folder import FRAME_SUFFIXES, check_stems, 
 from transformers_themask.data.images import DamagedFileError, read_frame
 from transformers_themask.terminal_text import counted
 
-from .source import DEFAULT_FRAME_RATE, FrameSource, IncompleteVideoError
+from .source import DEFAULT_FRAME_RATE, FrameSource, IncompleteVideoError, TimedFrame
 
 
 class FrameFolder(FrameSource):
@@ -41,8 +41,8 @@ class FrameFolder(FrameSource):
         self.time_base = Fraction(1, self.frame_rate.numerator)
         self.num_frames = len(self._names)
 
-    def timed_frames(self) -> Generator[tuple[Fraction, np.ndarray], None, None]:
-        """Yield `(time, frame)` pairs; `time` in seconds.
+    def timed_frames(self) -> Generator[TimedFrame, None, None]:
+        """Yield the frames with their times in seconds.
 
         Raises:
             IncompleteVideoError: At an image that is damaged or of another size than the first.
@@ -56,7 +56,7 @@ class FrameFolder(FrameSource):
                 raise self._unreadable(
                     index, f"the picture is {frame.shape[0]}x{frame.shape[1]}, the first one {size[0]}x{size[1]}"
                 )
-            yield index / self.frame_rate, frame
+            yield TimedFrame(index / self.frame_rate, frame)
 
     def frame_name(self, index: int) -> str:
         """File name of a frame, without suffix."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from transformers_themask.models.streaming import rgb_array
 
-from .source import DEFAULT_FRAME_RATE, FrameSource
+from .source import DEFAULT_FRAME_RATE, FrameSource, TimedFrame
 
 
 class FramesInMemory(FrameSource):
@@ -46,15 +46,15 @@ class FramesInMemory(FrameSource):
         self._frames = frames
         self._is_used_up = False
 
-    def timed_frames(self) -> Generator[tuple[Fraction, np.ndarray], None, None]:
-        """Yield `(time, frame)` pairs; `time` in seconds."""
+    def timed_frames(self) -> Generator[TimedFrame, None, None]:
+        """Yield the frames with their times in seconds."""
         if self._is_used_up:
             raise ValueError("An iterator of frames must be read only once. Got a second time; pass a list.")
         self._is_used_up = isinstance(self._frames, Iterator)
         # What makes its frames as it goes may fill one array again and again, while a frame still waits to be drawn.
         is_stored = isinstance(self._frames, (np.ndarray, torch.Tensor, Sequence))
         for index, frame in enumerate(map(rgb_array, self._frames)):
-            yield index / self.frame_rate, frame if is_stored else frame.copy()
+            yield TimedFrame(index / self.frame_rate, frame if is_stored else frame.copy())
 
 
 def check_video(video: Any) -> None:

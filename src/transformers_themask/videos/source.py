@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every source of frames has in common."""
+"""The interface of all sources of frames."""
 
 from collections.abc import Generator
 from contextlib import closing
 from fractions import Fraction
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,14 +13,25 @@ DEFAULT_FRAME_RATE = Fraction(15)
 
 
 class IncompleteVideoError(ValueError):
-    """A video that cannot be read to its end. Whoever iterates over it has got every readable frame before."""
+    """A video that cannot be read to its end; raised after its last readable frame."""
+
+
+class TimedFrame(NamedTuple):
+    """A frame, a `uint8` RGB array `(height, width, 3)`, and when it is shown, in seconds.
+
+    `end` is `None` where nothing tells until when.
+    """
+
+    time: Fraction
+    picture: np.ndarray
+    end: Fraction | None = None
 
 
 @runtime_checkable
 class FrameSource(Protocol):
     """One video, frame by frame; see [`open_frame_source`].
 
-    Iterating opens what has to be opened; it is closed at the end, at an error, and when the iterator is closed.
+    Files and devices are open while the source is iterated over, and closed with the iterator.
 
     Attributes:
         path (`str`): What to call the source in messages: the path of a file or folder, a URL, a camera.
@@ -28,8 +39,6 @@ class FrameSource(Protocol):
         time_base (`Fraction`): Unit of the times in seconds; every time is a whole multiple.
         num_frames (`int`, *optional*): Number of frames, as declared or estimated; `None` when nothing tells.
         has_audio (`bool`): Whether `path` names a file with sound that can be copied.
-        end (`Fraction`, *optional*): Time in seconds until which the frame given last is shown; `None` when nothing
-            tells.
     """
 
     path: str
@@ -37,10 +46,9 @@ class FrameSource(Protocol):
     time_base: Fraction
     num_frames: int | None
     has_audio: bool
-    end: Fraction | None = None
 
-    def timed_frames(self) -> Generator[tuple[Fraction, np.ndarray], None, None]:
-        """Yield `(time, frame)` pairs; `time` is in seconds, exact, and `frame` as in iterating.
+    def timed_frames(self) -> Generator[TimedFrame, None, None]:
+        """Yield the frames with their exact times.
 
         Raises:
             IncompleteVideoError: After the last readable frame, if there should be more.
@@ -50,8 +58,8 @@ class FrameSource(Protocol):
     def __iter__(self) -> Generator[np.ndarray, None, None]:
         """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`."""
         with closing(self.timed_frames()) as timed_frames:
-            for _, frame in timed_frames:
-                yield frame
+            for frame in timed_frames:
+                yield frame.picture
 
     def frame_name(self, index: int) -> str:
         """Name for files that belong to a frame: its index in eight digits."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +18,7 @@ from transformers_themask.sinks.label_track import LabelTrack
 from transformers_themask.sinks.overlay_video import OverlayVideo
 from transformers_themask.sinks.sink import LabelledFrame, Sink
 from transformers_themask.sinks.timeline import ClassTimeline
-from transformers_themask.videos.source import FrameSource, IncompleteVideoError
+from transformers_themask.videos.source import FrameSource, IncompleteVideoError, TimedFrame
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ class _StoppableSource(FrameSource):
         self.frame_rate, self.time_base, self.num_frames = source.frame_rate, source.time_base, source.num_frames
         self._source, self._stopping = source, stopping
 
-    def timed_frames(self) -> Generator[tuple[Fraction, np.ndarray], None, None]:
+    def timed_frames(self) -> Generator[TimedFrame, None, None]:
         with closing(self._source.timed_frames()) as timed_frames:
             for timed_frame in timed_frames:
                 if self._stopping.is_set():

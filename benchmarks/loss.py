@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows 8 to 11: prediction heads, matching and loss, the second round's mask loss, and the frozen stage."""
+"""Rows 8 to 11: prediction heads, matching and loss, the mask loss of the second round, and the frozen stage."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def step(loss: Callable[[], Tensor]) -> None:
 
 
 class FixedPixelLevel(nn.Module):
-    """Stands in for backbone and pixel decoder: the same mask features whatever it is given."""
+    """Replaces backbone and pixel decoder: always returns the same mask features."""
 
     def __init__(self, mask_features: Tensor):
         super().__init__()
@@ -60,7 +60,7 @@ class FixedPixelLevel(nn.Module):
 
 
 class FixedDecoder(nn.Module):
-    """Stands in for the decoder: the same queries at every prediction layer, of which it makes mask embeddings."""
+    """Replaces the decoder: always returns the same queries of every layer, with their mask embeddings."""
 
     def __init__(self, mask_predictor: MaskPredictor, queries: Tensor):
         super().__init__()
@@ -99,28 +99,27 @@ class HeadsAndLoss:
         self.class_labels = [clip.unique() for clip in self.labels]
         pairs = zip(self.labels, self.class_labels, strict=True)
         self.masks = [(clip == classes[:, None, None]).float() for clip, classes in pairs]
-        self.weights = {
-            "loss_cross_entropy": config.class_weight,
-            "loss_mask": config.mask_weight,
-            "loss_dice": config.dice_weight,
-        }
+        names = ("loss_cross_entropy", "loss_mask", "loss_dice")
+        self.weights = dict(zip(names, (config.class_weight, config.mask_weight, config.dice_weight), strict=True))
         self.criterion = Mask2FormerLoss(Mask2FormerConfig(**config_fields(setting)), self.weights).to(setting.device)
 
     def transformers_loss(self) -> Tensor:
         """One round, as `Mask2FormerForUniversalSegmentation` does it."""
-        predictions = []
-        for layer in self.queries:
-            masks = torch.einsum("bqc,bchw->bqhw", self.mask_predictor(layer), self.mask_features)
-            predictions.append(
-                {"masks_queries_logits": masks, "class_queries_logits": self.model.class_predictor(layer)}
-            )
-        last, targets = predictions[-1], {"mask_labels": self.masks, "class_labels": self.class_labels}
-        terms = self.criterion(**last, **targets, auxiliary_predictions=predictions[:-1])
-        return sum(weight * terms[name] for weight, name in self._weighted(terms))
-
-    def _weighted(self, terms: dict[str, Tensor]) -> Iterator[tuple[float, str]]:
-        for name in terms:
-            yield next(weight for start, weight in self.weights.items() if name.startswith(start)), name
+        predictions = [
+            {
+                "masks_queries_logits": torch.einsum("bqc,bchw->bqhw", self.mask_predictor(layer), self.mask_features),
+                "class_queries_logits": self.model.class_predictor(layer),
+            }
+            for layer in self.queries
+        ]
+        targets = {"mask_labels": self.masks, "class_labels": self.class_labels}
+        terms = self.criterion(**predictions[-1], **targets, auxiliary_predictions=predictions[:-1])
+        return sum(
+            weight * term
+            for start, weight in self.weights.items()
+            for name, term in terms.items()
+            if name.startswith(start)
+        )
 
     def our_loss(self, matching_rounds: int = 2, point_sampler: Any = uniform_points) -> Tensor:
         """Both rounds, through the model's own `forward`."""
@@ -131,12 +130,12 @@ class HeadsAndLoss:
         ).loss
 
     def our_loss_as_on_gpu(self) -> Tensor:
-        """The same in the operations for a GPU, also on a CPU, which by itself works on what its cache holds."""
+        """The same with the operations for a GPU; on a CPU, chunks have the size of its cache."""
         with patch.dict(query_loss.CHUNK_SIZES, clear=True):
             return self.our_loss()
 
     def difference(self) -> float:
-        """How far the two losses differ with one round each and the same points, relative to their size."""
+        """Relative difference of the two losses with one round and the same points."""
         with torch.no_grad(), SamePoints():
             theirs = self.transformers_loss()
             ours = self.our_loss(
@@ -146,7 +145,7 @@ class HeadsAndLoss:
 
 
 class SamePoints(TorchFunctionMode):
-    """Lets `torch.rand` return the same points in every row, whoever asks."""
+    """`torch.rand` returns the same points in every row."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is not torch.rand:
@@ -171,26 +170,17 @@ def loss_cases(setting: Setting) -> Iterator[Case]:
 
 
 def launch_cases(setting: Setting) -> Iterator[Case]:
-    """Row 9: what the forward pass of row 8 launches on a GPU, and how often it waits; and the whole step."""
+    """Row 9: operations and synchronisations of row 8's forward pass and of its whole step on a GPU."""
     for batch_size in BATCH_SIZES:
         both = HeadsAndLoss(setting, batch_size)
-        waits = Bound("syncs.ours", 2)
-        yield Case(
-            f"B={batch_size}, forward pass",
-            both.transformers_loss,
-            both.our_loss_as_on_gpu,
-            (waits, Bound("operations", 0.15)),
-            measures=("counts",),
-            has_gradients=True,
-        )
-        yield Case(
-            f"B={batch_size}, with the backward pass",
-            partial(step, both.transformers_loss),
-            partial(step, both.our_loss_as_on_gpu),
-            (waits, Bound("operations", None, 0.15)),
-            measures=("counts",),
-            has_gradients=True,
-        )
+        ways = (both.transformers_loss, both.our_loss_as_on_gpu)
+        steps = tuple(partial(step, way) for way in ways)
+        for part, (theirs, ours), bound in (
+            ("forward pass", ways, Bound("operations", 0.15)),
+            ("with the backward pass", steps, Bound("operations", None, 0.15)),
+        ):
+            name, bounds = f"B={batch_size}, {part}", (Bound("syncs.ours", 2), bound)
+            yield Case(name, theirs, ours, bounds, measures=("counts",), has_gradients=True)
 
 
 # ---- row 10 ---------------------------------------------------------------------------------------------------------
@@ -199,8 +189,7 @@ def launch_cases(setting: Setting) -> Iterator[Case]:
 def second_round_cases(setting: Setting) -> Iterator[Case]:
     """Row 10: the mask loss of the second round of a step, forward and backward pass.
 
-    Every layer has eight masks for each of two images. What the labels say is found by us once for all layers, and
-    counts here.
+    Every layer has eight masks for each of two images. Our reading of the labels, once for all layers, is included.
     """
     height, width = crop_size(setting)
     num_layers = themask_config(setting, 1).decoder_layers
@@ -232,9 +221,7 @@ def second_round_cases(setting: Setting) -> Iterator[Case]:
 def official_second_round(logits: Tensor, masks: Tensor) -> Tensor:
     """As released: enlarge the logits to the label map, threshold label times score, cross-entropy and dice.
 
-    Args:
-        logits (`torch.Tensor` of shape `(masks, 1, height / 4, width / 4)`): Mask logits.
-        masks (`torch.Tensor` of shape `(masks, 1, height, width)`): Boolean labels.
+    Shapes are `(masks, 1, height / 4, width / 4)` and, of the labels, `(masks, 1, height, width)`.
     """
     enlarged = nn.functional.interpolate(logits, masks.shape[-2:]).flatten(1)
     truth = masks.to(enlarged.dtype).flatten(1)
@@ -246,11 +233,9 @@ def official_second_round(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 class OurSecondRound:
-    """The same by us.
+    """Our loss of the logits `(layers, images, masks, height / 4, width / 4)` of secondary queries.
 
-    Args:
-        logits (`torch.Tensor` of shape `(layers, images, masks, height / 4, width / 4)`): Masks of secondary queries.
-        labels (`torch.Tensor` of shape `(images, 1, height, width)`): Classes, the first for the first mask.
+    The class of a mask in `labels` `(images, 1, height, width)` is its index.
     """
 
     def __init__(self, logits: Tensor, labels: Tensor):
@@ -276,9 +261,9 @@ class OurSecondRound:
 
 
 def frozen_stage_cases(setting: Setting) -> Iterator[Case]:
-    """Row 11: a step of the second stage with gradients of the pixel level, and with it frozen.
+    """Row 11: a step of the second stage with a trained and with a frozen pixel level.
 
-    First of the model by itself, with all masks that it can put out, and then with its loss.
+    First of the model alone, with all masks that it can put out, then with its loss.
     """
     crops = Setting(setting.device, crop_size(setting), setting.repeats, setting.quick)
     frames = random_frames(crops, 1, CLIP_LENGTH)
@@ -303,14 +288,8 @@ def frozen_stage_cases(setting: Setting) -> Iterator[Case]:
 
 
 def predict(model: THEMaskForVideoSemanticSegmentation, frames: Tensor) -> Tensor:
-    """A number that depends on every prediction of a clip, as a loss does."""
+    """A number that depends on every prediction for a clip."""
     outputs = model(pixel_values_videos=frames, output_auxiliary_logits=True)
     layers = [*outputs.auxiliary_logits, {name: value for name, value in outputs.items() if name.endswith("logits")}]
-    return torch.stack(
-        [
-            logits.mean()
-            for layer in layers
-            for name, logits in layer.items()
-            if name.endswith("queries_logits") and logits is not None
-        ]
-    ).sum()
+    logits = [each for layer in layers for name, each in layer.items() if name.endswith("queries_logits")]
+    return torch.stack([each.mean() for each in logits if each is not None]).sum()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows 4, 5 and 13: whole clips from frames to classes and masks, official style, beside peers and in bfloat16."""
+"""Rows 4, 5 and 13: whole clips, beside the official style, peers and float32."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,63 +41,52 @@ class OfficialClip(nn.Module):
         self.decoder = OfficialDecoder(model)
 
     def forward(self, frames: Tensor) -> ClipPrediction:
-        """The last prediction for one clip `(num_frames, 3, height, width)`."""
+        """The prediction for one clip `(num_frames, 3, height, width)`."""
         decoded = self.pixel_decoder(four_feature_maps(self.encoder, frames))
         return self.decoder(list(decoded.multi_scale_features), decoded.mask_features)[-1]
 
 
 def our_clip(model: THEMaskForVideoSemanticSegmentation, frames: Tensor) -> ClipPrediction:
-    """The same of our model."""
+    """Our prediction for one clip `(num_frames, 3, height, width)`."""
     return clip_prediction(model(pixel_values_videos=frames[None]))
+
+
+def official_and_ours(setting: Setting) -> tuple[OfficialClip, THEMaskForVideoSemanticSegmentation, Tensor]:
+    """Both ways with the same weights, and a clip of four frames for them."""
+    model = themask(setting, NUM_FRAMES)
+    return OfficialClip(model).eval().requires_grad_(False), model, random_frames(setting, NUM_FRAMES)
 
 
 def clip_cases(setting: Setting) -> Iterator[Case]:
     """Row 4: THE-Mask as released, and ours, on a clip of four frames."""
-    model, frames = themask(setting, NUM_FRAMES), random_frames(setting, NUM_FRAMES)
-    official = OfficialClip(model).eval().requires_grad_(False)
+    official, model, frames = official_and_ours(setting)
     with torch.no_grad():
         found = {"difference": clip_difference(official(frames), our_clip(model, frames))}
     bounds = (faster(1.6, 2.2), Bound("flops", 0.9), Bound("memory", 0.45), Bound("difference", TOLERANCE))
-    yield Case("", lambda: official(frames), lambda: our_clip(model, frames), bounds, found)
+    yield Case("", partial(official, frames), partial(our_clip, model, frames), bounds, found)
 
 
 def peer_cases(setting: Setting) -> Iterator[Case]:
     """Row 5: other models of Transformers, and ours, on a clip of four frames; weights are random."""
-    model, frames = themask(setting, NUM_FRAMES), random_frames(setting, NUM_FRAMES)
-    mask2former = mask2former_swin(setting)
-    yield Case(
-        "Mask2Former Swin-T",
-        lambda: mask2former(pixel_values=frames),
-        lambda: our_clip(model, frames),
-        (faster(1.6, 2),),
-    )
-    side = 96 if setting.quick else 640
-    videomt = VideomtForUniversalSegmentation(
-        VideomtConfig(image_size=side, **(QUICK_VIDEOMT if setting.quick else VIDEOMT_SMALL))
-    )
-    videomt = videomt.to(setting.device).eval().requires_grad_(False)
+    ours = partial(our_clip, themask(setting, NUM_FRAMES), frames := random_frames(setting, NUM_FRAMES))
+    yield Case("Mask2Former Swin-T", partial(mask2former_swin(setting), frames), ours, (faster(1.6, 2),))
+    side, fields = (96, QUICK_VIDEOMT) if setting.quick else (640, VIDEOMT_SMALL)
+    videomt = VideomtForUniversalSegmentation(VideomtConfig(image_size=side, **fields))
     squares = torch.randn(1, NUM_FRAMES, 3, side, side, device=setting.device)
-    yield Case(
-        "VidEoMT-S",
-        lambda: videomt(pixel_values_videos=squares),
-        lambda: our_clip(model, frames),
-        (faster(None, 1 / 1.5),),
-    )
+    videomt = videomt.to(setting.device).eval().requires_grad_(False)
+    yield Case("VidEoMT-S", lambda: videomt(pixel_values_videos=squares), ours, (faster(None, 1 / 1.5),))
 
 
 def mask2former_swin(setting: Setting) -> Mask2FormerForUniversalSegmentation:
     """Transformers' Mask2Former with a Swin-T, or a tiny one."""
     swin = QUICK_SWIN if setting.quick else {"depths": (2, 2, 6, 2)}
-    config = Mask2FormerConfig(
-        backbone_config=SwinConfig(**swin, out_features=STAGES),
-        **config_fields(setting),
-    )
+    config = Mask2FormerConfig(backbone_config=SwinConfig(**swin, out_features=STAGES), **config_fields(setting))
     torch.manual_seed(0)
     return Mask2FormerForUniversalSegmentation(config).to(setting.device).eval().requires_grad_(False)
 
 
 def precision_cases(setting: Setting) -> Iterator[Case]:
-    """Row 13: float32 and bfloat16 autocast on a clip of synthetic video; by a trained model, too, if one is named."""
+    """Row 13: float32 and bfloat16 autocast on a clip of synthetic video, also of a trained model if named."""
     random_bounds = (faster(1.3, 1.5),)
     random_model = (themask(setting, NUM_FRAMES), THEMaskVideoProcessor())
     yield precision_case("random weights", setting, *random_model, "agreement_untrained", random_bounds)
@@ -111,18 +101,15 @@ def precision_case(
 ) -> Case:
     """Compare the precisions of one model.
 
-    How far the labels of random weights agree says nothing about those of a trained model, and has a name of its own.
+    The agreement of labels of random weights says nothing about a trained model and has a name of its own.
     """
     pictures, _ = render_synthetic_video(0, NUM_FRAMES, setting.size, num_classes=8)
     inputs = processor([list(pictures)], do_resize=False, return_tensors="pt")
-    frames = inputs["pixel_values_videos"].to(setting.device)
+    in_float32 = partial(model, pixel_values_videos=inputs["pixel_values_videos"].to(setting.device))
 
     def in_bfloat16() -> Any:
         with torch.autocast(setting.device, torch.bfloat16):
-            return model(pixel_values_videos=frames)
-
-    def in_float32() -> Any:
-        return model(pixel_values_videos=frames)
+            return in_float32()
 
     with torch.no_grad():
         (expected,), (labels,) = (

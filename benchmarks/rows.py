@@ -1,62 +1,55 @@
-#!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
-"""Compare this package side by side with Transformers' own classes and with what released codes compute.
+"""Compare this package with Transformers' classes and with the computations of released codes, row by row.
 
-    python scripts/benchmark.py [ROW ...] [--repeats 7] [--size 480 864] [--device cuda] [--json OUT.json] [--quick]
+Each row runs two implementations alternately with the same weights and inputs, on the CPU with one thread; row 5 sets
+other models beside ours. `must` is required, with room for noise, `aim` is the target; bounds are not judged with
+`--quick`, and on a GPU only those of row 16. `plot` writes
+docs/performance.md from the JSON of a whole run with `--growth`.
 
-A row compares two ways to do the same work with the same weights and inputs (row 5: other models with random weights),
-and where they shall agree it says how far they differ. They take turns in one process, on the CPU with one thread.
-
-speed_up    time of the baseline over ours: the median over the pairs, and its quartiles. Times are CPU times of the
-            process, or between two events on a GPU
-memory      the most that the call holds at once of what it allocates, ours over the baseline's
-limit       what the speed-up would be if ours did its operations as fast as a product of large matrices
+speed_up    the baseline's time over ours, CPU time or time between two events on a GPU: median and quartiles over the
+            pairs
+memory      peak of what the call allocates, ours over the baseline's
+limit       the speed-up if our operations ran at the speed of a product of large matrices
 flops       floating-point operations (a multiplication with its addition is two), ours over the baseline's;
-            interpolation, softmax and gathers do not count
-operations  operations of PyTorch that are no views, about what a GPU would launch
-syncs       how often host and device wait for each other; on the CPU, where a GPU's would
-
-`must` leaves room for noise, `aim` is where we want to be. Nothing is judged with `--quick`, where all is tiny, and
-on a GPU row 16 alone.
-`--growth` adds what grows with frames, resolution, classes and the length of a video; `plot_performance.py` makes
-docs/performance.md of the JSON.
+            interpolation, softmax and gathers are free
+operations  operations of PyTorch that are no views, roughly the kernel launches on a GPU
+syncs       synchronisations of host and device; on the CPU, those that a GPU would need
 """
 
 import argparse
-import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
-from transformers import logging
 
 import transformers_themask
-from benchmarks.attention import attention_cases, pixel_decoder_cases
-from benchmarks.data import loader_results
-from benchmarks.decoder import decoder_cases
-from benchmarks.gpu import gpu_results
-from benchmarks.growth import growth_curves
-from benchmarks.loss import frozen_stage_cases, launch_cases, loss_cases, second_round_cases
-from benchmarks.measuring import Result, Setting, product_speed, results_of
-from benchmarks.metrics import metric_cases
-from benchmarks.post_processing import chain_cases, direct_cases
-from benchmarks.streaming import streaming_cases
-from benchmarks.whole_clip import clip_cases, peer_cases, precision_cases
 from transformers_themask.inference.loading import load_model
 
+from .attention import attention_cases, pixel_decoder_cases
+from .decoder import decoder_cases
+from .gpu import gpu_results
+from .growth import growth_curves
+from .loader import loader_results
+from .loss import frozen_stage_cases, launch_cases, loss_cases, second_round_cases
+from .measuring import Result, Setting, product_speed, results_of
+from .metrics import metric_cases
+from .post_processing import chain_cases, direct_cases
+from .stream import streaming_cases
+from .whole_clip import clip_cases, peer_cases, precision_cases
+
 QUICK_SIZE, QUICK_REPEATS = (96, 160), 1
-# The row that a trained model is for.
+# The row that takes a trained model.
 MODEL_ROW = 13
 
 
 class Row(NamedTuple):
-    """A row of the table: its name, what is compared, and how."""
+    """Name of a row, its implementations, its results, and the only device that can measure it."""
 
     name: str
     baseline: str
@@ -66,7 +59,7 @@ class Row(NamedTuple):
 
 
 def row(name: str, baseline: str, ours: str, cases: Any) -> Row:
-    """A row that is made of cases."""
+    """A row made of cases."""
     return Row(name, baseline, ours, partial(results_of, cases))
 
 
@@ -90,47 +83,44 @@ ROWS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
     parser.add_argument("rows", nargs="*", type=row_number, metavar="ROW", help="1 to 16 (default: all)")
     parser.add_argument("--repeats", type=int, help="timed pairs of each case (default: 7)")
     parser.add_argument("--size", type=int, nargs=2, help="height and width, multiples of 32 (default: 480 864)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     parser.add_argument("--model", help="a trained THE-Mask, for row 13 (default: random weights)")
-    parser.add_argument("--growth", action="store_true", help="measure what grows, too")
-    parser.add_argument("--quick", action="store_true", help="tiny models and frames, to see that all works")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    options = parser.parse_args(arguments)
-    logging.set_verbosity_error()  # Transformers expects its Mask2Former with a Swin
-    torch.set_num_threads(1)
-    try:
-        setting = checked_setting(options)
-        rows = options.rows or [number for number, each in ROWS.items() if each.only_on in (None, setting.device)]
-        check_rows(rows, setting)
-        check_writable(options.json)
-    except ValueError as error:
-        parser.error(str(error))
+    parser.add_argument("--growth", action="store_true", help="measure the growth with frames, size and classes, too")
+    parser.add_argument("--quick", action="store_true", help="tiny models and frames, as a check of the code")
+
+
+def row_number(text: str) -> int:
+    """The number of a row from the command line."""
+    if not text.isdecimal() or int(text) not in ROWS:
+        raise argparse.ArgumentTypeError(f"`ROW` must be a number from 1 to {max(ROWS)}. Got {text!r}.")
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure rows; the report after each of them."""
+    setting = checked_setting(options)
+    rows = options.rows or [number for number, each in ROWS.items() if each.only_on in (None, setting.device)]
+    check_rows(rows, setting)
     report: dict[str, Any] = {"setting": vars(setting), "machine": machine(setting), "rows": {}}
     try:
         for number in rows:
             report["rows"][str(number)] = measured_row(number, setting)
-            write(report, options.json)
+            yield report
         if options.growth:
-            report["growth"] = growth_curves(setting)
-            write(report, options.json)
+            yield {**report, "growth": growth_curves(setting)}
     except KeyboardInterrupt:
         finished = ", ".join(report["rows"]) or "none"
-        sys.exit(f"benchmark.py: interrupted. Finished rows: {finished}.")
+        sys.exit(f"Interrupted. Finished rows: {finished}.")
     print("\n".join(f"{name}: {value}" for name, value in report["machine"].items()))
 
 
 def checked_setting(options: argparse.Namespace) -> Setting:
-    """The setting that the options ask for.
-
-    Raises:
-        ValueError: If it cannot be measured here.
-    """
+    """The setting that the options describe; a `ValueError` if it cannot be measured here."""
     size = tuple(options.size or (QUICK_SIZE if options.quick else Setting.size))
     repeats = (QUICK_REPEATS if options.quick else Setting.repeats) if options.repeats is None else options.repeats
     if min(size) < 64 or any(edge % 32 for edge in size):
@@ -138,61 +128,37 @@ def checked_setting(options: argparse.Namespace) -> Setting:
     if repeats < 1:
         raise ValueError(f"`--repeats` must be at least 1. Got {repeats}.")
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("`--device` must be there. Got cuda, which PyTorch does not find; leave it out for the CPU.")
+        raise ValueError("`--device` must be available. Got cuda, which PyTorch does not find; omit it for the CPU.")
     if options.model is not None:
         load_model(options.model, argument="--model")
     return Setting(options.device, size, repeats, options.quick, options.model)
 
 
-def check_rows(rows: Sequence[int], setting: Setting) -> None:
-    """Raise a `ValueError` for a row that the device cannot measure, or a model that no row takes."""
+def check_rows(rows: list[int], setting: Setting) -> None:
+    """Raise a `ValueError` for a row that the device cannot measure, or a model without its row."""
     for number in rows:
         device = ROWS[number].only_on
         if device not in (None, setting.device):
             raise ValueError(f"`--device` must be {device} for row {number}. Got {setting.device}. Name other rows.")
     if setting.model is not None and MODEL_ROW not in rows:
-        raise ValueError(f"`--model` must come with row {MODEL_ROW}. Got {setting.model}. Leave it out.")
-
-
-def check_writable(path: Path | None) -> None:
-    """Raise a `ValueError` for a file that cannot be written; what it holds stays until there are results."""
-    if path is not None:
-        try:
-            path.open("a").close()
-        except OSError as error:
-            raise ValueError(
-                f"`--json` must be a file that can be written. Got {path}: {error.strerror}. Name another."
-            ) from error
-
-
-def write(report: dict[str, Any], path: Path | None) -> None:
-    """Write what is known so far, where a path is given."""
-    if path is not None:
-        path.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def row_number(text: str) -> int:
-    """The number of a row, as the command line gives it."""
-    if not text.isdecimal() or int(text) not in ROWS:
-        raise argparse.ArgumentTypeError(f"`ROW` must be a number from 1 to {max(ROWS)}. Got {text!r}.")
-    return int(text)
+        raise ValueError(f"`--model` must come with row {MODEL_ROW}. Got {setting.model}. Omit it.")
 
 
 def measured_row(number: int, setting: Setting) -> dict[str, Any]:
-    """Measure a row, and print each case as soon as it is known."""
+    """Measure a row and print each case at once."""
     measured = ROWS[number]
     print(f"{number}. {measured.name}: {measured.baseline} / {measured.ours}", flush=True)
+    # The bounds of the first fifteen rows hold for a CPU.
+    is_judged = not setting.quick and setting.device == (measured.only_on or "cpu")
     cases = []
     for result in measured.results(setting):
-        # What must hold of the first fifteen rows was set for a CPU.
-        is_judged = not setting.quick and setting.device == (measured.only_on or "cpu")
         cases.append(case_report(result, is_judged))
         print("\n".join(case_lines(cases[-1])), flush=True)
     return {"name": measured.name, "baseline": measured.baseline, "ours": measured.ours, "cases": cases}
 
 
 def case_report(result: Result, is_judged: bool) -> dict[str, Any]:
-    """A result as JSON holds it, with what holds of the bounds."""
+    """A result for JSON, with the verdict on every bound."""
     bounds = []
     for bound in result.bounds:
         value = bound.value(result.figures)
@@ -201,32 +167,23 @@ def case_report(result: Result, is_judged: bool) -> dict[str, Any]:
 
 
 def case_lines(case: dict[str, Any]) -> list[str]:
-    """A line for every figure, first those with a bound."""
+    """A line for every figure, bounded ones first."""
     lines = [f"   {case['name']}"] if case["name"] else []
-    bounded = {bound["figure"] for bound in case["bounds"]}
-    for bound in case["bounds"]:
+    unbounded = case["figures"].keys() - {bound["figure"] for bound in case["bounds"]}
+    free = [{"figure": name, "value": case["figures"][name]["value"]} for name in case["figures"] if name in unbounded]
+    for bound in [*case["bounds"], *free]:
         name, _, part = bound["figure"].partition(".")
-        figure = case["figures"][name]
-        judgement = {True: "holds", False: "FAILS", None: ""}[bound["holds"]]
-        wanted = limits_of(bound)
-        details = "" if part else details_of(name, figure)
-        lines.append(f"      {bound['figure']:<22}{number(bound['value']):>10}  {wanted:<26}{judgement:<7}{details}")
-    for name, figure in case["figures"].items():
-        if name not in bounded:
-            lines.append(f"      {name:<22}{number(figure['value']):>10}  {'':<33}{details_of(name, figure)}".rstrip())
-    return [line.rstrip() for line in lines]
-
-
-def limits_of(bound: dict[str, Any]) -> str:
-    """Must and aim in words."""
-    sign = ">=" if bound["at_least"] else "<="
-    must = "" if bound["must"] is None else f"must {sign} {bound['must']:.3g}"
-    aim = "" if bound["aim"] is None else f" aim {bound['aim']:.3g}"
-    return f"{must}{aim}".strip()
+        verdict = {True: "holds", False: "FAILS", None: ""}[bound.get("holds")]
+        sign = ">=" if bound.get("at_least") else "<="
+        limits = [f"{kind} {sign} {bound[kind]:.3g}" for kind in ("must", "aim") if bound.get(kind) is not None]
+        value = "-" if bound["value"] is None else f"{bound['value']:.3g}"
+        details = "" if part else details_of(name, case["figures"][name])
+        lines.append(f"      {bound['figure']:<22}{value:>10}  {' '.join(limits):<26}{verdict:<7}{details}".rstrip())
+    return lines
 
 
 def details_of(name: str, figure: dict[str, Any]) -> str:
-    """What a figure was made of."""
+    """The numbers behind a figure."""
     if "quartiles" in figure:
         first, third = figure["quartiles"]
         times = figure["seconds"]
@@ -237,21 +194,13 @@ def details_of(name: str, figure: dict[str, Any]) -> str:
     return f"{figure['baseline'] / scale:.4g}{unit}, {figure['ours'] / scale:.4g}{unit}"
 
 
-def number(value: float | None) -> str:
-    """Three digits, or a dash for what there is not."""
-    return "-" if value is None else f"{value:.3g}"
-
-
 def machine(setting: Setting) -> dict[str, str]:
-    """Where and of what this was measured."""
+    """The machine and the versions."""
     source = Path(transformers_themask.__file__).parent
 
     def git(*command: str) -> str:
-        try:
-            ran = subprocess.run(["git", "-C", source, *command], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return ""
-        return ran.stdout.strip()
+        ran = subprocess.run(["git", "-C", source, *command], capture_output=True, text=True)
+        return ran.stdout.strip() if ran.returncode == 0 else ""
 
     changed = " with changes" if git("status", "--porcelain", "--", ".") else ""
     return {
@@ -262,7 +211,7 @@ def machine(setting: Setting) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "command": " ".join(["benchmark.py", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
     }
 
 
@@ -273,7 +222,3 @@ def processor_name() -> str:
     facts = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
     name = facts.get("model name", platform.processor()).strip()
     return f"{name} with avx512_bf16" if "avx512_bf16" in facts.get("flags", "") else name
-
-
-if __name__ == "__main__":
-    main()

@@ -1,33 +1,30 @@
-#!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
 """Compare the training loader with a plain per-frame chain, on the same clips with the same draws.
 
-    python scripts/benchmark_loader.py [--data_root DATA --split train] [--num_clips 24] [--json OUT.json]
+    python -m benchmarks loader [--data_root DATA --split train] [--num_clips 24]
 
-A  per frame with Pillow and NumPy, in the order of the reference: decode, resize the whole frame and its mask, crop
-   (classes of the last frame counted with NumPy), flip, distort the colours in float32 and Pillow's HSV, reduce the
-   labels, normalise, pad, stack to a tensor.
-B  `ClipDataset`: the same steps with OpenCV's exact grey levels.
-C  `ClipDataset` with `photometric_on="device"`: colours and normalisation are left to the device and not counted;
-   `device` is what they then cost on this CPU.
+A       per frame with Pillow and NumPy, in the order of the reference: decode, resize the whole frame and its mask,
+        crop (classes of the last frame counted with NumPy), flip, distort the colours in float32 and Pillow's HSV,
+        reduce the labels, normalise, pad, stack to a tensor
+B       `ClipDataset`: the same steps with OpenCV's exact grey levels
+C       `ClipDataset` with `photometric_on="device"`, without the colours and normalisation that the device does
+device  what C leaves to the device, on this CPU
 
-The chains take turns clip by clip in one process with one thread. Times are CPU times of the process, a ratio is the
-median over the clips of A's time divided by the other's. Any folder that `load_videos` reads will do; by default
-480x853 videos with grain are written to a temporary folder.
+The chains run alternately, clip by clip, with one thread. Times are CPU times, a ratio is the median over the clips of
+A's time divided by the other's. The default data are generated 480x853 videos with grain.
 """
 
 import argparse
-import json
 import statistics
-import tempfile
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.measuring import seconds
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.data.clip_dataset import ClipDataset
 from transformers_themask.data.clips import OffsetSampler
@@ -39,39 +36,59 @@ from transformers_themask.data.sources import load_videos
 from transformers_themask.data.synthetic import write_synthetic_dataset
 from transformers_themask.data.transforms import ClipAugmentation, crop_proposals, resized_size
 
+from .measuring import Result, Setting, Work, faster, summarise_pairs, table, take_turns
+
 SIZE = (480, 853)
-# Standard deviation of the grain in grey levels: brings a JPEG of quality 90 to the weight of a photograph.
+FRAME_OFFSETS = (-9, -6, -3, 0)
+# Standard deviation of the grain in grey levels: gives a JPEG of quality 90 the size of a photograph.
 GRAIN = 6.0
+WARM_UP = 2
+CHAINS = {"exact photometrics": ("B", faster(1.25, 1.4)), "photometrics on the device": ("C", faster(2, 3))}
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_root", type=Path, help="a folder of labelled videos; by default one is made up")
-    parser.add_argument("--split", default="train", help="which videos (default: train)")
-    parser.add_argument("--frame_offsets", type=int, nargs="+", default=[-9, -6, -3, 0])
-    parser.add_argument("--num_clips", type=int, default=24, help="clips to time (default: 24)")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        root = arguments.data_root
-        if root is None:
-            root = Path(folder, "videos")
+def loader_results(setting: Setting) -> Iterator[Result]:
+    """Row 14; the pairs are clips."""
+    num_clips = 2 if setting.quick else max(4 * setting.repeats, 12)
+    with TemporaryDirectory() as folder:
+        root = Path(folder, "videos")
+        if setting.quick:
+            write_synthetic_dataset(root, num_train_videos=1, num_val_videos=1, num_frames=12, size=setting.size)
+        else:
             write_grainy_videos(root)
-        times = measure(load_videos(root, arguments.split), tuple(arguments.frame_offsets), arguments.num_clips)
-    result = summarise(times, len(arguments.frame_offsets))
-    print(f"{'chain':<8}{'ms per frame':>14}{'frames/s':>10}{'A / chain':>11}")
-    for name, row in result.items():
-        ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
-        print(f"{name:<8}{row['ms_per_frame']:>14.2f}{row['frames_per_s']:>10.1f}{ratio:>11}")
-    print(json.dumps(result))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        times = measure(load_videos(root, "train"), FRAME_OFFSETS, num_clips)
+    for name, (chain, bound) in CHAINS.items():
+        speed_up = summarise_pairs(list(zip(times["A"], times[chain], strict=True)))
+        images = {"value": len(FRAME_OFFSETS) / speed_up["seconds"]["ours"]}
+        yield Result(name, (bound,), {"speed_up": speed_up, "images_per_s_and_core": images})
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--data_root", type=Path, help="a folder of labelled videos (default: generated ones)")
+    parser.add_argument("--split", default="train", help="which videos (default: train)")
+    parser.add_argument("--frame_offsets", type=int, nargs="+", default=FRAME_OFFSETS)
+    parser.add_argument("--num_clips", type=int, default=24, help="clips to time (default: 24)")
+
+
+def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Time the chains; medians and paired ratios."""
+    with TemporaryDirectory() as folder:
+        root = options.data_root or Path(folder, "videos")
+        if options.data_root is None:
+            write_grainy_videos(root)
+        times = measure(load_videos(root, options.split), tuple(options.frame_offsets), options.num_clips)
+    result: dict[str, dict[str, float]] = {}
+    for name, of_chain in times.items():
+        median = statistics.median(of_chain) / len(options.frame_offsets)
+        result[name] = {"ms_per_frame": 1e3 * median, "frames_per_s": 1 / median}
+        if name != "device":
+            result[name]["ratio"] = summarise_pairs(list(zip(times["A"], of_chain, strict=True)))["value"]
+    print(table(result))
+    yield result
 
 
 def write_grainy_videos(root: Path) -> None:
-    """Write three synthetic videos of 24 frames, whose frames weigh as much as photographs."""
+    """Write three synthetic videos of 24 frames with files of the size of photographs."""
     write_synthetic_dataset(root, num_train_videos=3, num_val_videos=1, num_frames=24, size=SIZE, num_classes=8)
     rng = np.random.default_rng(0)
     for path in sorted(root.glob("data/*/origin/*.jpg")):
@@ -80,47 +97,32 @@ def write_grainy_videos(root: Path) -> None:
 
 
 def measure(videos: LabelledVideos, frame_offsets: tuple[int, ...], num_clips: int) -> dict[str, list[float]]:
-    """Time every chain on every clip, in CPU seconds."""
+    """CPU seconds of every chain for every clip."""
     processor, augmentation = THEMaskVideoProcessor(), ClipAugmentation()
-    datasets = {
-        place: ClipDataset(videos, frame_offsets, processor, augmentation, seed=0, photometric_on=place)
+    on_cpu, on_device = (
+        ClipDataset(videos, frame_offsets, processor, augmentation, seed=0, photometric_on=place)
         for place in ("cpu", "device")
+    )
+    plain, collate = PlainChain(videos, frame_offsets, processor, augmentation), ClipCollator()
+    keys = [(clip % len(videos.rows), clip) for clip in range(WARM_UP + num_clips)]
+    batches = [collate([on_device[key]]) for key in keys]
+    works = {
+        "A": one_by_one(lambda key: plain(*key), keys),
+        "B": one_by_one(lambda key: collate([on_cpu[key]]), keys),
+        "C": one_by_one(lambda key: collate([on_device[key]]), keys),
+        "device": one_by_one(lambda batch: prepare_on_device(batch, processor), batches),
     }
-    plain = PlainChain(videos, frame_offsets, processor, augmentation)
-    times: dict[str, list[float]] = {name: [] for name in ("A", "B", "C", "device")}
-    for clip in range(-2, num_clips):  # two clips to warm up
-        key = (clip % len(videos.rows), clip + 2)
-        timed = {
-            "A": seconds(partial(plain, *key)),
-            "B": seconds(partial(load, datasets["cpu"], key)),
-            "C": seconds(partial(load, datasets["device"], key)),
-        }
-        timed["device"] = seconds(partial(prepare_on_device, load(datasets["device"], key), processor))
-        if clip >= 0:
-            for name, time in timed.items():
-                times[name].append(time)
-    return times
+    return take_turns(works, num_clips, warm_up=WARM_UP)
 
 
-def load(dataset: ClipDataset, key: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """Make a batch of one clip."""
-    return ClipCollator()([dataset[key]])
-
-
-def summarise(times: dict[str, list[float]], num_frames: int) -> dict[str, dict[str, float]]:
-    """Medians and paired ratios."""
-    result = {}
-    for name, of_chain in times.items():
-        median = statistics.median(of_chain) / num_frames
-        result[name] = {"ms_per_frame": 1e3 * median, "frames_per_s": 1 / median}
-        if name != "device":  # work of another kind, on another machine
-            ratios = [plain / other for plain, other in zip(times["A"], of_chain, strict=True)]
-            result[name]["ratio"] = statistics.median(ratios)
-    return result
+def one_by_one(work: Callable[[Any], Any], inputs: list[Any]) -> Work:
+    """Work on the next of some inputs at every call."""
+    remaining = iter(inputs)
+    return lambda: work(next(remaining))
 
 
 class PlainChain:
-    """Chain A: one frame after the other, one step after the other."""
+    """Chain A: step by step, frame by frame."""
 
     def __init__(self, videos, frame_offsets, processor, augmentation):
         self.videos, self.sampler, self.augmentation = videos, OffsetSampler(tuple(frame_offsets)), augmentation
@@ -128,7 +130,7 @@ class PlainChain:
         self.deviation = 255 * np.array(processor.image_std, np.float32)
 
     def __call__(self, index: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make the clip of a video in an epoch, with the draws of `ClipDataset`."""
+        """The clip of a video in an epoch, with the draws of `ClipDataset`."""
         rng = np.random.default_rng([0, epoch, index])
         row, root, options = self.videos.rows[index], self.videos.root, self.augmentation
         labelled = [frame for frame, mask in enumerate(row["masks"]) if mask]
@@ -155,7 +157,7 @@ class PlainChain:
         return torch.from_numpy(clip)[None], torch.from_numpy(np.stack(labels))[None]
 
     def select_crop(self, mask, proposals):
-        """Draw a corner, and up to ten times again while one class fills the crop."""
+        """Draw a corner, again up to ten times while one class fills the crop."""
         size, corner = self.augmentation.crop_size, next(proposals)
         for _ in range(10):
             top, left = corner
@@ -188,7 +190,3 @@ def distort(frame: np.ndarray, draw: PhotometricDraw) -> np.ndarray:
     if draw.contrast is not None and not draw.contrast_first:
         frame = scale(frame, draw.contrast)
     return frame
-
-
-if __name__ == "__main__":
-    main()

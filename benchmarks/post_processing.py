@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows 6 and 7: from classes and masks to label maps at the size of the video."""
+"""Rows 6 and 7: label maps of the video's size from classes and masks."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,50 +18,36 @@ from .measuring import Bound, Case, Setting, faster
 from .models import NUM_LABELS, config_fields
 
 KINDS = {"8 classes": 8, "16 classes": 16, "diffuse": 0}
-# For chains that are not the same by a resize, or by squashing scores before it.
+# Of chains that resize twice, or squash scores before they resize.
 AGREEMENT = Bound("equal_labels", None, at_least=True)
-# Width of what the network sees over that of the video: 480x853 is stretched to 480x864.
+# Width of the video over that of the network's input: 480x853 is stretched to 480x864.
 STRETCH = 853 / 864
 
 
 def direct_cases(setting: Setting) -> Iterator[Case]:
     """Row 6: enlarging the scores of all classes, and ours; one set of queries, one frame."""
+    size = target_size(setting)
+    bounds = (faster(3.5, 7), Bound("memory", 0.25), Bound("equal_labels", 1, at_least=True))
     for kind, num_classes in KINDS.items():
-        outputs, size = synthetic_outputs(setting, num_classes, num_levels=1), target_size(setting)
-        yield label_case(
-            kind,
-            lambda outputs=outputs, size=size: direct_labels(outputs, size),
-            lambda outputs=outputs, size=size: our_labels(outputs, size),
-            (faster(3.5, 7), Bound("memory", 0.25), Bound("equal_labels", 1, at_least=True)),
-        )
+        outputs = synthetic_outputs(setting, num_classes, num_levels=1)
+        yield label_case(kind, partial(direct_labels, outputs, size), partial(our_labels, outputs, size), bounds)
 
 
 def chain_cases(setting: Setting) -> Iterator[Case]:
     """Row 7: the official chain for both sets of queries, and that of Transformers' Mask2Former for one."""
-    size = target_size(setting)
-    processor = Mask2FormerImageProcessor()
+    size, processor = target_size(setting), Mask2FormerImageProcessor()
     for kind, num_classes in list(KINDS.items())[: 1 if setting.quick else None]:
-        both = synthetic_outputs(setting, num_classes, num_levels=2)
-        yield label_case(
-            f"official, {kind}",
-            lambda both=both: official_labels(both, setting.size, size),
-            lambda both=both: our_labels(both, size),
-            (faster(7, 12), AGREEMENT),
-        )
-        one = synthetic_outputs(setting, num_classes, num_levels=1)
-        as_image = ModelOutput(
-            class_queries_logits=one["class_queries_logits"], masks_queries_logits=one["masks_queries_logits"][:, 0]
-        )
-        yield label_case(
-            f"Mask2Former, {kind}",
-            lambda as_image=as_image: processor.post_process_semantic_segmentation(as_image, target_sizes=[size])[0],
-            lambda one=one: our_labels(one, size),
-            (faster(5, 9), AGREEMENT),
-        )
+        both, one = (synthetic_outputs(setting, num_classes, num_levels) for num_levels in (2, 1))
+        official = partial(official_labels, both, setting.size, size)
+        yield label_case(f"official, {kind}", official, partial(our_labels, both, size), (faster(7, 12), AGREEMENT))
+        image = ModelOutput(one, masks_queries_logits=one["masks_queries_logits"][:, 0])
+        chain = partial(processor.post_process_semantic_segmentation, image, target_sizes=[size])
+        ours = partial(our_labels, one, size)
+        yield label_case(f"Mask2Former, {kind}", lambda chain=chain: chain()[0], ours, (faster(5, 9), AGREEMENT))
 
 
 def label_case(name: str, baseline: Any, ours: Any, bounds: tuple[Bound, ...]) -> Case:
-    """A case whose two ways give label maps."""
+    """A case of two ways to label maps."""
     with torch.no_grad():
         equal = (baseline() == ours()).double().mean().item()
     return Case(name, baseline, ours, bounds, {"equal_labels": equal})
@@ -74,19 +61,15 @@ def target_size(setting: Setting) -> tuple[int, int]:
 def synthetic_outputs(
     setting: Setting, num_classes: int, num_levels: int, num_labels: int = NUM_LABELS
 ) -> ModelOutput:
-    """What a model might say about one frame.
+    """Plausible outputs for one frame.
 
-    Args:
-        setting ([`Setting`]): The size of frames.
-        num_classes (`int`): So many queries are sure of a class each and share the frame out among them, the others
-            are sure of nothing being there; with 0 all queries have smooth random masks and unsure classes.
-        num_levels (`int`): 1 for video queries alone, 2 for frame queries too.
-        num_labels (`int`, *optional*): Classes that the model knows.
+    With `num_classes`, so many queries are certain of a class each and share the frame, the others are certain of
+    nothing; with 0, all have smooth random masks and uncertain classes. `num_levels` is 2 with frame queries, else 1.
     """
     generator = torch.Generator().manual_seed(num_classes)
     num_queries = config_fields(setting).get("num_queries", 100)
     rows, columns = setting.size[0] // 4, setting.size[1] // 4
-    fields = {}
+    fields: dict[str, Any] = {}
     for prefix in ("", "frame_")[:num_levels]:
         coarse = torch.randn(1, num_queries, 4, 7, generator=generator)
         masks = nn.functional.interpolate(coarse, (rows, columns), mode="bicubic", align_corners=False)
@@ -126,7 +109,7 @@ def direct_labels(outputs: ModelOutput, size: tuple[int, int]) -> Tensor:
 
 
 def official_labels(outputs: ModelOutput, input_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """As released: to the size of the network's input, to the size of the video, softmax, argmax."""
+    """As released: resize to the network's input, resize to the video, softmax, argmax."""
     scores = nn.functional.interpolate(scores_of(outputs), input_size, mode="bilinear", align_corners=False)
     scores = nn.functional.interpolate(scores, size, mode="bilinear", align_corners=False)
     return scores.softmax(1).argmax(1)[0]

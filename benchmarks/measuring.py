@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmark measures: paired times, peak memory, operations and waits of host and device for each other."""
+"""Measuring: paired times, operations, peak memory, and synchronisations of host and device."""
 
 import gc
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -17,16 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from measure_memory import peak_memory
-
 Work = Callable[[], Any]
-# Everything that there is to measure of a case.
 ALL = ("time", "memory", "counts")
+MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a run measures: the device, height and width of frames, timed pairs, and whether all is tiny."""
+    """Device, height and width of frames, timed pairs, whether models are tiny, and the trained model of row 13."""
 
     device: str = "cpu"
     size: tuple[int, int] = (480, 864)
@@ -37,9 +36,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a figure must be, and where we want it: at least for a speed-up, at most for a cost.
+    """Required and desired value of a figure: minima of a speed-up (`at_least`), maxima of a cost.
 
-    `figure` names one of those of [`measure`], or a number it was made of, such as `"syncs.ours"`.
+    `figure` is a name of [`measure`], or one of a figure's parts, such as `"syncs.ours"`.
     """
 
     figure: str
@@ -48,13 +47,13 @@ class Bound:
     at_least: bool = False
 
     def holds(self, value: float) -> bool | None:
-        """Whether the must holds; `None` where there is none."""
+        """Whether the requirement is met; `None` without one."""
         if self.must is None:
             return None
         return value >= self.must if self.at_least else value <= self.must
 
     def value(self, figures: dict[str, dict[str, Any]]) -> float:
-        """The number that is bounded."""
+        """The bounded number."""
         name, _, part = self.figure.partition(".")
         return figures[name][part or "value"]
 
@@ -66,16 +65,16 @@ def faster(must: float | None, aim: float | None = None) -> Bound:
 
 @dataclass(frozen=True)
 class Case:
-    """Two ways to do the same work.
+    """Two implementations of the same work.
 
     Args:
-        name (`str`): What distinguishes it from the other cases of its row; may be empty.
-        baseline, ours (`Callable`): The two ways.
-        bounds (`tuple[Bound, ...]`): What must hold.
-        found (`dict[str, float]`): Figures that were found when the case was made, such as how far the results differ.
-        measures (`tuple[str, ...]`): What to measure, of `"time"`, `"memory"` and `"counts"`.
+        name (`str`): Name within its row; may be empty.
+        baseline, ours (`Callable`): The implementations.
+        bounds (`tuple[Bound, ...]`): Requirements.
+        found (`dict[str, float]`): Further figures, such as the difference of the results.
+        measures (`tuple[str, ...]`): Any of `"time"`, `"memory"` and `"counts"`.
         has_gradients (`bool`): Whether the work needs autograd.
-        dtype (`torch.dtype`): In which ours multiplies.
+        dtype (`torch.dtype`): Type of our products.
     """
 
     name: str
@@ -89,7 +88,7 @@ class Case:
 
 
 class Result(NamedTuple):
-    """What was measured of a case, by figure, and what must hold."""
+    """Figures of a case, and their bounds."""
 
     name: str
     bounds: tuple[Bound, ...]
@@ -102,9 +101,8 @@ def results_of(cases: Callable[[Setting], Iterator[Case]], setting: Setting) -> 
         yield Result(case.name, case.bounds, measure(case, setting))
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What one call does: floating-point operations, operations that are no views, waits of host and device."""
+class Counts(NamedTuple):
+    """Floating-point operations, operations that are no views, and synchronisations of one call."""
 
     flops: int
     operations: int
@@ -112,23 +110,22 @@ class Counts:
 
 
 def measure(case: Case, setting: Setting) -> dict[str, dict[str, Any]]:
-    """Every figure of a case.
+    """Measure a case.
 
     Returns:
-        By name a `value` with what it was made of: `speed_up` with `quartiles` over the pairs and the median `seconds`
-        of both ways; `limit`, the speed-up if ours did its operations as fast as a product of large matrices;
-        `memory`, `flops`, `operations` and `syncs`, ours over the baseline's, with both; what the case found, as it
-        is.
+        A `value` by name: `speed_up`, with `quartiles` over the pairs and median `seconds` of both; `limit`, the
+        speed-up if ours ran at the speed of a large matrix product; `memory`, `flops`, `operations` and `syncs`, ours
+        over the baseline's, with both; and the figures that the case found.
     """
     figures: dict[str, dict[str, Any]] = {name: {"value": value} for name, value in case.found.items()}
     with torch.set_grad_enabled(case.has_gradients):
         if "counts" in case.measures:
-            theirs, ours = (vars(count(work, setting.device)) for work in (case.baseline, case.ours))
+            theirs, ours = (count(work, setting.device)._asdict() for work in (case.baseline, case.ours))
             figures |= {name: share(theirs[name], ours[name]) for name in theirs}
         if "memory" in case.measures:
-            if "counts" not in case.measures:  # what is compiled is compiled before
-                for work in (case.baseline, case.ours):
-                    work()
+            if "counts" not in case.measures:  # compilation must not count
+                case.baseline()
+                case.ours()
             peaks = [peak_memory(work, setting.device) for work in (case.baseline, case.ours)]
             figures["memory"] = share(*peaks)
         if "time" in case.measures:
@@ -140,7 +137,7 @@ def measure(case: Case, setting: Setting) -> dict[str, dict[str, Any]]:
 
 
 def share(baseline: float, ours: float) -> dict[str, Any]:
-    """A cost of ours as a share of the baseline's; `None` where that has none."""
+    """Our cost relative to the baseline's; `None` if that is zero."""
     return {"value": ours / baseline if baseline else None, "baseline": baseline, "ours": ours}
 
 
@@ -148,18 +145,27 @@ def share(baseline: float, ours: float) -> dict[str, Any]:
 
 
 def compare_times(baseline: Work, ours: Work, setting: Setting) -> dict[str, Any]:
-    """Let two ways take turns; how many times faster ours is."""
+    """Time two implementations alternately."""
+    times = take_turns({"baseline": baseline, "ours": ours}, setting.repeats, setting.device)
+    return summarise_pairs(list(zip(*times.values(), strict=True)))
+
+
+def take_turns(works: Mapping[str, Work], turns: int, device: str = "cpu", warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of every call, by name; the works run alternately."""
+    times: dict[str, list[float]] = {name: [] for name in works}
     gc.collect()
-    gc.disable()  # else one of the two pays for what both left behind
+    gc.disable()  # garbage must not count for the work during which it is collected
     try:
-        times = [tuple(seconds(work, setting.device) for work in (baseline, ours)) for _ in range(setting.repeats + 1)]
+        for _ in range(warm_up + turns):
+            for name, work in works.items():
+                times[name].append(seconds(work, device))
     finally:
         gc.enable()
-    return summarise_pairs(times[1:])  # the first pair warms up
+    return {name: each[warm_up:] for name, each in times.items()}
 
 
 def summarise_pairs(times: Sequence[tuple[float, ...]]) -> dict[str, Any]:
-    """Median and quartiles of the ratios of paired times, the baseline's and ours, and the median times."""
+    """Median and quartiles of the ratios of paired times (baseline, ours), and the median times."""
     ratios = [theirs / ours for theirs, ours in times]
     first, _, third = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     theirs, ours = (statistics.median(column) for column in zip(*times, strict=True))
@@ -172,7 +178,7 @@ def summarise_pairs(times: Sequence[tuple[float, ...]]) -> dict[str, Any]:
 
 
 def seconds(work: Work, device: str = "cpu") -> float:
-    """Seconds of one call: of the process on the CPU, whatever else runs there; between two events on a GPU."""
+    """Duration of one call: CPU time of the process, or time between two events on a GPU."""
     if device == "cpu":
         start = time.process_time()
         work()
@@ -188,7 +194,7 @@ def seconds(work: Work, device: str = "cpu") -> float:
 
 @cache
 def product_speed(setting: Setting, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a product of large square matrices, which nothing exceeds."""
+    """Floating-point operations per second of a product of large square matrices."""
     side = 8192 if setting.device == "cuda" else 128 if setting.quick else 2048
     one, other = torch.randn(2, side, side).to(setting.device, dtype)
     return 2 * side**3 / min(seconds(lambda: one @ other, setting.device) for _ in range(10))
@@ -198,15 +204,22 @@ def product_speed(setting: Setting, dtype: torch.dtype) -> float:
 
 
 def count(work: Work, device: str) -> Counts:
-    """Count what one call does."""
+    """Count the operations and synchronisations of one call."""
     waits = HostTracker() if device == "cpu" else SynchronisationWarnings()
     with waits, FlopCounterMode(display=False) as flops, OperationCounter() as operations:
         work()
     return Counts(flops.get_total_flops(), operations.count, waits.count)
 
 
+def flops_of(work: Work) -> int:
+    """Floating-point operations of one call; a multiplication with its addition is two."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
 class OperationCounter(TorchDispatchMode):
-    """Counts operations of PyTorch that are no views: about as many kernels as a GPU would launch."""
+    """Counts operations of PyTorch that are no views, roughly the kernel launches on a GPU."""
 
     def __init__(self):
         super().__init__()
@@ -219,7 +232,7 @@ class OperationCounter(TorchDispatchMode):
 
 
 class SynchronisationWarnings:
-    """Counts on a GPU how often PyTorch warns of a synchronisation."""
+    """Counts PyTorch's warnings of synchronisations on a GPU."""
 
     def __init__(self):
         self.count = 0
@@ -245,36 +258,27 @@ FACTORIES = {
 COPIES_FROM_HOST = {torch.tensor, torch.as_tensor}
 READS = {
     getattr(torch.Tensor, name)
-    for name in (
-        "item",
-        "tolist",
-        "numpy",
-        "__array__",
-        "__bool__",
-        "__float__",
-        "__int__",
-        "__index__",
-        "__contains__",
-    )
+    for names in ("item tolist numpy", "__array__ __bool__ __contains__ __float__ __index__ __int__")
+    for name in names.split()
 }
-# Their results have a size that only the device knows.
+# Only the device knows the size of their results.
 SIZED_BY_CONTENT = {
-    *(torch.nonzero, torch.Tensor.nonzero, torch.argwhere, torch.unique, torch.Tensor.unique, torch.bincount),
-    *(torch.Tensor.bincount, torch.masked_select, torch.Tensor.masked_select, torch.equal, torch.Tensor.equal),
-    *(torch.unique_consecutive, torch.Tensor.unique_consecutive, torch.isin, torch.allclose, torch.Tensor.allclose),
-}
+    getattr(place, name)
+    for place in (torch, torch.Tensor)
+    for name in ("nonzero", "unique", "unique_consecutive", "bincount", "masked_select", "equal", "allclose")
+} | {torch.argwhere, torch.isin}
 INDEXINGS = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
 
 
 class HostTracker(TorchFunctionMode):
-    """Counts on the CPU where a GPU would make the host wait, by following which tensors would be on the host.
+    """Counts on the CPU the synchronisations that a GPU would need, by tracking which tensors would be on the host.
 
-    A CPU tensor that is copied to the CPU leaves no trace in PyTorch's dispatcher, so the calls themselves are read.
-    Tensors are taken to be on the device, except what `cpu()` returns, what is made without a device, and what follows
-    from such tensors alone. Waits are: `cpu()`, `item()` and its relatives, moving a tensor from the host to a device
-    (unless `non_blocking`), making one there out of numbers, indexing with a host tensor (one for each) or a boolean
-    one, and results whose size depends on content. A copy to the host by `to` must name `"cpu"`; what a function of
-    PyTorch does inside is not seen.
+    PyTorch's dispatcher does not see a copy from CPU to CPU, so this reads the calls. Tensors count as on the device,
+    except results of `cpu()`, tensors made without a device, and what follows from such tensors alone.
+    Synchronisations are: `cpu()`, `item()` and its relatives, moving a tensor to a device (unless `non_blocking`),
+    making one there from numbers, indexing with a host tensor (one for each) or a boolean one, and results of a size
+    that depends on content. A copy to the host by `to` must name `"cpu"`. Calls inside PyTorch's functions are not
+    seen.
     """
 
     def __init__(self):
@@ -282,7 +286,7 @@ class HostTracker(TorchFunctionMode):
         self.count = 0
         self.on_host = WeakTensorKeyDictionary()
         self.original = torch.from_numpy
-        # The one maker of tensors that PyTorch does not announce.
+        # The only factory that is no torch function.
         self.announced = patch.object(torch, "from_numpy", self.from_numpy)
 
     def __enter__(self) -> "HostTracker":
@@ -294,7 +298,7 @@ class HostTracker(TorchFunctionMode):
         self.announced.stop()
 
     def from_numpy(self, array: Any) -> torch.Tensor:
-        """`torch.from_numpy`, whose tensors are on the host."""
+        """`torch.from_numpy`, which returns tensors on the host."""
         tensor = self.original(array)
         self.on_host[tensor] = True
         return tensor
@@ -309,7 +313,7 @@ class HostTracker(TorchFunctionMode):
         to_host = bool(tensors) and not from_device
         if func is torch.Tensor.cpu or (func is torch.Tensor.to and "cpu" in args[1:]):
             self.count += from_device
-            result, to_host = result.view_as(result), True  # the same tensor may go on on the device
+            result, to_host = result.view_as(result), True  # the same tensor may still be used on the device
         elif func is torch.Tensor.to and names_device(args[1:], kwargs):
             self.count += to_host and not kwargs.get("non_blocking", False)
             result, to_host = result.view_as(result), False
@@ -321,7 +325,7 @@ class HostTracker(TorchFunctionMode):
         elif func in READS or func in SIZED_BY_CONTENT or is_where(func, args):
             self.count += from_device
         elif func in INDEXINGS:
-            # A number under a boolean mask is filled in without a look at the mask.
+            # Filling a boolean mask with a number does not read the mask.
             fills = len(args) == 3 and not isinstance(args[2], torch.Tensor)
             self.count += self.waits_of_indexing(args[0], args[1], counts_booleans=not fills)
             to_host = args[0] in self.on_host
@@ -332,7 +336,7 @@ class HostTracker(TorchFunctionMode):
         return result
 
     def waits_of_indexing(self, indexed: torch.Tensor, index: Any, counts_booleans: bool) -> int:
-        """Waits for one indexing of a device tensor."""
+        """Synchronisations of one indexing."""
         if indexed in self.on_host:
             return 0
         parts = index if isinstance(index, tuple) else (index,)
@@ -344,7 +348,7 @@ class HostTracker(TorchFunctionMode):
 
 
 def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
-    """The tensors of nested lists, tuples and dictionaries."""
+    """The tensors in nested lists, tuples and dictionaries."""
     if isinstance(tree, torch.Tensor):
         yield tree
     elif isinstance(tree, (list, tuple)):
@@ -356,25 +360,59 @@ def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
 
 
 def names_device(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
-    """Whether the arguments of `to` name a device, themselves or as another tensor."""
+    """Whether the arguments of `to` name a device, or a tensor on it."""
     return any(
         isinstance(argument, (torch.device, torch.Tensor, str)) for argument in (*arguments, *keywords.values())
     )
 
 
 def is_where(func: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
-    """Whether this is `where` with a condition alone, which lists its places."""
+    """Whether this is `where` with a condition alone, which is `nonzero`."""
     return func is torch.where and len(arguments) == 1
 
 
-# ---- saved activations ----------------------------------------------------------------------------------------------
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+def peak_memory(step: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Peak bytes of what `step` allocates (on a GPU, beyond what was held before)."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    held: dict[int, int] = {}
+    total = peak = 0
+    for address, size in allocations(profile.profiler.kineto_results.experimental_event_tree()):
+        if size > 0:
+            held[address] = size
+            total += size
+            peak = max(peak, total)
+        else:  # memory from before, such as the content of a cache, does not count
+            total -= held.pop(address, 0)
+    return peak
+
+
+def allocations(events: Iterable[Any]) -> list[tuple[int, int]]:
+    """Address and size of every allocation, and of every release with a negative size, in order."""
+    found, ahead = [], [*events][::-1]
+    while ahead:
+        event = ahead.pop()
+        ahead += event.children[::-1]
+        if event.tag == torch._C._profiler._EventType.Allocation:
+            found.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+    found.sort(key=lambda each: each[0])
+    return [(address, size) for _, address, size in found]
 
 
 def saved_bytes(work: Work, parameters: Iterator[torch.Tensor]) -> int:
-    """Bytes that autograd keeps for the backward pass of what `work` returns, each storage once, parameters not."""
+    """Bytes that autograd saves for the backward pass of `work`, each storage once, without parameters."""
     kept = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     sizes: dict[int, int] = {}
-    held = []  # so that no address is used twice
+    held = []  # no address is used twice
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -386,3 +424,35 @@ def saved_bytes(work: Work, parameters: Iterator[torch.Tensor]) -> int:
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         work()
     return sum(sizes.values())
+
+
+def process_bytes(kind: str) -> int:
+    """Memory of this process as Linux reports it: `VmRSS` now, `VmHWM` at its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:"))
+
+
+def reset_process_peak() -> None:
+    """Let `VmHWM` start from the memory held now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+# ---- output ---------------------------------------------------------------------------------------------------------
+
+
+def table(rows: Mapping[str, Mapping[str, float | str | None]]) -> str:
+    """Rows of numbers by column, aligned; a missing number is a dash."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [["", *columns]]
+    lines += [[name, *(cell(row.get(column)) for column in columns)] for name, row in rows.items()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]) for first, *others in lines
+    )
+
+
+def cell(value: float | str | None) -> str:
+    """A number with three digits behind the point below ten, and two above."""
+    if value is None or isinstance(value, str):
+        return value or "-"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"

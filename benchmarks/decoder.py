@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Row 3: the Temporal Aggregation Decoder, and what the released code computes in its place."""
+"""Row 3: the Temporal Aggregation Decoder, and the computation of the released code."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,6 @@ from transformers_themask import THEMaskForVideoSemanticSegmentation
 from transformers_themask.models.decoder_themask import (
     TemporalAggregationDecoder,
     TemporalAggregator,
-    THEMaskTransformerModule,
 )
 from transformers_themask.models.masked_attention import (
     FusedProjectionAttention,
@@ -23,14 +23,14 @@ from .measuring import Bound, Case, Setting, faster
 from .models import largest_difference, random_features, themask
 
 NUM_FRAMES = 4
-# Rounding can push a mask across the threshold of the attention masks.
+# Rounding can move a mask across the threshold of the attention masks.
 TOLERANCE = 2e-3
 
 
 class ClipPrediction(NamedTuple):
     """Classes `(num_queries, num_labels + 1)` and masks `(num_frames, num_queries, height / 4, width / 4)` of a clip.
 
-    Those of frame queries have classes `(num_frames, num_queries, num_labels + 1)`.
+    Classes of frame queries have shape `(num_frames, num_queries, num_labels + 1)`.
     """
 
     video_classes: Tensor
@@ -47,7 +47,7 @@ def decoder_cases(setting: Setting) -> Iterator[Case]:
     with torch.no_grad():
         found = {"difference": clip_difference(official(*features)[-1], decode(model, *features))}
     bounds = (faster(2.5, 3.5), Bound("flops", 0.5), Bound("memory", 0.35), Bound("difference", TOLERANCE))
-    yield Case("", lambda: official(*features), lambda: decode(model, *features), bounds, found)
+    yield Case("", partial(official, *features), partial(decode, model, *features), bounds, found)
 
 
 def decode(
@@ -65,7 +65,7 @@ def decode(
 
 
 def clip_prediction(outputs: Any) -> ClipPrediction:
-    """What our model put out for one clip."""
+    """The prediction in our model's outputs for one clip."""
     return ClipPrediction(
         outputs.class_queries_logits[0],
         outputs.masks_queries_logits[0],
@@ -75,19 +75,19 @@ def clip_prediction(outputs: Any) -> ClipPrediction:
 
 
 def clip_difference(one: ClipPrediction, other: ClipPrediction) -> float:
-    """How far two predictions differ at most."""
+    """The largest difference of two predictions."""
     return max(largest_difference(*fields) for fields in zip(one, other, strict=True))
 
 
 class OfficialDecoder(nn.Module):
-    """The decoder as the released code computes it, from its description, with the weights of one of our models.
+    """The decoder as the released code computes it, written from its description, with the weights of our model.
 
-    Both query sets predict classes and full masks before the first and after every layer; the video masks are resized
-    and thresholded to restrict the attention of the next layer, repeated for every head; attention is
-    `nn.MultiheadAttention`, which averages and returns its weights. Sequences come first, as there.
+    Both query sets predict classes and full masks before the first and after every layer. The video masks, resized,
+    thresholded and repeated for every head, restrict the attention of the next layer. Attention is
+    `nn.MultiheadAttention`, which averages and returns its weights; sequences come first.
     """
 
-    transformer: THEMaskTransformerModule
+    transformer: Any
     decoder: TemporalAggregationDecoder
     aggregator: TemporalAggregator
 
@@ -98,16 +98,16 @@ class OfficialDecoder(nn.Module):
         self.transformer, self.decoder = transformer, transformer.decoder
         self.class_heads = nn.ModuleList([model.class_predictor, model.frame_class_predictor])
         layers: Any = self.decoder.layers
-        self.cross_attentions = nn.ModuleList(plain_attention(layer.cross_attn) for layer in layers)
-        self.self_attentions = nn.ModuleList(separate_attention(layer.self_attn) for layer in layers)
+        self.cross_attentions = nn.ModuleList(official_attention(layer.cross_attn) for layer in layers)
+        self.self_attentions = nn.ModuleList(official_attention(layer.self_attn) for layer in layers)
         aggregator = self.aggregator = self.decoder.temporal_aggregator
-        self.video_self_attn = plain_attention(aggregator.video_self_attn)
-        self.frame_self_attn = plain_attention(aggregator.frame_self_attn)
-        self.frame_cross_attn = plain_attention(aggregator.frame_cross_attn)
+        self.video_self_attn = official_attention(aggregator.video_self_attn)
+        self.frame_self_attn = official_attention(aggregator.frame_self_attn)
+        self.frame_cross_attn = official_attention(aggregator.frame_cross_attn)
         self.to(model.device)
 
     def forward(self, feature_maps: list[Tensor], mask_features: Tensor) -> list[ClipPrediction]:
-        """Decode one clip, whose frames are the first axis of its features; all ten predictions."""
+        """All ten predictions for one clip, from features whose first axis are its frames."""
         num_frames = len(mask_features)
         sizes = [(level.shape[-2], level.shape[-1]) for level in feature_maps]
         values, keys = self._read(feature_maps)
@@ -165,10 +165,8 @@ class OfficialDecoder(nn.Module):
         return aggregator.video_final_layer_norm(video + expanded)
 
     def _predict(self, video: Tensor, frame: Tensor, mask_features: Tensor) -> ClipPrediction:
-        video, frame = (
-            self.decoder.layernorm(video).transpose(0, 1),
-            self.decoder.frame_layernorm(frame).transpose(0, 1),
-        )
+        video = self.decoder.layernorm(video).transpose(0, 1)
+        frame = self.decoder.frame_layernorm(frame).transpose(0, 1)
         video_embeddings = self.decoder.mask_predictor(video)
         frame_embeddings = self.decoder.frame_mask_predictor(frame)
         return ClipPrediction(
@@ -179,32 +177,27 @@ class OfficialDecoder(nn.Module):
         )
 
     def _blocked(self, masks: Tensor, size: tuple[int, int]) -> Tensor:
-        """Cells `(num_frames * heads, num_queries, cells)` that a query must not look at."""
+        """Cells `(num_frames * heads, num_queries, cells)` hidden from a query."""
         resized = nn.functional.interpolate(masks, size, mode="bilinear", align_corners=False)
         repeated = resized.sigmoid().flatten(2)[:, None].repeat(1, self.num_heads, 1, 1).flatten(0, 1)
         blocked = (repeated < 0.5).detach()
-        if not blocked.is_meta:  # which has no content to look at
+        if not blocked.is_meta:
             blocked[torch.where(blocked.sum(-1) == blocked.shape[-1])] = False
         return blocked
 
 
-def plain_attention(attention: FusedProjectionAttention) -> nn.MultiheadAttention:
-    """PyTorch's module with the weights of one of ours."""
-    plain = nn.MultiheadAttention(attention.embed_dim, attention.num_heads)
-    plain.load_state_dict(attention.state_dict())
-    return plain
-
-
-def separate_attention(attention: SelfAttention) -> nn.MultiheadAttention:
-    """The same for an attention whose projections are separate."""
-    plain = nn.MultiheadAttention(attention.config.hidden_dim, attention.config.num_attention_heads)
+def official_attention(attention: FusedProjectionAttention | SelfAttention) -> nn.MultiheadAttention:
+    """PyTorch's module with the weights of ours."""
+    if isinstance(attention, FusedProjectionAttention):
+        official = nn.MultiheadAttention(attention.embed_dim, attention.num_heads)
+        official.load_state_dict(attention.state_dict())
+        return official
+    official = nn.MultiheadAttention(attention.config.hidden_dim, attention.config.num_attention_heads)
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    plain.load_state_dict(
-        {
-            "in_proj_weight": torch.cat([projection.weight for projection in projections]),
-            "in_proj_bias": torch.cat([projection.bias for projection in projections]),
-            "out_proj.weight": attention.out_proj.weight,
-            "out_proj.bias": attention.out_proj.bias,
-        }
+    weights = {
+        f"in_proj_{kind}": torch.cat([getattr(each, kind) for each in projections]) for kind in ("weight", "bias")
+    }
+    official.load_state_dict(
+        weights | {f"out_proj.{name}": each for name, each in attention.out_proj.state_dict().items()}
     )
-    return plain
+    return official

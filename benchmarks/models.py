@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models and inputs that several rows share, all with random weights."""
+"""Models with random weights and inputs for several benchmarks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
 
-import measure_memory
 from transformers_themask import MiTConfig, THEMaskConfig, THEMaskForVideoSemanticSegmentation
 
 from .measuring import Setting
 
 NUM_LABELS = 124
-# Small enough for a test, and with every part.
+# Of quick runs: small, with every part.
 QUICK_FIELDS: dict[str, Any] = {
     "feature_size": 32,
     "mask_feature_size": 32,
@@ -30,18 +30,18 @@ TARGETS_PER_IMAGE = 8
 
 
 def config_fields(setting: Setting) -> dict[str, Any]:
-    """What a quick run makes smaller."""
+    """Fields of a configuration, small for quick runs."""
     return {"num_labels": NUM_LABELS, **(QUICK_FIELDS if setting.quick else {})}
 
 
 def themask_config(setting: Setting, num_frames: int) -> THEMaskConfig:
-    """THE-Mask with MiT-B1, or a tiny one."""
+    """THE-Mask with MiT-B1, tiny for quick runs."""
     backbone = MiTConfig(**QUICK_BACKBONE) if setting.quick else MiTConfig.from_size("mit-b1")
     return THEMaskConfig(backbone_config=backbone, num_frames=num_frames, **config_fields(setting))
 
 
 def themask(setting: Setting, num_frames: int) -> THEMaskForVideoSemanticSegmentation:
-    """A new model, the same at every call, in eval mode and without gradients."""
+    """The model of a fixed seed, in eval mode and without gradients."""
     torch.manual_seed(0)
     model = THEMaskForVideoSemanticSegmentation(themask_config(setting, num_frames))
     return model.to(setting.device).eval().requires_grad_(False)
@@ -60,7 +60,7 @@ def level_shapes(setting: Setting) -> list[tuple[int, int]]:
 
 
 def random_features(setting: Setting, config: THEMaskConfig, num_frames: int) -> tuple[list[Tensor], Tensor]:
-    """Feature maps and mask features as the pixel decoder puts them out, of size one."""
+    """Normally distributed outputs of the pixel decoder."""
     generator = torch.Generator().manual_seed(2)
     quarter = (setting.size[0] // 4, setting.size[1] // 4)
 
@@ -74,13 +74,22 @@ def random_features(setting: Setting, config: THEMaskConfig, num_frames: int) ->
 def blocky_labels(
     setting: Setting, batch_size: int, size: tuple[int, int], num_classes: int = TARGETS_PER_IMAGE
 ) -> Tensor:
-    """Label maps `(batch, 1, height, width)` of squares of 32 pixels and a few classes each."""
-    labels = measure_memory.blocky_labels(batch_size, size, num_classes, torch.Generator().manual_seed(3))
-    return labels.transpose(0, 1).contiguous().to(setting.device)
+    """Label maps `(batch, 1, height, width)` of squares of 32 pixels."""
+    generator = torch.Generator().manual_seed(3)
+    cells = torch.randint(0, num_classes, (batch_size, 1, size[0] // 32, size[1] // 32), generator=generator)
+    return cells.repeat_interleave(32, -2).repeat_interleave(32, -1).to(setting.device)
+
+
+def on_meta(make: Callable[[], Any]) -> Any:
+    """A new model without content, for exact counts."""
+    with torch.device("meta"):
+        model = make()
+    # `torch.Tensor(...)` makes parameters on the CPU all the same.
+    return model.eval().requires_grad_(False).to("meta")
 
 
 def transformers_pixel_decoder(model: THEMaskForVideoSemanticSegmentation) -> Mask2FormerPixelDecoder:
-    """Transformers' pixel decoder with the very weights of one of our models."""
+    """Transformers' pixel decoder with the weights of our model."""
     ours = model.model.pixel_level_module
     theirs = Mask2FormerPixelDecoder(model.config, list(ours.encoder.channels))
     theirs.load_state_dict(ours.decoder.state_dict(), assign=True)
@@ -88,6 +97,6 @@ def transformers_pixel_decoder(model: THEMaskForVideoSemanticSegmentation) -> Ma
 
 
 def largest_difference(one: Tensor, other: Tensor) -> float:
-    """The largest absolute difference of two tensors of one shape."""
+    """The largest absolute difference of two tensors of the same shape."""
     assert one.shape == other.shape
     return (one - other).abs().max().item()
