@@ -28,12 +28,17 @@ def files_of(family: str, source: Path) -> list[Path]:
 
 
 def run_tests(source: Path, *arguments: str) -> str:
-    """Run tests in a process that imports the package from `source`; returns what pytest prints.
+    """Run tests in a process that finds modules in `source` first; returns what pytest prints.
 
     Raises:
         AssertionError: If one of them fails.
     """
-    environment = {**os.environ, "PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")]),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout[-6000:] + process.stderr[-2000:]
