@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from transformers_themask.metrics.video_consistency.video_consistency import VideoConsistency
-from transformers_themask.metrics.video_mean_iou.video_mean_iou import confusion_matrix
+from transformers_themask.metrics.video_consistency import VideoConsistency
+from transformers_themask.metrics.video_mean_iou import confusion_matrix
 
 from .measuring import Bound, Case, Setting, faster
 from .models import NUM_LABELS

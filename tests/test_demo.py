@@ -14,7 +14,7 @@ from transformers_themask.training.recipes import parse_recipe
 from transformers_themask.videos.video_reader import VideoReader
 
 
-def test_the_held_out_clip_is_segmented_and_compared(segmenter, tmp_path):
+def test_held_out_clip_is_segmented_and_compared(segmenter, tmp_path):
     names = dict(enumerate(synthetic_class_names(8)))
     model = tiny_model(
         num_frames=2, num_labels=8, id2label=names, label2id={name: index for index, name in names.items()}
@@ -34,7 +34,7 @@ def test_the_held_out_clip_is_segmented_and_compared(segmenter, tmp_path):
     assert comparison.shape[1] > 3 * 480 and comparison.shape[0] > top + 384
 
 
-def test_a_comparison_shows_prediction_and_truth_in_their_colors():
+def test_comparison_shows_prediction_and_truth_in_class_colors():
     black = np.zeros((100, 200, 3), dtype=np.uint8)
     names = ["sky", "meadow", "dots"]
     prediction, truth = np.full((100, 200), 1, dtype=np.uint8), np.full((100, 200), 2, dtype=np.uint8)
@@ -48,7 +48,7 @@ def test_a_comparison_shows_prediction_and_truth_in_their_colors():
 
 
 @pytest.mark.parametrize(("recipe", "num_frames"), [("demo_stage1.yaml", 1), ("demo_stage2.yaml", 2)])
-def test_the_training_script_understands_the_recipes_of_the_demo(recipe, num_frames):
+def test_training_script_accepts_the_demo_recipes(recipe, num_frames):
     command = training_command(recipe, ["--data_root", "elsewhere"])
     script = next(index for index, argument in enumerate(command) if Path(argument).name == "run_vss.py")
     model_args, data_args, training_args = parse_recipe(command[script + 1 :])
@@ -57,6 +57,6 @@ def test_the_training_script_understands_the_recipes_of_the_demo(recipe, num_fra
     assert model_args.config_overrides["num_frames"] == num_frames
 
 
-def test_an_installation_without_the_recipes_is_told_to_use_a_checkout(tmp_path):
+def test_demo_outside_a_checkout_is_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"from a checkout of the repository. Got .*run_vss.py"):
         training_command("demo_stage1.yaml", [], checkout=tmp_path)

@@ -8,6 +8,7 @@ from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedConfig
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from transformers_themask.models.mit import MiTBackbone, MiTConfig
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.registry import ANY_OTHER, families, family_of, wrapping_family
 
 # The options of `from_pretrained` that say where files come from.
@@ -80,6 +81,7 @@ def register() -> None:
     """Register all families and the MiT backbone with Transformers' auto classes. Repeated calls are no-ops."""
     AutoConfig.register(MiTConfig.model_type, MiTConfig, exist_ok=True)
     AutoBackbone.register(MiTConfig, MiTBackbone, exist_ok=True)
+    VideoSegmentationProcessor.register_for_auto_class()
     families()
 
 

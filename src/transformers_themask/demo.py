@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: train a small THE-Mask on synthetic videos, score it, and draw what it sees in a video it never saw."""
+"""Demo: train a small THE-Mask on synthetic videos, score it, and segment a held-out video."""
 
 import shutil
 import subprocess
@@ -31,7 +31,7 @@ from transformers_themask.videos.video_writer import VideoWriter
 CHECKOUT = Path(__file__).parents[2]
 NUM_TRAIN_VIDEOS = 60
 NUM_VAL_VIDEOS = 8
-# The data set's scenes are drawn from seeds (0, index): this one is in neither split.
+# In neither split: the scenes of the data set have the seeds (0, index).
 HELD_OUT_SEED = (1, 0)
 # Three times the data set's size, so that the legend can be read.
 HELD_OUT_SIZE = (384, 480)
@@ -42,13 +42,11 @@ def run_demo(output: Path, announce: Callable[[str], None]) -> dict[str, Path]:
     """Build the data, train both stages with evaluation, and draw a held-out clip.
 
     Args:
-        output (`Path`):
-            Folder for everything. Videos that an earlier run left there are used again.
-        announce (`Callable[[str], None]`):
-            Takes one line per step.
+        output (`Path`): Folder for all results. Synthetic videos of an earlier run are reused.
+        announce (`Callable[[str], None]`): Receives one line per step.
 
     Returns:
-        `dict[str, Path]`: What there is to look at, and the trained model.
+        `dict[str, Path]`: The results to look at, and the trained model.
     """
     data, stage1, stage2 = output / "data", output / "stage1", output / "stage2"
     flags = ["--data_root", str(data), "--output_dir"]
@@ -68,19 +66,7 @@ def run_demo(output: Path, announce: Callable[[str], None]) -> dict[str, Path]:
 
 
 def training_command(recipe: str, flags: list[str], checkout: Path = CHECKOUT) -> list[str]:
-    """The command line that trains one stage.
-
-    Args:
-        recipe (`str`):
-            File name in `recipes/`.
-        flags (`list[str]`):
-            What overrides the recipe.
-        checkout (`Path`, *optional*):
-            Root of the repository.
-
-    Returns:
-        `list[str]`: Program and arguments.
-    """
+    """Command line that trains with a recipe of the repository at `checkout`; `flags` override its options."""
     script, recipe_path = checkout / "scripts" / "run_vss.py", checkout / "recipes" / recipe
     for path in (script, recipe_path):
         if not path.is_file():
@@ -88,7 +74,7 @@ def training_command(recipe: str, flags: list[str], checkout: Path = CHECKOUT) -
                 f"`themask demo` must run from a checkout of the repository. Got an installation without {path}; "
                 "clone the repository and run `make demo`."
             )
-    # Everything is said, so that no `accelerate config` of the user's changes the demo.
+    # All options are given, so that the user's `accelerate config` does not change the demo.
     launch = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     launch += ["--num_cpu_threads_per_process", str(torch.get_num_threads())]
@@ -96,16 +82,10 @@ def training_command(recipe: str, flags: list[str], checkout: Path = CHECKOUT) -
 
 
 def draw_held_out_clip(model_dir: Path, output: Path) -> dict[str, Path]:
-    """Film a new synthetic scene, segment it, and compare its middle frame with the truth.
-
-    Args:
-        model_dir (`Path`):
-            Model trained on the synthetic data.
-        output (`Path`):
-            Folder for the clip, its overlay, its label maps and the comparison.
+    """Render a new synthetic scene, segment it with a saved model, and compare its middle frame with the truth.
 
     Returns:
-        `dict[str, Path]`: The files.
+        `dict[str, Path]`: The clip, its overlay, its label maps and the comparison, all in the folder `output`.
     """
     paths = {
         "clip": output / "clip.mp4",
@@ -120,7 +100,7 @@ def draw_held_out_clip(model_dir: Path, output: Path) -> dict[str, Path]:
     with VideoWriter(paths["clip"], FRAME_RATE) as writer:
         for frame in frames:
             writer.write(frame)
-    # Nothing of an earlier run may lie between the new label maps.
+    # Label maps of an earlier run must not mix with the new ones.
     if paths["label maps"].exists():
         shutil.rmtree(paths["label maps"])
     class_names = [model.config.id2label[index] for index in range(model.config.num_labels)]
@@ -141,17 +121,10 @@ def compare(frame: np.ndarray, prediction: np.ndarray, truth: np.ndarray, class_
     """Frame, prediction and truth side by side, over a legend of the classes in either.
 
     Args:
-        frame (`np.ndarray` of shape `(height, width, 3)`):
-            `uint8` RGB frame.
-        prediction (`np.ndarray` of shape `(height, width)`):
-            Predicted class indices.
-        truth (`np.ndarray` of shape `(height, width)`):
-            True class indices, 255 for void.
-        class_names (`list[str]`):
-            Name of each class.
-
-    Returns:
-        `PIL.Image.Image`
+        frame (`np.ndarray` of shape `(height, width, 3)`): `uint8` RGB frame.
+        prediction (`np.ndarray` of shape `(height, width)`): Predicted class indices.
+        truth (`np.ndarray` of shape `(height, width)`): True class indices, 255 for void.
+        class_names (`list[str]`): Name of each class.
     """
     palette = class_palette(len(class_names))
     panels = [

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -33,6 +34,15 @@ class TinyModel(Protocol):
 
     def __call__(self, **overrides: object) -> PreTrainedModel:
         """Return the model."""
+
+
+class WrappedProcessor(Protocol):
+    """Builds the video processor for a checkpoint of a wrapped model, at its own size or another."""
+
+    def __call__(
+        self, path: str | Path, config: PreTrainedConfig, size: Mapping[str, int] | None, **hub_options: object
+    ) -> VideoSegmentationProcessor:
+        """Return the video processor; `config` is that of the model that wraps, `hub_options` as `revision`."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class Family:
         is_default (`bool`): Whether this is the architecture of a new model where none is named.
         accepts (`Callable`): Whether the family wraps models of a type that belongs to no family, as its part
             `starts_from["*"]`.
+        wrapped_processor (`Callable`, *optional*): Builds the video processor for the checkpoint of a wrapped model.
     """
 
     config: type[PreTrainedConfig]
@@ -100,6 +111,7 @@ class Family:
     undecayed_norms: str = "head"
     is_default: bool = False
     accepts: Callable[[str], bool] = accepts_no_other
+    wrapped_processor: WrappedProcessor | None = None
 
     @property
     def name(self) -> str:
@@ -177,7 +189,12 @@ def wrapping_family(model_type: str) -> Family | None:
     return next((row for row in families() if row.accepts(model_type)), None)
 
 
+def trainable_families() -> list[Family]:
+    """All registered families that can be trained here."""
+    return [row for row in families() if not row.is_native]
+
+
 def default_family() -> Family:
     """The family of a new model where none is named."""
-    rows = [row for row in families() if not row.is_native]
+    rows = trainable_families()
     return next((row for row in rows if row.is_default), rows[0])

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from themask_command import main
 from transformers_themask.drawing.palettes import class_palette, vspw_palette
 from transformers_themask.inference.segment import segment_frames
-from transformers_themask.mvc.tta import TTA, segment_frames_augmented
+from transformers_themask.mvc.passes import segment_frames_augmented
+from transformers_themask.mvc.tta import TTA
 from transformers_themask.sinks.label_track import label_track_classes, read_label_track
 from transformers_themask.sinks.overlay_video import OverlayVideo
 from transformers_themask.videos.frame_folder import FrameFolder
@@ -387,7 +388,7 @@ def test_evaluate_rejects_unusable_files_by_name(dataset, capsys):
     def error(folder, data, *options):
         return error_of(["evaluate", "--predictions", folder, "--data", data, *options], capsys)
 
-    assert "nowhere, which is no folder" in error(predictions, root / "nowhere")
+    assert "nowhere, which is not a folder" in error(predictions, root / "nowhere")
     assert "`--json` must lie in" in error(predictions, root, "--json", root / "val.txt" / "scores.json")
     (root / "binary.txt").write_bytes(b"\xff\xfe\x00")
     assert "binary.txt must be a text file" in error(predictions, root, "--split", "binary")

@@ -50,7 +50,7 @@ def test_a_snippet_is_a_video_with_one_labelled_frame(load):
     assert [videos.read_frame(row, index)[0, 0, 0] for index in range(30)] == list(range(5, 35))
 
 
-def test_the_evaluated_ids_become_raw_ids_and_the_others_void(load):
+def test_evaluated_ids_become_raw_ids_and_others_void(load):
     videos = load()
     assert videos.class_names == NAMES
     mask = videos.read_mask(videos.rows[0], 19)
@@ -59,7 +59,7 @@ def test_the_evaluated_ids_become_raw_ids_and_the_others_void(load):
     assert videos.read_mask(videos.rows[0], 18) is None
 
 
-def test_a_value_that_is_no_id_of_the_data_set_is_named(load, root):
+def test_unknown_id_is_rejected(load, root):
     path = root / "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png"
     Image.fromarray(np.full((6, 12), 34, np.uint8)).save(path)
     videos = load()
@@ -67,19 +67,19 @@ def test_a_value_that_is_no_id_of_the_data_set_is_named(load, root):
         videos.read_mask(videos.rows[0], 19)
 
 
-def test_missing_frames_cut_a_snippet(load, root):
+def test_missing_frames_split_a_snippet(load, root):
     (root / "leftImg8bit_sequence/train/aachen/aachen_000000_000010_leftImg8bit.png").unlink()
     rows = load().rows
     assert rows["video_id"][:2] == ["aachen_000000_000000", "aachen_000000_000011"]
     assert rows["num_frames"][:2] == [10, 19] and set(rows[0]["masks"]) == {""}
 
 
-def test_a_mask_without_frame_and_a_missing_split_are_named(load, root):
+def test_mask_without_frame_and_missing_split_are_rejected(load, root):
     (root / "leftImg8bit_sequence/train/aachen/aachen_000000_000019_leftImg8bit.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"Got no frame for 'aachen_000000_000019_gtFine_labelIds.png'"):
         load()
     with pytest.raises(FileNotFoundError, match="Got 'val'; available: train"):
         load("val")
     (root / "leftImg8bit_sequence/val").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"val must hold frames .*Got none"):
+    with pytest.raises(FileNotFoundError, match=r"val must hold frames .*check the file names"):
         load("val")

@@ -74,7 +74,7 @@ def test_labels_follow_the_augmented_frames(make_dataset):
         assert torch.equal(item["labels"][is_clear], (green > 100).to(torch.uint8)[is_clear])
 
 
-def test_an_item_depends_on_seed_epoch_and_index_only(make_dataset):
+def test_item_depends_on_seed_epoch_and_index_only(make_dataset):
     dataset = make_dataset(SMALL, clips_per_video=5)
     first = dataset[3, 2]
     dataset[0, 0]
@@ -99,7 +99,7 @@ def test_workers_give_the_same_items_in_every_epoch(make_dataset, num_workers):
         assert all(same(batch, other) for batch, other in zip(batches, expected, strict=True))
 
 
-def test_the_sampler_shuffles_per_epoch_and_carries_the_epoch():
+def test_sampler_shuffles_per_epoch_and_yields_the_epoch():
     sampler = ClipSampler(20, seed=1)
     first = list(sampler)
     assert sorted(first) == [(index, 0) for index in range(20)] and first != sorted(first)
@@ -110,7 +110,7 @@ def test_the_sampler_shuffles_per_epoch_and_carries_the_epoch():
     assert [index for index, _ in ClipSampler(20, seed=2)] != [index for index, _ in first]
 
 
-def test_every_video_gives_its_share_of_clips(make_dataset):
+def test_every_video_gives_clips_per_video_items(make_dataset):
     dataset = make_dataset(clips_per_video=3)
     assert [dataset[index]["video_id"] for index in range(len(dataset))] == ["a", "b"] * 3
     with pytest.raises(IndexError, match=r"between 0 and 5. Got 6"):
@@ -147,7 +147,7 @@ def only_frame(*indices):
     return lambda path: int(path[-12:-4]) - 7 in indices
 
 
-def test_a_clip_ends_with_a_labelled_frame_and_the_others_may_have_no_labels(make_dataset):
+def test_last_frame_of_a_clip_is_labelled_and_others_may_not_be(make_dataset):
     dataset = make_dataset(SMALL, path_is_kept=only_frame(1), clips_per_video=20)
     seen = set()
     for index in range(len(dataset)):
@@ -157,7 +157,7 @@ def test_a_clip_ends_with_a_labelled_frame_and_the_others_may_have_no_labels(mak
     assert seen == {(video, neighbour, "00000008") for video in "ab" for neighbour in ("00000007", "00000009")}
 
 
-def test_videos_whose_labelled_frames_have_too_little_context_are_refused(make_dataset):
+def test_videos_with_too_few_frames_before_labelled_ones_are_rejected(make_dataset):
     with pytest.raises(ValueError, match=r"at least 3 frames .* Got 3 in 'b', 1 of them labelled \(1 videos"):
         make_dataset(frame_offsets=(-2, 0), path_is_kept=only_frame(1, 3, 4))
     with pytest.raises(ValueError, match=r"Got 5 in 'a', 0 of them labelled \(2 videos"):
@@ -172,21 +172,21 @@ def warnings(monkeypatch):
     return said
 
 
-def test_a_damaged_file_is_named_in_a_warning_and_another_clip_is_drawn(make_dataset, vspw_root, warnings):
+def test_damaged_file_is_warned_about_and_its_clip_replaced(make_dataset, vspw_root, warnings):
     for path in (vspw_root / "data" / "a" / "origin").iterdir():
         path.write_bytes(path.read_bytes()[:200])
     assert make_dataset()[0]["video_id"] == "b"
     assert re.search(r"Image file .*a/origin/000000\d\d.jpg must be readable", warnings[0])
 
 
-def test_videos_of_damaged_files_alone_are_an_error(make_dataset, vspw_root, warnings):
+def test_dataset_of_damaged_files_is_an_error(make_dataset, vspw_root, warnings):
     for path in (vspw_root / "data").glob("*/origin/*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 4])
     with pytest.raises(ValueError, match="50 in a row that are damaged or all void"):
         make_dataset()[0]
 
 
-def test_a_missing_file_is_an_error(make_dataset, vspw_root):
+def test_missing_file_is_an_error(make_dataset, vspw_root):
     dataset = make_dataset()
     for path in (vspw_root / "data" / "a" / "origin").iterdir():
         path.unlink()
@@ -194,13 +194,13 @@ def test_a_missing_file_is_an_error(make_dataset, vspw_root):
         dataset[0]
 
 
-def test_sample_ids_number_the_clips_of_all_epochs(make_dataset):
+def test_sample_ids_are_unique_over_epochs(make_dataset):
     dataset = make_dataset(clips_per_video=3)
     ids = [dataset[index, epoch]["sample_id"] for epoch in range(3) for index in range(len(dataset))]
     assert ids == list(range(18))
 
 
-def test_augmented_frames_are_normalised_as_by_the_processor(make_dataset):
+def test_augmented_frames_are_normalised_like_the_processor(make_dataset):
     options = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}
     augmentation = dataclasses.replace(SMALL, photometric=False)
     for switches in ({}, {"do_normalize": False}, {"do_rescale": False, "do_normalize": False}):
@@ -212,7 +212,7 @@ def test_augmented_frames_are_normalised_as_by_the_processor(make_dataset):
 
 
 @pytest.mark.parametrize("ratio_range", [(0.5, 0.5), (0.9, 1.6)])
-def test_colors_finished_on_the_device_are_those_of_the_exact_items(make_dataset, ratio_range):
+def test_device_distortion_equals_cpu_distortion(make_dataset, ratio_range):
     augmentation = dataclasses.replace(SMALL, ratio_range=ratio_range)
     processor = THEMaskVideoProcessor(do_normalize=False, rescale_factor=1.0)
     exact, later = (
@@ -230,7 +230,7 @@ def test_colors_finished_on_the_device_are_those_of_the_exact_items(make_dataset
     assert (finished["pixel_values_videos"] - expected["pixel_values_videos"]).abs().max() <= 1
 
 
-def test_padding_stays_zero_when_colors_are_finished_on_the_device(make_dataset):
+def test_padding_stays_zero_after_device_distortion(make_dataset):
     augmentation = dataclasses.replace(SMALL, ratio_range=(0.5, 0.5))
     dataset = make_dataset(augmentation, processor=THEMaskVideoProcessor(), photometric_on="device")
     finished = prepare_on_device(ClipCollator()([dataset[0], dataset[1]]), dataset.processor)
@@ -239,12 +239,12 @@ def test_padding_stays_zero_when_colors_are_finished_on_the_device(make_dataset)
     assert (pixel_values[..., 12:, :] == 0).all() and (pixel_values[..., 16:] == 0).all()
 
 
-def test_photometric_on_names_a_place(make_dataset):
+def test_unknown_photometric_on_is_rejected(make_dataset):
     with pytest.raises(ValueError, match=r"`photometric_on` must be 'cpu' or 'device'. Got 'gpu'"):
         make_dataset(photometric_on="gpu")
 
 
-def test_an_epoch_has_whole_steps_only():
+def test_sampler_drops_the_incomplete_last_step():
     sampler = ClipSampler(11, seed=1, clips_per_step=4)
     assert len(sampler) == len(list(sampler)) == 8
     assert list(sampler) == list(ClipSampler(11, seed=1))[:8]
@@ -257,20 +257,20 @@ def test_an_epoch_has_whole_steps_only():
         ClipSampler(11, clips_per_step=12)
 
 
-def test_a_dataset_without_any_label_says_so(make_dataset, vspw_root):
+def test_dataset_of_void_masks_is_an_error(make_dataset, vspw_root):
     edit_masks(vspw_root, lambda mask: np.full_like(mask, 255))
     with pytest.raises(ValueError, match=r"Got 50 in a row that are damaged or all void"):
         make_dataset()[0]
 
 
-def test_short_videos_are_refused_before_any_frame_is_read(make_dataset):
+def test_short_videos_are_rejected_at_construction(make_dataset):
     with pytest.raises(
         ValueError, match=r"at least 4 frames .* Got 3 in 'b', 3 of them labelled \(1 videos are too short\); remove"
     ):
         make_dataset(frame_offsets=(-3, 0))
 
 
-def test_label_ids_out_of_range_name_the_mask(make_dataset, vspw_root):
+def test_label_id_out_of_range_is_rejected(make_dataset, vspw_root):
     edit_masks(vspw_root, lambda mask: np.where(mask == 2, 254, mask).astype(np.uint8))
     with pytest.raises(
         ValueError, match=r"Mask .*a/mask/000000\d\d.png must hold raw ids from 0 to 2 .* Got 254; correct"
@@ -278,7 +278,7 @@ def test_label_ids_out_of_range_name_the_mask(make_dataset, vspw_root):
         make_dataset()[0]
 
 
-def test_frame_and_mask_sizes_must_agree(make_dataset, vspw_root):
+def test_mask_of_another_size_than_its_frame_is_rejected(make_dataset, vspw_root):
     edit_masks(vspw_root, lambda mask: mask[1:])
     with pytest.raises(
         ValueError, match=r"Mask .*png must have its frame's size .* \(24, 32\). Got \(23, 32\); replace"
@@ -286,7 +286,7 @@ def test_frame_and_mask_sizes_must_agree(make_dataset, vspw_root):
         make_dataset()[0]
 
 
-def test_all_frames_of_a_video_must_have_one_size(make_dataset, vspw_root):
+def test_frames_of_different_sizes_in_a_video_are_rejected(make_dataset, vspw_root):
     for folder in ("origin", "mask"):
         for path in sorted((vspw_root / "data" / "a" / folder).iterdir())[::2]:
             Image.open(path).crop((0, 0, 30, 24)).save(path)
@@ -294,20 +294,20 @@ def test_all_frames_of_a_video_must_have_one_size(make_dataset, vspw_root):
         make_dataset()[0]
 
 
-def test_a_processor_that_keeps_raw_ids_is_refused(make_dataset, plain_processor):
+def test_processor_without_label_reduction_is_rejected(make_dataset, plain_processor):
     plain_processor.do_reduce_labels = False
     with pytest.raises(ValueError, match=r"`processor.do_reduce_labels` must be True"):
         make_dataset()
 
 
-def test_at_least_one_clip_is_needed(make_dataset, vspw_root, plain_processor):
+def test_empty_dataset_is_rejected(make_dataset, vspw_root, plain_processor):
     with pytest.raises(ValueError, match=r"must give at least one clip. Got 2 videos and 0 clips"):
         make_dataset(clips_per_video=0)
     with pytest.raises(ValueError, match=r"must give at least one clip. Got 0 videos"):
         ClipDataset(LabelledVideos([], vspw_root, ["left"]), (0,), plain_processor, None, 0)
 
 
-def test_the_video_processor_normalises_and_neither_stretches_nor_resizes_augmented_clips(make_dataset):
+def test_video_processor_normalises_but_does_not_resize_augmented_clips(make_dataset):
     processor = THEMaskVideoProcessor(size={"shortest_edge": 64, "longest_edge": 96})
     augmentation = ClipAugmentation((32, 24), (1.0, 1.0), (32, 40), flip_probability=0, photometric=False)
     item = make_dataset(augmentation, processor=processor)[0]
@@ -319,7 +319,7 @@ def test_the_video_processor_normalises_and_neither_stretches_nor_resizes_augmen
     assert make_dataset(processor=processor)[0]["labels"].shape == (2, 64, 96)
 
 
-def test_normalised_and_padded_items_are_the_official_ones(official_tensors, tmp_path):
+def test_normalised_and_padded_items_equal_the_official_ones(official_tensors, tmp_path):
     for folder, name, image in (
         ("origin", "crop0.frame0", official_tensors["crop0.frame0"][:33, :29, ::-1]),
         ("mask", "crop0.seg0", official_tensors["crop0.seg0"][:33, :29]),
@@ -340,7 +340,7 @@ def test_normalised_and_padded_items_are_the_official_ones(official_tensors, tmp
     assert torch.equal(dataset[0]["labels"].long(), torch.from_numpy(official_tensors["bundle.gt"])[0])
 
 
-def test_distances_of_pairs_are_drawn_and_reproducible(make_dataset):
+def test_pair_distances_are_random_and_reproducible(make_dataset):
     dataset = make_dataset(frame_offsets=(-2, 0), clip_sampler="pair")
     items = [dataset[0, epoch] for epoch in range(40)]
     distances = {int(later) - int(earlier) for earlier, later in (item["frame_names"] for item in items)}

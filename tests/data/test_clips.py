@@ -7,7 +7,7 @@ from transformers_themask.models.streaming import evaluation_clips
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 4])
-def test_evaluation_clips_are_the_official_ones_for_videos_of_at_least_one_block(official_facts, num_frames):
+def test_evaluation_clips_equal_the_official_ones_for_videos_of_at_least_one_block(official_facts, num_frames):
     videos = official_facts["test_clips"][str(num_frames)].values()
     complete = [video for video in videos if video["num_frames"] >= (3 * num_frames if num_frames > 1 else 1)]
     assert len(complete) >= 5
@@ -15,7 +15,7 @@ def test_evaluation_clips_are_the_official_ones_for_videos_of_at_least_one_block
         assert evaluation_clips(video["num_frames"], num_frames) == video["clips"]
 
 
-def test_a_video_shorter_than_one_block_is_all_remainder():
+def test_video_shorter_than_one_block_is_all_remainder():
     assert evaluation_clips(5, num_frames=2) == [[0, 1], [2, 3], [4]]
     assert evaluation_clips(7, num_frames=4) == [[0, 1, 2, 3], [4, 5, 6]]
     assert evaluation_clips(1, num_frames=4) == [[0]]
@@ -34,7 +34,7 @@ def test_every_frame_is_evaluated_exactly_once(num_frames, frame_stride):
 
 
 @pytest.mark.parametrize("official_offsets", ["[0]", "[-3]", "[-9, -6, -3]"])
-def test_sampled_clips_are_exactly_the_official_ones(official_facts, official_offsets):
+def test_sampled_clips_equal_the_official_ones(official_facts, official_offsets):
     recorded = official_facts["train_clips"][official_offsets]
     frame_offsets = tuple(int(offset) for offset in official_offsets.strip("[]").split(","))
     frame_offsets = frame_offsets if frame_offsets == (0,) else (*frame_offsets, 0)
@@ -43,7 +43,7 @@ def test_sampled_clips_are_exactly_the_official_ones(official_facts, official_of
     assert sorted(map(list, set(map(tuple, sampled)))) == recorded["distinct_clips"]
 
 
-def test_targets_are_labelled_frames_whichever_way_time_runs():
+def test_targets_are_labelled_in_both_directions_of_time():
     rng = np.random.default_rng(0)
     sampled = {tuple(OffsetSampler((-9, -6, -3, 0)).draw(30, [19], rng)) for _ in range(50)}
     assert sampled == {(10, 13, 16, 19), (28, 25, 22, 19)}
@@ -59,22 +59,22 @@ def test_half_of_the_sampled_clips_run_backwards():
 
 
 @pytest.mark.parametrize("offsets", [(), (-3,), (-3, -6, 0), (-3, -3, 0), (0, 3)])
-def test_offsets_must_increase_and_end_with_the_target_frame(offsets):
+def test_offsets_that_do_not_increase_to_zero_are_rejected(offsets):
     with pytest.raises(ValueError, match="`frame_offsets` must increase strictly and end with 0"):
         OffsetSampler(offsets)
 
 
-def test_sampling_from_a_short_video_says_what_is_missing():
+def test_short_video_is_rejected_by_the_sampler():
     with pytest.raises(ValueError, match=r"`num_video_frames` must be at least 10 .* Got 9"):
         OffsetSampler((-9, -6, -3, 0)).draw(9, range(9), np.random.default_rng(0))
 
 
-def test_clip_length_must_be_positive():
+def test_clip_length_of_zero_is_rejected():
     with pytest.raises(ValueError, match=r"`num_frames` must be at least 1. Got 0"):
         evaluation_clips(5, 0)
 
 
-def test_pairs_come_as_often_as_two_draws_make_them():
+def test_pairs_have_the_distribution_of_two_draws():
     """One frame uniformly, another uniformly around it: each pair can be drawn in two ways."""
     length, reach = 7, 3
     around = [[other for other in range(length) if 0 < abs(other - one) <= reach] for one in range(length)]
@@ -90,7 +90,7 @@ def test_pairs_come_as_often_as_two_draws_make_them():
     assert (np.abs(counts / num_draws - expected) <= 4.5 * deviation).all()
 
 
-def test_the_later_frame_of_a_pair_has_labels():
+def test_later_frame_of_a_pair_is_labelled():
     sampler, rng = PairSampler((-2, 0)), np.random.default_rng(0)
     pairs = {tuple(sampler.draw(30, [0, 12], rng)) for _ in range(100)}
     assert pairs == {(10, 12), (11, 12)}

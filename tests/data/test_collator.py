@@ -16,7 +16,7 @@ def make_item(video_id, width=6, **entries):
     }
 
 
-def test_a_batch_holds_the_items_tensors_in_order_and_nothing_else():
+def test_batch_stacks_the_tensors_of_items_in_order():
     items = [make_item("a"), make_item("b"), make_item("c")]
     batch = ClipCollator()(items)
     assert batch.pop("sample_ids") == [ord("a"), ord("b"), ord("c")]
@@ -25,13 +25,13 @@ def test_a_batch_holds_the_items_tensors_in_order_and_nothing_else():
         assert all(torch.equal(clip, item[key]) for clip, item in zip(stacked, items, strict=True))
 
 
-def test_what_the_device_needs_is_stacked_too():
+def test_batch_stacks_the_parameters_of_device_distortion():
     entries = {"photometric": torch.rand(2, 5), "content_sizes": torch.tensor([3, 2])}
     batch = ClipCollator()([make_item("a", **entries), make_item("b", **entries)])
     assert torch.equal(batch["photometric"], entries["photometric"].expand(2, 2, 5))
     assert batch["content_sizes"].tolist() == [[3, 2], [3, 2]]
 
 
-def test_the_odd_item_is_named():
+def test_items_of_different_shapes_are_rejected():
     with pytest.raises(ValueError, match=r"\(2, 3, 4, 5\) for video 'c' \(frames 0001, 0004\) .* for video 'a'; set"):
         ClipCollator()([make_item("a"), make_item("b"), make_item("c", width=5)])

@@ -26,14 +26,14 @@ def video(vspw_root):
     return vspw_root / "data" / "a"
 
 
-def test_a_sound_split_passes(check, capfd):
+def test_valid_split_passes(check, capfd):
     check()
     assert capfd.readouterr().err == ""
     check(progress=True)
     assert f"{NUM_FRAMES}/{NUM_FRAMES}" in capfd.readouterr().err
 
 
-def test_a_mask_of_another_size_or_kind_is_named(check, video):
+def test_mask_of_wrong_size_or_mode_is_rejected(check, video):
     path = video / "mask" / "00000009.png"
     Image.fromarray(np.ones((24, 30), np.uint8)).save(path)
     with pytest.raises(ValueError, match=r"a/mask/00000009.png must have its frame's size .*Got \(24, 30\)"):
@@ -43,7 +43,7 @@ def test_a_mask_of_another_size_or_kind_is_named(check, video):
         check()
 
 
-def test_a_frame_that_is_broken_or_of_another_size_is_named(check, video):
+def test_broken_frame_or_one_of_another_size_is_rejected(check, video):
     path = video / "origin" / "00000009.jpg"
     Image.new("RGB", (40, 24)).save(path)
     with pytest.raises(ValueError, match=r"one size .*Got \(24, 40\) for .*09.jpg after \(24, 32\) for .*07.jpg"):
@@ -60,7 +60,7 @@ def test_ids_are_checked_in_the_first_and_the_last_mask(check, video, name):
         check()
 
 
-def test_of_a_large_split_a_random_sample_is_checked(check, vspw_root):
+def test_large_split_is_checked_by_a_random_sample(check, vspw_root):
     for path in vspw_root.glob("data/[ab]/origin/*"):
         path.write_bytes(b"junk")  # any frame that is opened raises
     check(max_frames=0)
@@ -88,7 +88,7 @@ def test_a_damaged_file_is_an_error_or_a_warning(check, video, caplog, monkeypat
         check(allow_damaged=True)
 
 
-def test_frames_without_a_mask_are_passed_over_and_ids_are_mapped(vspw_root):
+def test_unlabelled_frames_are_skipped_and_ids_mapped(vspw_root):
     frames = [f"data/a/origin/{name:08d}.jpg" for name in (7, 8, 9)]
     masks = ["", "data/a/mask/00000008.png", ""]
     row = {"video_id": "a", "num_frames": 3, "frames": frames, "masks": masks}

@@ -36,7 +36,7 @@ def check(*arguments):
     return main(["data", "check", *map(str, arguments)])
 
 
-def test_a_sound_data_set_is_counted(vspw_root, capsys, tmp_path):
+def test_report_of_a_valid_data_set(vspw_root, capsys, tmp_path):
     assert check(vspw_root, "--json", tmp_path / "new" / "report.json") == 0
     captured = capsys.readouterr()
     lines = [line.split() for line in captured.out.splitlines()]
@@ -50,7 +50,7 @@ def test_a_sound_data_set_is_counted(vspw_root, capsys, tmp_path):
     assert train["sizes"] == [{"height": 24, "width": 32, "num_videos": 2}] and train["findings"] == []
 
 
-def test_every_fault_is_one_line_and_stops_a_run(damaged_root, capsys):
+def test_every_problem_is_one_line_and_exit_code_1(damaged_root, capsys):
     assert check(damaged_root) == 1
     output = capsys.readouterr().out
     lines = [line.removeprefix("train: error: ") for line in output.splitlines() if line.startswith("train: error")]
@@ -64,7 +64,7 @@ def test_every_fault_is_one_line_and_stops_a_run(damaged_root, capsys):
     assert "val: error: The split val must have at least one frame" in output
 
 
-def test_one_split_can_be_looked_at(damaged_root, vspw_root, capsys):
+def test_inspection_of_one_split(damaged_root, vspw_root, capsys):
     (vspw_root / "other.txt").write_text("b\n")
     save_mask(vspw_root / "data" / "b" / "mask" / "00000007.png")
     assert check(damaged_root, "--split", "other") == 0
@@ -84,12 +84,12 @@ def test_damaged_frames_can_be_written_to_the_skip_list(vspw_root, capsys):
     assert "train: note: " + str(vspw_root / "skip.txt") + " leaves out 2 frames." in capsys.readouterr().out
 
 
-def test_other_faults_stop_a_run_whatever_is_skipped(damaged_root):
+def test_problems_other_than_damage_are_not_skipped(damaged_root):
     assert check(damaged_root, "--skip-damaged") == 1
     assert (damaged_root / "skip.txt").read_text() == "a/00000008\na/00000009\n"
 
 
-def test_a_video_file_that_cannot_be_opened_is_skipped_as_a_whole(tmp_path):
+def test_unreadable_video_file_is_skipped_as_a_whole(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\n")
     (tmp_path / "train" / "good" / "frames").mkdir(parents=True)
     (tmp_path / "train" / "good" / "masks").mkdir()
@@ -102,7 +102,7 @@ def test_a_video_file_that_cannot_be_opened_is_skipped_as_a_whole(tmp_path):
     Image.new("RGB", (32, 24)).save(tmp_path / "train" / "context" / "frames" / "0.png")
     (tmp_path / "skip.txt").write_text("bad\n")
     notes = [finding.message for finding in inspect_data_set(tmp_path).splits[0].findings]
-    assert notes[1:] == ["Video context has no labels: training refuses it unless skip.txt names it."]
+    assert notes[1:] == ["Video context has no labels: training rejects it unless skip.txt names it."]
     assert not inspect_data_set(tmp_path).stops_run
 
 
@@ -133,7 +133,7 @@ def test_long_lists_end_with_a_count(vspw_root, capsys):
         (["{root}", "--json", "{root}/train.txt/report.json"], "`--json` must lie in a folder"),
     ],
 )
-def test_a_wrong_path_is_one_sentence(vspw_root, capsys, arguments, message):
+def test_wrong_path_is_an_error_of_one_line(vspw_root, capsys, arguments, message):
     assert check(*(argument.format(root=vspw_root) for argument in arguments)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("themask data check: ") and message in line

@@ -37,7 +37,7 @@ def recorded_draws(log):
 
 
 @pytest.mark.parametrize("case", [0, 1, 2, 3])
-def test_colors_match_opencv_given_the_recorded_draws(official_tensors, official_cases, case):
+def test_distortion_equals_opencv_for_recorded_draws(official_tensors, official_cases, case):
     for index, draw in enumerate(recorded_draws(official_cases["photometric"]["draws"][case])):
         frame = official_tensors[f"in.frame{index}_bgr"][..., ::-1]
         expected = official_tensors[f"photo{case}.frame{index}"][..., ::-1].astype(int)
@@ -47,7 +47,7 @@ def test_colors_match_opencv_given_the_recorded_draws(official_tensors, official
         assert difference.max() <= 3  # saturation then hue: one step of rounding each, spread by the hue's levels
 
 
-def test_an_empty_draw_changes_nothing():
+def test_empty_draw_is_a_no_op():
     frame = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     assert (distort_colors(frame, PhotometricDraw()) == frame).all()
 
@@ -77,7 +77,7 @@ def test_hue_and_saturation_agree_with_colorsys_up_to_their_quantisation():
         assert np.abs(result - expected).max() <= 12
 
 
-def test_colors_of_every_rgb_value_round_as_in_integer_arithmetic():
+def test_every_rgb_value_rounds_like_integer_arithmetic():
     """The conversion in 12-bit fixed point, spelled out in integers for every third level."""
     levels = np.arange(0, 256, 3)
     red, green, blue = (axis.ravel() for axis in np.meshgrid(levels, levels, levels, indexing="ij"))
@@ -93,7 +93,7 @@ def test_colors_of_every_rgb_value_round_as_in_integer_arithmetic():
         assert (channel.ravel().numpy() == expected).all()
 
 
-def test_a_batch_is_distorted_as_its_frames():
+def test_batch_distortion_equals_frame_distortion():
     rng = np.random.default_rng(0)
     frames = torch.from_numpy(rng.integers(0, 256, (40, 3, 12, 16), dtype=np.uint8))
     draws = [draw_photometric(rng) for _ in frames]

@@ -8,7 +8,7 @@ from PIL import Image
 from transformers_themask.data.sources import load_videos
 
 
-def test_vspw_is_recognised(vspw_root):
+def test_vspw_layout_is_recognised(vspw_root):
     videos = load_videos(vspw_root, "train")
     assert videos.class_names == ["left", "right"] and videos.num_labels == 2 and videos.num_frames == 8
     row = videos.rows[1]
@@ -17,19 +17,21 @@ def test_vspw_is_recognised(vspw_root):
     assert np.array_equal(videos.read_mask(row, 1)[0], np.repeat([1, 2], 16))
 
 
-def test_videos_can_be_sent_to_another_process(vspw_root):
+def test_videos_can_be_pickled(vspw_root):
     videos = load_videos(str(vspw_root), "val")
     copy = pickle.loads(pickle.dumps(videos))
     assert copy.rows[0] == videos.rows[0] and copy.root == vspw_root
 
 
-@pytest.mark.parametrize(("name", "message"), [("nowhere", "which is no folder"), ("", "classes.txt or classes.json")])
-def test_a_folder_of_no_known_layout_is_named(tmp_path, name, message):
+@pytest.mark.parametrize(
+    ("name", "message"), [("nowhere", "which is not a folder"), ("", "classes.txt or classes.json")]
+)
+def test_unknown_layout_is_rejected(tmp_path, name, message):
     with pytest.raises(FileNotFoundError, match=message):
         load_videos(tmp_path / name, "train")
 
 
-def test_the_skip_list_leaves_frames_and_videos_out_with_a_warning(vspw_root, caplog):
+def test_skip_list_removes_frames_and_videos_with_a_warning(vspw_root, caplog):
     def load():
         return load_videos(vspw_root, "train").rows
 
@@ -50,13 +52,13 @@ def test_the_skip_list_leaves_frames_and_videos_out_with_a_warning(vspw_root, ca
         load()
 
 
-def test_the_skip_list_is_no_split(vspw_root):
+def test_skip_list_is_not_listed_as_a_split(vspw_root):
     (vspw_root / "skip.txt").write_text("a\n")
     with pytest.raises(FileNotFoundError, match="available: train, val"):
         load_videos(vspw_root, "test")
 
 
-def test_the_ids_of_vspw_may_be_124_classes_and_both_voids(vspw_root):
+def test_vspw_ids_of_124_classes_and_both_voids_are_read(vspw_root):
     names = {"others": "0", **{f"class {index}": str(index) for index in range(124, 0, -1)}}
     (vspw_root / "label_num_dic_final.json").write_text(str(names).replace("'", '"'))
     ids = np.resize(np.array([*range(125), 255], dtype=np.uint8), (24, 32))

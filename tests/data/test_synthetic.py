@@ -26,7 +26,7 @@ def film(scene, num_frames=3):
     return frames.astype(int), masks
 
 
-def test_a_moving_growing_disc_is_labelled_where_it_is():
+def test_labels_follow_a_moving_growing_disc():
     disc = SyntheticObject(
         class_id=5,
         shape="disc",
@@ -53,7 +53,7 @@ def test_a_moving_growing_disc_is_labelled_where_it_is():
 
 
 @pytest.mark.parametrize("preset", ["texture", "shape"])
-def test_pixels_change_with_an_object_exactly_where_its_label_is(preset):
+def test_object_changes_pixels_only_inside_its_label(preset):
     scene = draw_scene(np.random.default_rng(4), SIZE[1] / SIZE[0], 8, preset)
     scene = dataclasses.replace(scene, objects=scene.objects[-1:])
     still = dataclasses.replace(
@@ -74,7 +74,7 @@ def test_pixels_change_with_an_object_exactly_where_its_label_is(preset):
     assert not brightened.any()  # outside its label an object only casts a shadow
 
 
-def test_objects_hide_those_behind_them():
+def test_objects_in_front_occlude_others():
     scene = draw_scene(np.random.default_rng(1), SIZE[1] / SIZE[0], 8, "texture")
     masks = film(scene)[1]
     front = scene.objects[-1]
@@ -82,7 +82,7 @@ def test_objects_hide_those_behind_them():
     assert (masks[alone == front.class_id] == front.class_id).all()
 
 
-def test_a_seed_decides_the_video_and_a_longer_one_starts_alike():
+def test_video_depends_on_the_seed_and_not_on_its_length():
     frames, masks = render_synthetic_video(3, num_frames=4, size=SIZE)
     again, again_masks = render_synthetic_video(3, num_frames=6, size=SIZE)
     assert (frames == again[:4]).all() and (masks == again_masks[:4]).all()
@@ -90,18 +90,18 @@ def test_a_seed_decides_the_video_and_a_longer_one_starts_alike():
 
 
 @pytest.mark.parametrize("num_classes", [3, 8, 10])
-def test_all_classes_and_some_void_appear_and_nothing_else(num_classes):
+def test_labels_are_all_classes_and_void(num_classes):
     masks = np.stack([render_synthetic_video(seed, 2, SIZE, num_classes)[1] for seed in range(12)])
     assert set(np.unique(masks)) == set(range(num_classes + 1))
     assert 0.01 < (masks == 0).mean() < 0.2  # the void band is 1.5 pixels wide whatever the frame's size
 
 
-def test_things_move():
+def test_labels_change_over_time():
     _, masks = render_synthetic_video(0, num_frames=10, size=SIZE)
     assert (masks[0] != masks[-1]).mean() > 0.1
 
 
-def test_the_shape_preset_draws_any_pattern_and_the_texture_preset_any_shape():
+def test_presets_vary_the_other_feature_freely():
     rng = np.random.default_rng(0)
     for preset, fixed, free in (("texture", "pattern", "shape"), ("shape", "shape", "pattern")):
         things = [thing for _ in range(40) for thing in draw_scene(rng, 1.25, 10, preset).objects]
@@ -111,7 +111,7 @@ def test_the_shape_preset_draws_any_pattern_and_the_texture_preset_any_shape():
             assert len({getattr(thing, free) for thing in things if thing.class_id == class_id}) > 3
 
 
-def test_the_written_dataset_reads_back_as_rendered(tmp_path):
+def test_written_dataset_reads_back_as_rendered(tmp_path):
     root = tmp_path / "toy"
     write_synthetic_dataset(root, num_train_videos=2, num_val_videos=1, num_frames=3, size=SIZE, num_classes=5, seed=7)
     assert read_class_names(root) == ["sky", "meadow", "stripes", "checks", "dots"]
@@ -138,7 +138,7 @@ def test_writing_is_deterministic_and_survives_an_interrupted_run(tmp_path):
     assert not leftover.exists() and not (tmp_path / "second" / "left_over.txt").exists()
 
 
-def test_an_existing_dataset_is_not_overwritten(tmp_path):
+def test_existing_dataset_is_not_overwritten(tmp_path):
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(FileExistsError, match="`root` must be a new or empty folder"):
         write_synthetic_dataset(tmp_path, 1, 1)
@@ -154,6 +154,6 @@ def test_an_existing_dataset_is_not_overwritten(tmp_path):
         ({"size": (8, 160)}, r"`size` at least 16. Got 30 and \(8, 160\)"),
     ],
 )
-def test_impossible_videos_are_refused(options, message):
+def test_invalid_sizes_and_presets_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         render_synthetic_video(0, **options)

@@ -28,7 +28,7 @@ def augment(augmentation, frames, masks, seed):
     return clip.permute(0, 2, 3, 1).numpy(), labels, draws
 
 
-def test_training_sizes_are_the_official_ones(official_facts):
+def test_training_sizes_equal_the_official_ones(official_facts):
     for case in official_facts["resize_train"]:
         assert resized_size(tuple(case["input_hw"]), (853, 480), case["ratio"]) == tuple(case["output_hw"])
 
@@ -43,14 +43,14 @@ def test_resizing_matches_opencv(official_tensors, index):
     assert (resize_mask(official_tensors[f"in.seg{index}"], labels.shape) == labels).all()
 
 
-def test_shrinking_labels_takes_the_pixel_at_the_floor():
+def test_shrunk_labels_take_the_pixel_at_the_floor():
     mask = np.arange(70, dtype=np.uint8).reshape(7, 10)
     assert resize_mask(mask, (3, 4)).tolist() == [[0, 2, 5, 7], [20, 22, 25, 27], [40, 42, 45, 47]]
     assert resize_mask(mask, (3, 4), (slice(1, 9), slice(2, 4))).tolist() == [[25, 27], [45, 47]]
 
 
 @pytest.mark.parametrize("index", [0, 1, 2, 3])
-def test_crops_are_the_official_ones_given_their_draws(official_tensors, official_cases, index):
+def test_crops_equal_the_official_ones_for_their_draws(official_tensors, official_cases, index):
     case = official_cases["crop"]
     size, result = tuple(case["crop_size"]), case["results"][index]
     draws = [value for _, value in result["draws"]]
@@ -71,7 +71,7 @@ def test_crops_are_the_official_ones_given_their_draws(official_tensors, officia
         assert (resize_mask(*cropped) == official_tensors[f"crop{index}.seg{frame}"]).all()
 
 
-def test_void_pixels_count_neither_as_class_nor_for_the_ratio():
+def test_void_pixels_do_not_count_for_the_class_ratio():
     mask = np.zeros((4, 8), np.uint8)
     mask[0, :4] = (1, 1, 2, 0)  # left half: two labelled as 1, one as 2
     mask[:, 4:] = (3, 255, 255, 0)  # right half: a single class
@@ -81,7 +81,7 @@ def test_void_pixels_count_neither_as_class_nor_for_the_ratio():
     assert choose(1, (0, 4), (0, 0)) == (0, 4)
 
 
-def test_proposals_reach_every_corner_and_stay_inside():
+def test_crop_proposals_cover_all_corners_inside_the_frame():
     rng = np.random.default_rng(0)
     drawn = set(itertools.islice(crop_proposals((12, 8), (10, 10), rng), 200))
     assert drawn == {(0, 0), (1, 0), (2, 0)}
@@ -111,7 +111,7 @@ def test_colors_change_per_frame_but_the_geometry_does_not():
     assert len(set(draws)) == 4
 
 
-def test_a_clip_holds_no_label_that_was_not_there():
+def test_augmentation_adds_no_labels():
     rng = np.random.default_rng(1)
     frames = rng.integers(0, 256, (2, 60, 90, 3), dtype=np.uint8)
     for seed in range(30):
@@ -135,7 +135,7 @@ def test_ratio_range_decides_the_size():
     assert augment(augmentation, frames, masks, 0)[1].shape == (3, 30, 45)
 
 
-def test_the_ratio_judges_the_last_frame_only():
+def test_class_ratio_is_that_of_the_last_frame():
     frames, masks = coordinate_clip(num_frames=2)
     masks[0] = 1
     masks[1] = np.where(np.arange(90) < 70, 1, 2)
@@ -144,7 +144,7 @@ def test_the_ratio_judges_the_last_frame_only():
     assert np.mean([share > 0.25 for share in shares]) > 0.8  # a crop at random does so with probability 13 / 61
 
 
-def test_the_same_generator_state_gives_the_same_clip():
+def test_augmentation_is_reproducible():
     frames, masks = coordinate_clip()
     augmentation = ClipAugmentation((90, 60), crop_size=(40, 50))
     first = augment(augmentation, frames, masks, 3)
@@ -152,7 +152,7 @@ def test_the_same_generator_state_gives_the_same_clip():
     assert (first[0] == second[0]).all() and (first[1] == second[1]).all() and first[2] == second[2]
 
 
-def test_defaults_are_the_official_parameters():
+def test_defaults_equal_the_official_parameters():
     assert ClipAugmentation() == ClipAugmentation(
         base_size=(853, 480),
         ratio_range=(0.5, 2.0),
@@ -175,6 +175,6 @@ def test_defaults_are_the_official_parameters():
         ("flip_probability", -0.1),
     ],
 )
-def test_impossible_parameters_are_refused(name, value):
+def test_invalid_parameters_are_rejected(name, value):
     with pytest.raises(ValueError, match=f"`{name}`.* must be"):
         ClipAugmentation(**{name: value})

@@ -8,7 +8,7 @@ from transformers_themask.videos.video_reader import VideoReader
 
 
 @pytest.mark.parametrize("turn", DISPLAY_MATRICES)
-def test_single_frames_are_upright_as_those_of_a_whole_video_are(tmp_path, turn):
+def test_single_frames_have_the_orientation_of_the_whole_video(tmp_path, turn):
     matrix, upright = DISPLAY_MATRICES[turn]
     path = write_video(tmp_path / "plain.mp4", [picture(index) for index in range(5)])
     turned = turn_display(write_video(tmp_path / "turned.mp4", [picture(index) for index in range(5)]), matrix)
@@ -19,7 +19,7 @@ def test_single_frames_are_upright_as_those_of_a_whole_video_are(tmp_path, turn)
         assert np.array_equal(frame, upright(plain)) and np.array_equal(frame, whole[index])
 
 
-def test_file_names_may_hold_a_colon(tmp_path, monkeypatch):
+def test_file_name_with_a_colon_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_video(tmp_path / "a:1.mp4", [picture(0)])
     assert read_video_frame(path.relative_to(tmp_path) / "00000000").shape == (48, 64, 3)

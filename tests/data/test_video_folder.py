@@ -73,7 +73,7 @@ def test_images_are_ordered_by_number_and_masks_found_by_name(load):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 @pytest.mark.parametrize("open_gop", [False, True])
-def test_any_frame_of_a_video_file_is_the_one_that_decoding_from_the_start_gives(tmp_path, suffix, open_gop):
+def test_random_access_equals_sequential_decoding(tmp_path, suffix, open_gop):
     path = tmp_path / f"video{suffix}"
     write_video(path, open_gop=open_gop)
     with av.open(str(path)) as container:
@@ -96,7 +96,7 @@ def test_masks_of_a_video_file_are_found_by_index(load):
     assert abs(int(videos.read_frame(row, 31)[0, 0, 0]) - (20 + 5 * 31)) < 5
 
 
-def test_a_forked_process_reads_a_file_of_its_own(root):
+def test_forked_process_does_not_share_the_open_file(root):
     def read(indices):
         path = root / "train" / "drive.mp4"
         return [int(read_video_frame(path / f"{index:08d}")[0, -1, 0]) for index in indices]
@@ -112,7 +112,7 @@ def test_a_forked_process_reads_a_file_of_its_own(root):
     assert [*before, *in_child] == [*before, *read(range(5, 40))]
 
 
-def test_a_damaged_video_file_is_named(load, root):
+def test_damaged_video_file_is_rejected_or_skipped(load, root):
     path = root / "train" / "drive.mp4"
     path.write_bytes(path.read_bytes()[:-1000])  # the table of frames is at the end
     with pytest.raises(DamagedFileError, match=r"drive.mp4 must (be readable|hold a video stream)"):
@@ -121,7 +121,7 @@ def test_a_damaged_video_file_is_named(load, root):
     assert load().rows["video_id"] == ["images"]
 
 
-def test_a_damaged_picture_is_named_and_the_ones_before_it_are_read(root):
+def test_frames_before_a_damaged_one_are_read(root):
     path = root / "train" / "drive.mp4"
     content = bytearray(path.read_bytes())
     start, end = content.index(b"mdat"), content.index(b"moov")
@@ -133,7 +133,7 @@ def test_a_damaged_picture_is_named_and_the_ones_before_it_are_read(root):
         assert abs(int(read_video_frame(path / "00000001")[0, 0, 0]) - 25) < 5
 
 
-def test_classes_with_ids_of_their_own(load, root):
+def test_custom_class_ids_are_mapped(load, root):
     (root / "classes.json").write_text(json.dumps({"dog": 2, "background": 0, "cat": 1}))
     videos = load()
     assert videos.class_names == ["background", "cat", "dog"]
@@ -147,14 +147,14 @@ def test_classes_with_ids_of_their_own(load, root):
 
 
 @pytest.mark.parametrize("content", ["", "cat\n\ndog\n", "cat\ncat\n"])
-def test_a_wrong_list_of_classes_is_explained(load, root, content):
+def test_invalid_classes_txt_is_rejected(load, root, content):
     (root / "classes.txt").write_text(content)
     with pytest.raises(ValueError, match=r"classes.txt must (hold one class name per line|name 1 to 253 classes)"):
         load()
 
 
 @pytest.mark.parametrize("content", ['["cat"]', '{"cat": 255}', '{"cat": 1, "dog": 1}', '{"cat": "x"}', "{}"])
-def test_a_wrong_map_of_classes_is_explained(load, root, content):
+def test_invalid_classes_json_is_rejected(load, root, content):
     (root / "classes.json").write_text(content)
     with pytest.raises(ValueError, match=r"classes.json"):
         load()
@@ -170,19 +170,19 @@ def test_a_wrong_map_of_classes_is_explained(load, root, content):
         ("other/masks/0.png", "must have one source of frames, .*other/frames or a file next to it .*Got none"),
     ],
 )
-def test_a_mask_that_belongs_to_no_frame_is_named(load, root, mask, message):
+def test_mask_without_frame_is_rejected(load, root, mask, message):
     write_mask(root / "train" / mask)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load()
 
 
-def test_a_video_has_one_source_of_frames(load, root):
+def test_video_with_two_sources_is_rejected(load, root):
     (root / "train" / "drive" / "frames").mkdir()
     with pytest.raises(ValueError, match=r"one source of frames.*Got .*drive and .*drive.mp4"):
         load()
 
 
-def test_a_missing_split_lists_the_available_ones(load, root):
+def test_missing_split_error_lists_the_available_ones(load, root):
     (root / "notes").mkdir()
     with pytest.raises(FileNotFoundError, match="Got 'val'; available: train"):
         load("val")

@@ -103,7 +103,7 @@ def test_any_class_may_be_predicted_on_void(tmp_path, raw_masks, videos, shifted
     assert [scores[name] for name in SCORE_NAMES[:4]] == [1.0] * 4
 
 
-def test_imperfect_maps_score_as_the_recorded_clips(tmp_path, clips, recorded_scores, class_indices):
+def test_imperfect_maps_score_like_the_recorded_clips(tmp_path, clips, recorded_scores, class_indices):
     videos = {name: write_maps(tmp_path / "masks" / name, labels) for name, (_, labels) in clips.items()}
     for name, (predictions, _) in clips.items():
         write_maps(tmp_path / "maps" / name, predictions)
@@ -145,7 +145,7 @@ def assert_one_sentence(error, path, *parts):
         assert re.search(part, message), (part, message)
 
 
-def test_a_missing_prediction_is_named(predictions_dir, videos, score):
+def test_missing_prediction_is_an_error(predictions_dir, videos, score):
     path = predictions_dir / "short" / videos["short"][4].name
     path.unlink()
     with pytest.raises(FileNotFoundError) as error:
@@ -153,14 +153,14 @@ def test_a_missing_prediction_is_named(predictions_dir, videos, score):
     assert_one_sentence(error, path, str(videos["short"][4]), "name predictions <video>/<frame>.png")
 
 
-def test_a_missing_mask_is_named(predictions_dir, videos, score):
+def test_missing_mask_is_an_error(predictions_dir, videos, score):
     videos["slow"][0].unlink()
     with pytest.raises(FileNotFoundError) as error:
         score(predictions_dir, videos)
     assert_one_sentence(error, videos["slow"][0], "check the data folder")
 
 
-def test_a_prediction_of_another_size_is_named(predictions_dir, videos, score):
+def test_prediction_of_another_size_is_rejected(predictions_dir, videos, score):
     path = predictions_dir / "slow" / videos["slow"][0].name
     Image.fromarray(np.zeros((3, 4), dtype=np.uint8)).save(path)
     with pytest.raises(ValueError, match="must have the size") as error:
@@ -169,7 +169,7 @@ def test_a_prediction_of_another_size_is_named(predictions_dir, videos, score):
 
 
 @pytest.mark.parametrize("damage", ["text", "truncated", "broken_header"])
-def test_an_unreadable_png_is_named(damage, predictions_dir, videos, score):
+def test_unreadable_png_is_an_error(damage, predictions_dir, videos, score):
     path = predictions_dir / "slow" / videos["slow"][2].name
     content = path.read_bytes()
     path.write_bytes({"text": b"not an image", "truncated": content[:60], "broken_header": content[:20]}[damage])
@@ -178,7 +178,7 @@ def test_an_unreadable_png_is_named(damage, predictions_dir, videos, score):
     assert_one_sentence(error, path, "Replace the broken file")
 
 
-def test_a_colour_image_is_not_a_label_map(predictions_dir, videos, score):
+def test_colour_image_is_rejected(predictions_dir, videos, score):
     path = predictions_dir / "slow" / videos["slow"][0].name
     Image.new("RGB", (21, 6)).save(path)
     with pytest.raises(ValueError, match="8-bit single-channel image") as error:
@@ -186,14 +186,14 @@ def test_a_colour_image_is_not_a_label_map(predictions_dir, videos, score):
     assert_one_sentence(error, path, "Got mode RGB")
 
 
-def test_raw_predictions_read_as_reduced_get_the_hint(tmp_path, raw_masks, videos, score):
+def test_raw_predictions_given_as_reduced_suggest_the_option(tmp_path, raw_masks, videos, score):
     paths = [write_maps(tmp_path / "maps" / name, masks) for name, masks in raw_masks.items()]
     with pytest.raises(ValueError, match="reduced ids 0 to 4 or 255") as error:
         score(tmp_path / "maps", videos)
     assert_one_sentence(error, paths[0][0], "Got 5; ", "--prediction-ids raw")
 
 
-def test_reduced_predictions_read_as_raw_get_the_hint(predictions_dir, videos, score):
+def test_reduced_predictions_given_as_raw_suggest_the_option(predictions_dir, videos, score):
     with pytest.raises(ValueError, match="must hold a class wherever the mask does") as error:
         score(predictions_dir, videos, prediction_ids="raw")
     path = predictions_dir / "slow" / videos["slow"][0].name
@@ -201,7 +201,7 @@ def test_reduced_predictions_read_as_raw_get_the_hint(predictions_dir, videos, s
 
 
 @pytest.mark.parametrize("prediction_ids", ["reduced", "raw"])
-def test_ids_of_the_other_kind_that_pass_every_check_get_a_warning(prediction_ids, tmp_path, score, caplog):
+def test_valid_ids_of_the_other_kind_give_a_warning(prediction_ids, tmp_path, score, caplog):
     """The highest raw id does not occur in the first case, nor index 0 in the second: every id has both readings."""
     raw_masks = np.array([1, 2, 3, 3] if prediction_ids == "reduced" else [2, 3, 4, 0], dtype=np.uint8)
     raw_masks = raw_masks[None, None].repeat(6, axis=1).repeat(3, axis=0)
@@ -220,7 +220,7 @@ def test_ids_of_the_other_kind_that_pass_every_check_get_a_warning(prediction_id
 
 
 @pytest.mark.parametrize(("prediction_ids", "highest"), [("reduced", 4), ("raw", 5)])
-def test_a_prediction_id_out_of_range_is_named(prediction_ids, highest, predictions_dir, videos, score):
+def test_prediction_id_out_of_range_is_rejected(prediction_ids, highest, predictions_dir, videos, score):
     path = predictions_dir / "slow" / videos["slow"][0].name
     Image.fromarray(np.full((6, 21), 99, dtype=np.uint8)).save(path)
     with pytest.raises(ValueError, match=rf"{prediction_ids} ids 0 to {highest} or 255") as error:
@@ -228,14 +228,14 @@ def test_a_prediction_id_out_of_range_is_named(prediction_ids, highest, predicti
     assert_one_sentence(error, path, "Got 99; check the number of classes")
 
 
-def test_a_mask_id_out_of_range_is_named(predictions_dir, videos, score):
+def test_mask_id_out_of_range_is_rejected(predictions_dir, videos, score):
     Image.fromarray(np.full((6, 21), 6, dtype=np.uint8)).save(videos["slow"][0])
     with pytest.raises(ValueError, match=r"raw ids from 0 to 5 \(0 is void\) or 255") as error:
         score(predictions_dir, videos)
     assert_one_sentence(error, videos["slow"][0], "Got 6; correct the mask or the list of classes")
 
 
-def test_void_at_labelled_pixels_is_counted_in_the_message(predictions_dir, videos, score):
+def test_void_at_labelled_pixels_is_rejected_with_a_count(predictions_dir, videos, score):
     path = predictions_dir / "slow" / videos["slow"][0].name
     Image.fromarray(np.full((6, 21), 255, dtype=np.uint8)).save(path)
     with pytest.raises(ValueError, match="Got 255") as error:
@@ -243,10 +243,10 @@ def test_void_at_labelled_pixels_is_counted_in_the_message(predictions_dir, vide
     assert_one_sentence(error, path, "at 90 labelled pixels", "predict one of the classes there")
 
 
-def test_bad_arguments_are_refused(tmp_path, predictions_dir, videos, score):
+def test_invalid_arguments_are_rejected(tmp_path, predictions_dir, videos, score):
     with pytest.raises(ValueError, match=r"`prediction_ids` must be 'reduced' or 'raw'. Got 'shifted'"):
         score(predictions_dir, videos, prediction_ids="shifted")
     with pytest.raises(FileNotFoundError, match=r"`predictions_dir` must be a folder of label maps. Got .*nowhere"):
         score(tmp_path / "nowhere", videos)
-    with pytest.raises(ValueError, match="`videos` must name at least one mask"):
+    with pytest.raises(ValueError, match="`videos` must have at least one mask"):
         score(predictions_dir, {})

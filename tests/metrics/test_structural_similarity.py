@@ -53,7 +53,7 @@ def test_equals_a_loop_over_all_windows(dtype, data_range, window):
 
 
 @pytest.mark.parametrize("window", [None, 3, 7])
-def test_equal_images_have_exactly_one_and_others_less(window):
+def test_equal_images_score_one_and_others_less(window):
     first, second = np.random.default_rng(1).integers(0, 256, (2, 7, 20), dtype=np.uint8)
     assert structural_similarity(first, first, window=window) == 1.0
     score = structural_similarity(first, second, window=window)
@@ -72,6 +72,6 @@ def test_equal_images_have_exactly_one_and_others_less(window):
         ((8, 8), (8, 8), {"window": 1}, "`window` must be an odd number from 3. Got 1"),
     ],
 )
-def test_what_cannot_be_compared_is_named(first, second, options, message):
+def test_images_that_cannot_be_compared_are_rejected(first, second, options, message):
     with pytest.raises(ValueError, match=message):
         structural_similarity(np.zeros(first), np.zeros(second), **options)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from transformers_themask.metrics.temporal_consistency import temporal_confusion_matrix, warp_labels
-from transformers_themask.metrics.video_mean_iou.video_mean_iou import mean_iou_scores
+from transformers_themask.metrics.video_mean_iou import mean_iou_scores
 
 SIZES = ["tc8x12", "tc7x9", "tc24x33"]
 
@@ -16,7 +16,7 @@ def test_warped_labels_equal_the_official_script(size, flow, recorded_arrays):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_zero_flow_loses_the_border_of_even_sizes_as_officially(size, recorded_arrays, recorded_scores):
+def test_zero_flow_loses_the_border_of_even_sizes_like_the_official_script(size, recorded_arrays, recorded_scores):
     labels = recorded_arrays[f"{size}.next_pred"]
     warped = warp_labels(labels, np.zeros((2, *labels.shape), dtype=np.float32))
     recorded = recorded_scores["tc"][size]
@@ -34,7 +34,7 @@ def test_score_over_two_videos_equals_the_official_script(recorded_arrays, recor
     assert score == pytest.approx(recorded_scores["tc"]["TC_two_sequences"], rel=1e-12)
 
 
-def test_flow_that_does_not_fit_is_refused():
+def test_flow_of_another_shape_is_rejected():
     labels = np.zeros((2, 3, 4), dtype=np.uint8)
     with pytest.raises(ValueError, match=r"`flow` must have shape \(2, 3, 4\) .* Got \(3, 4, 2\)"):
         warp_labels(labels[0], np.zeros((3, 4, 2)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_themask.metrics.video_consistency.video_consistency import (
+from transformers_themask.metrics.video_consistency import (
     VideoConsistency,
     video_consistency_windows,
 )
@@ -181,7 +181,7 @@ def test_merging_parts_equals_one_pass_exactly(options):
     assert first.num_videos == whole.num_videos == len(videos)
 
 
-def test_scores_can_be_read_between_frames_without_changing_the_outcome():
+def test_computing_scores_between_frames_does_not_change_them():
     predictions, labels = random_videos()["video_0"]
     scores = VideoConsistency((3,))
     scores.start_video("a")
@@ -192,7 +192,7 @@ def test_scores_can_be_read_between_frames_without_changing_the_outcome():
         assert scores.compute()["vc3"] == pytest.approx(expected, **EXACT)
 
 
-def test_a_frame_buffer_may_be_reused():
+def test_reused_frame_buffer_does_not_change_scores():
     predictions, labels = random_videos()["video_0"]
     scores = VideoConsistency((3,))
     scores.start_video("a")
@@ -214,7 +214,7 @@ def test_a_frame_buffer_may_be_reused():
         ({"window_lengths": ()}, r"`window_lengths` must be distinct .* Got \(\)"),
     ],
 )
-def test_bad_options_are_refused(arguments, message):
+def test_invalid_options_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         VideoConsistency(**arguments)
 
@@ -227,7 +227,7 @@ def test_bad_options_are_refused(arguments, message):
         (np.zeros((2, 2)), np.zeros((2, 2), dtype=int), "`prediction` must hold integer ids. Got dtype float64"),
     ],
 )
-def test_frames_that_do_not_fit_the_video_are_refused(prediction, label, message):
+def test_frames_of_another_shape_are_rejected(prediction, label, message):
     scores = VideoConsistency()
     scores.start_video("a")
     scores.add_frame(np.zeros((2, 2), dtype=int), np.zeros((2, 2), dtype=int))
@@ -235,7 +235,7 @@ def test_frames_that_do_not_fit_the_video_are_refused(prediction, label, message
         scores.add_frame(prediction, label)
 
 
-def test_frames_without_a_video_and_repeated_videos_are_refused():
+def test_frames_without_a_video_and_repeated_videos_are_rejected():
     scores, frame = VideoConsistency(), np.zeros((2, 2), dtype=int)
     with pytest.raises(ValueError, match="`start_video` must be called before `add_frame`"):
         scores.add_frame(frame, frame)
@@ -246,7 +246,7 @@ def test_frames_without_a_video_and_repeated_videos_are_refused():
         scores.add_video("b", frame, frame)
 
 
-def test_parts_that_do_not_belong_together_are_not_merged():
+def test_incompatible_parts_are_not_merged():
     scores = consistency_of(random_videos())
     with pytest.raises(ValueError, match=r"`other` must hold other videos. Got 'no_stable_pixel' in both"):
         scores.merge(consistency_of(random_videos()))

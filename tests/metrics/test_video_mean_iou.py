@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_themask.metrics.video_mean_iou.video_mean_iou import confusion_matrix, mean_iou_scores
+from transformers_themask.metrics.video_mean_iou import confusion_matrix, mean_iou_scores
 
 EXACT = {"rel": 1e-12, "abs": 1e-12, "nan_ok": True}
 OFFICIAL_NAMES = {"aAcc": "pixel_accuracy", "Acc_class": "mean_accuracy", "mIoU": "mean_iou", "FWIoU": "weighted_iou"}
@@ -153,7 +153,7 @@ def test_another_ignored_id_can_be_chosen():
     np.testing.assert_array_equal(matrix, [[1, 0], [0, 1]])
 
 
-def test_tensors_and_arrays_of_any_integer_type_count_alike():
+def test_all_integer_types_of_tensors_and_arrays_give_equal_counts():
     rng = np.random.default_rng(1)
     predictions, labels = rng.integers(0, 124, (2, 5, 6)), rng.integers(0, 124, (2, 5, 6))
     expected = confusion_matrix(predictions, labels, 124)
@@ -178,7 +178,7 @@ def test_no_counted_pixel_gives_nan_scores_and_a_weighted_iou_of_zero():
     ],
     indirect=["case"],
 )
-def test_ids_that_the_official_scripts_miscount_are_errors(case, message):
+def test_ids_miscounted_by_the_official_scripts_are_errors(case, message):
     _, predictions, labels, recorded = case
     with pytest.raises(ValueError, match=message):
         confusion_matrix(predictions, labels, recorded["num_classes"])
@@ -194,12 +194,12 @@ def test_ids_that_the_official_scripts_miscount_are_errors(case, message):
         ([[0.0, 1.0]], [[0, 1]], "`predictions` must hold integer ids. Got dtype float64"),
     ],
 )
-def test_bad_ids_are_refused_in_one_sentence(predictions, labels, message):
+def test_invalid_ids_are_rejected(predictions, labels, message):
     with pytest.raises(ValueError, match=message):
         confusion_matrix(predictions, labels, 2)
 
 
-def test_bad_matrix_or_option_is_refused():
+def test_invalid_matrix_or_option_is_rejected():
     with pytest.raises(ValueError, match=r"`matrix` must be square .* Got shape \(2, 3\)"):
         mean_iou_scores(np.zeros((2, 3), dtype=np.int64))
     with pytest.raises(ValueError, match=r"`absent_classes` must be 'exclude' or 'count'. Got 'zero'"):

@@ -18,7 +18,7 @@ def scores_of(videos, class_indices, num_labels=124):
     return scores
 
 
-def test_one_pass_over_raw_masks_gives_every_official_number(clips, class_indices, recorded_scores):
+def test_one_pass_over_raw_masks_gives_all_official_scores(clips, class_indices, recorded_scores):
     scores = scores_of(clips, class_indices).compute()
     evaluator, script = recorded_scores["vspw_evaluator_shifted_masks"], recorded_scores["vspw_script"]
     assert scores["mean_iou"] == pytest.approx(evaluator["mIoU"], **EXACT)
@@ -40,7 +40,7 @@ def test_merging_pickled_parts_equals_one_pass(clips, class_indices):
     np.testing.assert_equal(first.compute(), scores_of(clips, class_indices).compute())
 
 
-def test_each_video_scores_as_it_does_alone(clips, class_indices):
+def test_scores_per_video_equal_separate_scores(clips, class_indices):
     per_video = scores_of(clips, class_indices).compute()["per_video"]
     assert list(per_video) == list(clips)
     for video_id, video in clips.items():
@@ -74,7 +74,7 @@ def test_only_windows_with_labels_in_every_frame_are_defined(class_indices):
     assert scores.num_frames == len(labels) - 2
 
 
-def test_what_processes_exchange_does_not_grow_with_the_frame_size_or_with_classes_squared(class_indices):
+def test_pickled_size_is_independent_of_frame_size_and_matrix_per_video(class_indices):
     def size(num_videos, side):
         frames = [np.ones((side, side), dtype=np.uint8)] * 3
         videos = {f"{index:04d}": (frames, frames) for index in range(num_videos)}
@@ -94,7 +94,7 @@ def test_names_replace_indices_and_null_replaces_nan(class_indices):
     assert named["vc8"] is None and named["per_video"]["a"]["vc16"] is None
 
 
-def test_a_refused_frame_leaves_the_scores_as_they_were(class_indices):
+def test_rejected_frame_does_not_change_scores(class_indices):
     frame = np.ones((2, 2), dtype=np.uint8)
     scores = scores_of({"a": ([frame - 1] * 12, [frame] * 12)}, class_indices, num_labels=2)
     before = scores.compute()
@@ -103,7 +103,7 @@ def test_a_refused_frame_leaves_the_scores_as_they_were(class_indices):
     np.testing.assert_equal(scores.compute(), before)
 
 
-def test_wrong_tables_masks_and_parts_are_refused(class_indices):
+def test_invalid_tables_masks_and_parts_are_rejected(class_indices):
     with pytest.raises(ValueError, match=r"`class_indices` must have one entry .* Got shape \(124,\)"):
         VideoScores(124, np.arange(124))
     scores = VideoScores(3, class_indices)

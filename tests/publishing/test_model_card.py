@@ -68,7 +68,7 @@ def result_file(tmp_path):
     return path
 
 
-def test_the_metadata_is_what_the_hub_accepts(result_file):
+def test_card_metadata_is_valid_for_the_hub(result_file):
     data = build_model_card(read_results(result_file), license_id="cc-by-nc-4.0", tags=["camvid", "themask"]).data
     assert data.license == "cc-by-nc-4.0" and data.license in LICENSE_IDS
     assert data.pipeline_tag == "image-segmentation" and data.pipeline_tag in PIPELINE_TAGS
@@ -78,7 +78,7 @@ def test_the_metadata_is_what_the_hub_accepts(result_file):
     assert data.base_model == "nvidia/mit-b1"
 
 
-def test_the_card_round_trips_and_its_model_index_holds_the_scores(result_file):
+def test_card_round_trips_with_scores_in_its_model_index(result_file):
     card = build_model_card(read_results(result_file))
     again = ModelCard(str(card))
     assert str(again) == str(card) and again.text == card.text
@@ -95,7 +95,7 @@ def test_the_card_round_trips_and_its_model_index_holds_the_scores(result_file):
     }
 
 
-def test_the_text_says_what_the_results_say(result_file):
+def test_card_text_matches_the_results(result_file):
     text = build_model_card(read_results(result_file), repo_id="somebody/tiny").text
     assert 'pipeline("video-semantic-segmentation", model="somebody/tiny")' in text
     assert "| 0.3759 | 0.6112 | 0.8900 | undefined |" in text
@@ -108,14 +108,14 @@ def test_the_text_says_what_the_results_say(result_file):
     assert "## Limitations" in text and "{{" not in text and "{%" not in text
 
 
-def test_a_local_starting_point_is_no_base_model(tmp_path):
+def test_local_initial_weights_are_not_a_base_model(tmp_path):
     (tmp_path / "stage1").mkdir()
     facts = model_facts(tiny_model(), "stage2", str(tmp_path / "stage1"))
     assert facts["base_model"] is None and facts["initial_weights"] == "stage1"
     assert model_facts(tiny_model(), "stage2", "/gone/runs/stage1")["base_model"] is None
 
 
-def test_the_template_is_found_where_the_package_is_installed(tmp_path):
+def test_card_template_is_found_in_an_installed_package(tmp_path):
     root = Path(__file__).parents[2]
     build = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     shutil.copytree(Path(transformers_themask.__file__).parent, tmp_path / "transformers_themask")
@@ -136,7 +136,7 @@ def test_the_template_is_found_where_the_package_is_installed(tmp_path):
         ("per_frame", "looks at each frame on its own"),
     ],
 )
-def test_each_family_is_introduced(result_file, model_type, sentence):
+def test_card_introduces_the_model_family(result_file, model_type, sentence):
     results = read_results(result_file)
     results["model"] = {**results["model"], "model_type": model_type}
     card = build_model_card(results)
@@ -144,7 +144,7 @@ def test_each_family_is_introduced(result_file, model_type, sentence):
 
 
 @pytest.mark.parametrize("name", TRAINED_MODELS)
-def test_saved_models_state_the_same_facts(tmp_path, name):
+def test_facts_of_saved_and_loaded_models_agree(tmp_path, name):
     model = TRAINED_MODELS[name].build()
     model.save_pretrained(tmp_path / "tiny", max_shard_size="50KB")
     facts = saved_model_facts(tmp_path / "tiny")
@@ -152,7 +152,7 @@ def test_saved_models_state_the_same_facts(tmp_path, name):
     assert facts["num_frames"] == len(TRAINED_MODELS[name].frame_offsets)
 
 
-def test_the_command_writes_the_card_of_a_model(result_file, tmp_path, capsys):
+def test_card_command_writes_the_card(result_file, tmp_path, capsys):
     folder = result_file.parent
     tiny_model(num_frames=2).save_pretrained(folder)
     assert main(["card", str(result_file), "--license", "mit"]) == 0
@@ -166,7 +166,7 @@ def test_the_command_writes_the_card_of_a_model(result_file, tmp_path, capsys):
     assert f"{other}" in capsys.readouterr().out
 
 
-def test_wrong_input_is_one_sentence(result_file, tmp_path, capsys):
+def test_invalid_input_is_an_error_of_one_line(result_file, tmp_path, capsys):
     def error(*arguments):
         assert main(["card", *map(str, arguments)]) == 2
         message = capsys.readouterr().err
@@ -174,25 +174,25 @@ def test_wrong_input_is_one_sentence(result_file, tmp_path, capsys):
         return message
 
     assert "Got 'apache2'. Did you mean apache-2.0?" in error(result_file, "--license", "apache2")
-    assert "nowhere.json must be a result file. Got no such file" in error(tmp_path / "nowhere.json")
+    assert "nowhere.json must be a result file; evaluate the model first" in error(tmp_path / "nowhere.json")
     broken = tmp_path / "broken.json"
     broken.write_text("{")
     assert "broken.json must be a result file in JSON" in error(broken)
     broken.write_text('{"data_set": "VSPW"}')
-    assert "must hold `split`. Got a file without it" in error(broken)
+    assert "must hold `split`; use the results.json" in error(broken)
     write_results(broken, SCORES, data_set="VSPW", split="val")
-    assert "must name their model. Got none" in error(broken)
+    assert "must name their model; give the folder" in error(broken)
     assert "must be the folder of a saved model" in error(broken, "--model", tmp_path / "empty")
     facts = model_facts(tiny_model(), "tiny")
     write_results(broken, {**SCORES, "mean_iou": None}, data_set="VSPW", split="val", model=facts)
-    assert "must hold a mean IoU. Got none" in error(broken)
+    assert "must hold a mean IoU; score a split" in error(broken)
 
 
-def test_a_folder_without_results_gets_no_card(tmp_path):
+def test_folder_without_results_gets_no_card(tmp_path):
     assert write_model_card(tmp_path) is None
     assert not (tmp_path / "README.md").exists()
 
 
-def test_a_result_file_cannot_hold_what_json_cannot(tmp_path):
+def test_nan_in_results_is_rejected(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_results(tmp_path / "results.json", {"vc8": math.nan}, data_set="VSPW", split="val")

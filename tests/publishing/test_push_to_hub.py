@@ -123,7 +123,7 @@ def test_model_processor_card_and_source_files_are_pushed(published):
     assert "POST /api/validate-yaml" in hub.requests
 
 
-def test_the_pushed_repository_segments_in_a_fresh_process(published, frames, tmp_path):
+def test_pushed_repository_segments_in_a_fresh_process(published, frames, tmp_path):
     hub, folder = published
     run_client(hub, SEGMENT, REPOSITORY, tmp_path / "frames.npy", tmp_path / "maps.npz", home=tmp_path / "home")
     maps, (from_model, from_pipeline) = np.load(tmp_path / "maps.npz"), expected_label_maps(folder, frames)
@@ -131,14 +131,14 @@ def test_the_pushed_repository_segments_in_a_fresh_process(published, frames, tm
     assert np.array_equal(maps["from_pipeline"], from_pipeline)
 
 
-def test_the_pushed_repository_loads_without_the_package(published, frames, tmp_path):
+def test_pushed_repository_loads_without_the_package(published, frames, tmp_path):
     hub, folder = published
     arguments = [REPOSITORY, tmp_path / "frames.npy", tmp_path / "maps.npz"]
     run_client(hub, WITHOUT_THE_PACKAGE, *arguments, home=tmp_path / "home")
     assert np.array_equal(np.load(tmp_path / "maps.npz")["from_model"], expected_label_maps(folder, frames)[0])
 
 
-def test_the_pushed_card_parses(published):
+def test_pushed_card_parses(published):
     hub, _ = published
     card = ModelCard(hub.repositories[REPOSITORY]["README.md"].decode())
     assert hub.metadata(REPOSITORY)["library_name"] == card.data.library_name == "transformers"
@@ -149,7 +149,7 @@ def test_the_pushed_card_parses(published):
     assert f'model="{REPOSITORY}"' in card.text
 
 
-def test_a_run_pushes_its_model_and_card_but_no_label_maps(tmp_path):
+def test_run_pushes_model_and_card_without_label_maps(tmp_path):
     """`run_vss.py --push_to_hub`, without a repository: the folder's name, of the user whose token it is."""
     write_synthetic_dataset(tmp_path / "data", num_train_videos=2, num_val_videos=1, num_frames=6, size=(64, 80))
     flags = ["--data_root", tmp_path / "data", "--output_dir", tmp_path / "my-run", "--max_steps", 1, "--use_cpu"]

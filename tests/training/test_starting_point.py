@@ -13,7 +13,7 @@ from transformers import (
 
 from tiny import TINY_MIT, tiny_model
 from tiny_segmenters import SEGMENTERS, per_frame_model, save_native
-from transformers_themask import MiTConfig, PerFrameConfig
+from transformers_themask import MiTConfig, PerFrameConfig, THEMaskConfig
 from transformers_themask.inference.loading import load_model as load_checkpoint
 from transformers_themask.training.arguments import DataArguments, ModelArguments
 from transformers_themask.training.starting_point import (
@@ -39,7 +39,7 @@ def stage1(tmp_path):
 
 def test_stage_two_takes_over_every_weight_of_stage_one(stage1):
     model, path = stage1
-    model_args = ModelArguments(model_name_or_path=path, config_overrides={"num_frames": 2}, freeze_pixel_level=True)
+    model_args = ModelArguments(model_name_or_path=path, config_overrides={"num_frames": 2}, freeze=["pixel_level"])
     continued = load_model(model_args, load_config(model_args, NAMES))
     weights = continued.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
@@ -96,7 +96,7 @@ def test_sizes_that_are_not_the_checkpoints_are_refused(stage1):
         ),
         ({"config_overrides": {"matching_rounds": 7}}, "`matching_rounds` must be 1 or 2. Got 7"),
         ({"config_overrides": {"backbone": "mit-b9"}}, "`backbone` must be one of"),
-        ({"model_type": "unet"}, "`model_type` must be a registered architecture. Got 'unet'"),
+        ({"model_type": "unet"}, "`model_type` must be one of .*themask.* Got 'unet'"),
     ],
 )
 def test_an_impossible_model_is_refused(fields, message):
@@ -118,7 +118,7 @@ def test_a_damaged_processor_is_refused(stage1):
     _, path = stage1
     (Path(path) / PROCESSOR_FILE).write_text("{")
     with pytest.raises(ValueError, match=f"`model_name_or_path` must be .* Got {path}, which cannot be loaded"):
-        load_processor(ModelArguments(model_name_or_path=path), DataArguments())
+        load_processor(ModelArguments(model_name_or_path=path), DataArguments(), THEMaskConfig())
 
 
 def test_a_missing_backbone_is_named(tmp_path):
@@ -159,13 +159,14 @@ def test_a_mask2former_checkpoint_can_be_fine_tuned(tmp_path):
 
 
 def test_the_processor_is_the_checkpoints_unless_a_size_is_given(tmp_path):
-    new = load_processor(ModelArguments(), DataArguments())
+    config = THEMaskConfig()
+    new = load_processor(ModelArguments(), DataArguments(), config)
     assert dict(new.size) == {"shortest_edge": 480, "longest_edge": 853}
-    small = load_processor(ModelArguments(), DataArguments(eval_shortest_edge=64, eval_longest_edge=96))
+    small = load_processor(ModelArguments(), DataArguments(eval_shortest_edge=64, eval_longest_edge=96), config)
     small.save_pretrained(tmp_path)
     model_args = ModelArguments(model_name_or_path=str(tmp_path))
-    assert dict(load_processor(model_args, DataArguments()).size) == {"shortest_edge": 64, "longest_edge": 96}
-    other = load_processor(model_args, DataArguments(eval_shortest_edge=32, eval_longest_edge=64))
+    assert dict(load_processor(model_args, DataArguments(), config).size) == {"shortest_edge": 64, "longest_edge": 96}
+    other = load_processor(model_args, DataArguments(eval_shortest_edge=32, eval_longest_edge=64), config)
     assert dict(other.size) == {"shortest_edge": 32, "longest_edge": 64}
 
 
@@ -249,7 +250,7 @@ def test_fields_of_a_part_are_added_to_those_of_the_checkpoint(tmp_path):
     [
         (
             {"model_type": "segformer"},
-            "must be an architecture for videos. Got 'segformer'. An image model",
+            "`model_type` must be one of .* Got 'segformer'. An image model is trained as `per_frame`",
         ),
         (
             {"model_type": "per_frame", "config_overrides": {"segmenter_config": {"model_type": "detr"}}},
@@ -279,10 +280,10 @@ def test_the_evaluation_size_reaches_the_image_processor_of_a_saved_model(tmp_pa
     save_native("segformer", tmp_path / "native", size={"height": 64, "width": 96})
     for part in load_checkpoint(tmp_path / "native"):
         part.save_pretrained(tmp_path / "video")
-    model_args = segmenter_arguments(tmp_path / "video")
-    assert load_processor(model_args, DataArguments()).resized_size(100, 200) == (64, 96)
+    model_args, config = segmenter_arguments(tmp_path / "video"), PerFrameConfig.from_pretrained(tmp_path / "video")
+    assert load_processor(model_args, DataArguments(), config).resized_size(100, 200) == (64, 96)
     sized = DataArguments(eval_shortest_edge=40, eval_longest_edge=60)
-    assert load_processor(model_args, sized).resized_size(100, 200) == (30, 60)
+    assert load_processor(model_args, sized, config).resized_size(100, 200) == (30, 60)
     assert load_checkpoint(tmp_path / "native", size={"shortest_edge": 32})[1].resized_size(100, 200) == (32, 64)
 
 
@@ -308,8 +309,8 @@ def test_what_an_image_model_has_not_is_refused(tmp_path):
     eomt = PerFrameConfig(segmenter_config=SEGMENTERS["eomt"](), num_labels=3)
     with pytest.raises(ValueError, match=r"`backbone_name_or_path` must be left out .* no separate backbone"):
         load_model(segmenter_arguments(backbone_name_or_path=str(tmp_path)), eomt)
-    with pytest.raises(ValueError, match="`freeze_pixel_level` must be false for PerFrame"):
-        load_model(segmenter_arguments(freeze_pixel_level=True), eomt)
+    with pytest.raises(ValueError, match=r"`freeze` must name parts of a PerFrame\w+: none\. Got 'pixel_level'"):
+        load_model(segmenter_arguments(freeze=["pixel_level"]), eomt)
 
 
 def test_the_processor_has_the_square_size_that_an_image_model_needs():

@@ -33,9 +33,8 @@ def run(options: argparse.Namespace) -> None:
         _compared(title, model.config, options.palette) for title, (model, _) in zip(titles, loaded, strict=True)
     )
     sink = ComparisonVideo(options.output, source, (first, second), options.alpha)
-    session: Any = PairedSession(*sessions)  # not a VideoSession by name
     try:
-        segment_video(session, source, [sink], progress=True)
+        segment_video(PairedSession(*sessions), source, [sink], progress=True)
     except IncompleteVideoError:
         _report(options.output, titles, sink)
         raise

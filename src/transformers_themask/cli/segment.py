@@ -9,7 +9,8 @@ from typing import Any
 
 from transformers_themask.drawing.palettes import named_palette
 from transformers_themask.inference.loading import load_model
-from transformers_themask.mvc.tta import TTA, check_repeatable, open_passes, segment_video_in_passes
+from transformers_themask.mvc.passes import check_repeatable, open_passes, segment_video_in_passes
+from transformers_themask.mvc.tta import TTA
 from transformers_themask.sinks.class_statistics import ClassStatistics, check_statistics_path
 from transformers_themask.sinks.contact_sheet import ContactSheet, check_contact_sheet_path
 from transformers_themask.sinks.label_maps import LabelFolder

@@ -4,11 +4,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
-from transformers_themask.registry import Converter, Family, families
+from transformers_themask.registry import Converter, Family, StateDict, families
 from transformers_themask.terminal_text import naming
 
 from .official import ConversionReport, fill_model, load_official_checkpoint, official_names
@@ -69,21 +68,19 @@ def _name_classes(config: PreTrainedConfig, class_names: Sequence[str]) -> None:
     config.label2id = {name: index for index, name in config.id2label.items()}
 
 
-def converter_for(state_dict: dict[str, Tensor]) -> tuple[Family, Converter]:
-    """Find the family of an official state dict.
-
-    Raises:
-        ValueError: If no family has such checkpoints.
-    """
+def converter_for(state_dict: StateDict) -> tuple[Family, Converter]:
+    """The family of an official state dict, and its conversion; a `ValueError` if no family has such checkpoints."""
     converters = [(row, converter) for row in families() for converter in row.converters]
     for row, converter in converters:
         if any(key.startswith(converter.marker) for key in state_dict):
             return row, converter
     markers = " or ".join(f"`{converter.marker}`" for _, converter in converters)
-    raise ValueError(f"An official state dict must have entries that start with {markers}. Got none.")
+    raise ValueError(
+        f"An official state dict must have entries that start with {markers}. Got {len(state_dict)} other entries."
+    )
 
 
-def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -> PreTrainedConfig:
+def config_from_state_dict(state_dict: StateDict, **overrides: object) -> PreTrainedConfig:
     """Read the architecture off an official state dict.
 
     Args:
@@ -97,7 +94,7 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
 
 
 def convert_official_checkpoint(
-    state_dict: dict[str, Tensor], config: PreTrainedConfig | None = None
+    state_dict: StateDict, config: PreTrainedConfig | None = None
 ) -> tuple[PreTrainedModel, ConversionReport]:
     """Build the model an official state dict belongs to.
 

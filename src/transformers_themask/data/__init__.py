@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos on disk to training clips: reader, clip indices, augmentation, dataset, collator, synthetic videos."""
+"""Labelled videos on disk: readers, checks, training clips with augmentation, and synthetic videos."""

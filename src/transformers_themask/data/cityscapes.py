@@ -6,8 +6,8 @@ ROOT/leftImg8bit_sequence/<split>/<city>/<city>_<sequence>_<frame>_leftImg8bit.p
 ROOT/gtFine/<split>/<city>/<city>_<sequence>_<frame>_gtFine_labelIds.png               8-bit ids of the data set
 ```
 
-A video is a run of frames without a gap in their numbers, named by its first frame: `aachen_000000_000000`. The ids in
-the files are the data set's own; the 19 classes that are evaluated become raw ids 1 to 19 and all others void.
+A video is a run of frames without a gap in their numbers, named by its first frame: `aachen_000000_000000`. Of the ids
+in the files the 19 classes that are evaluated become raw ids 1 to 19 and all others void.
 """
 
 import re
@@ -62,14 +62,7 @@ def split_names(root: Path) -> list[str]:
 
 
 def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str, Any]]:
-    """List the videos of one split; a video without labels is listed too.
-
-    Args:
-        root (`Path`): Folder with `leftImg8bit_sequence` and `gtFine`.
-        split (`str`): `"train"`, `"val"` or `"test"`.
-        on_error (`Callable`): Called with the id and the error of a video that cannot be listed, which is then left
-            out.
-    """
+    """List the videos of one split, also those without labels; masks without a frame are reported to `on_error`."""
     if split not in split_names(root):
         available = ", ".join(split_names(root)) or "none"
         raise FileNotFoundError(
@@ -78,8 +71,8 @@ def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str,
     snippets = [(city, names) for city in _cities(root, split) for names in _snippets(root, split, city)]
     if not snippets:
         raise FileNotFoundError(
-            f"{root / FRAME_FOLDER / split} must hold frames <city>/<city>_<sequence>_<frame>_leftImg8bit.png. "
-            "Got none."
+            f"{root / FRAME_FOLDER / split} must hold frames <city>/<city>_<sequence>_<frame>_leftImg8bit.png; "
+            "check the file names."
         )
     masks = {city: _mask_names(root, split, city) for city in _cities(root, split)}
     for city, names in snippets:

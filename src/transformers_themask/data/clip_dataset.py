@@ -117,7 +117,7 @@ class ClipDataset(Dataset):
 
         Raises:
             OSError: If a file cannot be read.
-            ValueError: If a file does not hold what it must, or no clip with labels is found.
+            ValueError: If a file has the wrong kind, size or ids, or no clip with labels is found.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         if not 0 <= index < len(self):
@@ -131,7 +131,7 @@ class ClipDataset(Dataset):
                 if bool((item["labels"] != self.processor.ignore_index).any()):
                     return {**item, "sample_id": epoch * len(self) + index}
             except DamagedFileError as error:
-                logger.warning_once(f"{error} Training goes on with another clip.")
+                logger.warning_once(f"{error} Training draws another clip.")
             video = int(rng.integers(len(self.videos.rows)))
         raise ValueError(
             f"Clips must be readable and have labelled pixels. Got {MAX_CLIP_DRAWS} in a row that are damaged or all "
@@ -208,7 +208,7 @@ class ClipSampler(Sampler):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and draws the next iteration gives."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -6,56 +6,20 @@ clip's last frame, the target: `(-9, -6, -3, 0)` is a clip of four frames, three
 """
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 
-class FrameSampler(Protocol):
-    """Draws the frames of a clip."""
-
-    @property
-    def frame_offsets(self) -> tuple[int, ...]:
-        """Offsets of the clip's frames from its last frame, the largest ones if they vary."""
-
-    @property
-    def min_video_frames(self) -> int:
-        """Smallest number of frames of a video that holds a clip."""
-
-    def has_clip(self, num_video_frames: int, labelled: Sequence[int]) -> bool:
-        """Whether a video holds a clip.
-
-        Args:
-            num_video_frames (`int`): Number of frames of the video.
-            labelled (`Sequence[int]`): Increasing indices of the frames that have labels.
-        """
-
-    def draw(self, num_video_frames: int, labelled: Sequence[int], rng: np.random.Generator) -> list[int]:
-        """Draw a clip of a video that holds one.
-
-        Args:
-            num_video_frames (`int`): Number of frames of the video.
-            labelled (`Sequence[int]`): Increasing indices of the frames that have labels.
-            rng (`np.random.Generator`): Source of the draws.
-
-        Returns:
-            `list[int]`: Frame indices in the order in which the model sees them.
-
-        Raises:
-            ValueError: If the video holds no clip.
-        """
-
-
 @dataclass(frozen=True)
-class OffsetSampler:
-    """Frames at fixed offsets from a uniformly drawn target; with probability 0.5 time runs backwards.
-
-    Where only one direction of time has enough frames before a labelled one, it is taken.
+class FrameSampler(ABC):
+    """Draws the frames of training clips.
 
     Args:
-        frame_offsets (`tuple[int, ...]`): Offsets of the clip's frames from its last frame.
+        frame_offsets (`tuple[int, ...]`): Offsets of the clip's frames from its last frame, the largest ones if they
+            vary; they increase strictly and end with 0.
     """
 
     frame_offsets: tuple[int, ...]
@@ -74,13 +38,48 @@ class OffsetSampler:
         """Smallest number of frames of a video that holds a clip."""
         return 1 - self.frame_offsets[0]
 
+    @abstractmethod
     def has_clip(self, num_video_frames: int, labelled: Sequence[int]) -> bool:
-        """Whether a video holds a clip, see [`FrameSampler`]."""
-        return any(map(len, self._targets(num_video_frames, labelled)))
+        """Whether a video holds a clip; `labelled` are the increasing indices of its frames with labels."""
 
     def draw(self, num_video_frames: int, labelled: Sequence[int], rng: np.random.Generator) -> list[int]:
-        """Draw a clip, see [`FrameSampler`]."""
-        _require_clip(self, num_video_frames, labelled)
+        """Draw a clip.
+
+        Args:
+            num_video_frames (`int`): Number of frames of the video.
+            labelled (`Sequence[int]`): Increasing indices of the frames that have labels.
+            rng (`np.random.Generator`): Source of the draws.
+
+        Returns:
+            `list[int]`: Frame indices in the order in which the model sees them.
+
+        Raises:
+            ValueError: If the video holds no clip.
+        """
+        if not self.has_clip(num_video_frames, labelled):
+            raise ValueError(
+                f"`num_video_frames` must be at least {self.min_video_frames} for the frame offsets "
+                f"{self.frame_offsets}, with a labelled frame that many from the start or the end. Got "
+                f"{num_video_frames} frames, {len(labelled)} of them labelled; use smaller offsets or leave the video "
+                "out."
+            )
+        return self._draw(num_video_frames, labelled, rng)
+
+    @abstractmethod
+    def _draw(self, num_video_frames: int, labelled: Sequence[int], rng: np.random.Generator) -> list[int]:
+        """Draw a clip of a video that holds one."""
+
+
+class OffsetSampler(FrameSampler):
+    """Frames at fixed offsets from a uniformly drawn target; with probability 0.5 time runs backwards.
+
+    Where only one direction of time has enough frames before a labelled one, it is taken.
+    """
+
+    def has_clip(self, num_video_frames: int, labelled: Sequence[int]) -> bool:  # noqa: D102
+        return any(map(len, self._targets(num_video_frames, labelled)))
+
+    def _draw(self, num_video_frames: int, labelled: Sequence[int], rng: np.random.Generator) -> list[int]:
         targets = self._targets(num_video_frames, labelled)
         is_reversed = rng.random() < 0.5
         if len(targets[is_reversed]) == 0:
@@ -97,20 +96,14 @@ class OffsetSampler:
         return forwards[forwards >= first], backwards[backwards >= first]
 
 
-@dataclass(frozen=True)
-class PairSampler:
+class PairSampler(FrameSampler):
     """Two frames at a random distance: one drawn uniformly, then another around it; the later one is the target.
 
     As in the released code of MPVSS; the paper (section 3.4) asks for a distance from 1 to the largest one.
-
-    Args:
-        frame_offsets (`tuple[int, int]`): The largest distance, negative, and 0.
     """
 
-    frame_offsets: tuple[int, ...]
-
     def __post_init__(self):
-        OffsetSampler(self.frame_offsets)
+        super().__post_init__()
         if len(self.frame_offsets) != 2:
             raise ValueError(
                 "`frame_offsets` must have two entries for clips of two frames at a random distance. Got "
@@ -122,13 +115,10 @@ class PairSampler:
         """Smallest number of frames of a video that holds a clip."""
         return 2
 
-    def has_clip(self, num_video_frames: int, labelled: Sequence[int]) -> bool:
-        """Whether a video holds a clip, see [`FrameSampler`]."""
+    def has_clip(self, num_video_frames: int, labelled: Sequence[int]) -> bool:  # noqa: D102
         return len(labelled) > 0 and labelled[-1] > 0
 
-    def draw(self, num_video_frames: int, labelled: Sequence[int], rng: np.random.Generator) -> list[int]:
-        """Draw a clip, see [`FrameSampler`]."""
-        _require_clip(self, num_video_frames, labelled)
+    def _draw(self, num_video_frames: int, labelled: Sequence[int], rng: np.random.Generator) -> list[int]:
         max_distance = -self.frame_offsets[0]
         while True:
             one = int(rng.integers(num_video_frames))
@@ -139,25 +129,11 @@ class PairSampler:
 
 
 # By the name that a model's configuration gives as `clip_sampler`.
-SAMPLERS: dict[str, type[OffsetSampler] | type[PairSampler]] = {"offsets": OffsetSampler, "pair": PairSampler}
+SAMPLERS: dict[str, type[FrameSampler]] = {"offsets": OffsetSampler, "pair": PairSampler}
 
 
 def frame_sampler(name: str, frame_offsets: Sequence[int]) -> FrameSampler:
-    """Build a sampler.
-
-    Args:
-        name (`str`): `"offsets"` for fixed distances of the frames, `"pair"` for two frames at a random distance.
-        frame_offsets (`Sequence[int]`): Offsets of the clip's frames from its last frame.
-    """
+    """Build a sampler by its name: `"offsets"` for fixed distances, `"pair"` for two frames at a random one."""
     if name not in SAMPLERS:
         raise ValueError(f"`clip_sampler` must be one of {', '.join(SAMPLERS)}. Got {name!r}.")
     return SAMPLERS[name](tuple(frame_offsets))
-
-
-def _require_clip(sampler: FrameSampler, num_video_frames: int, labelled: Sequence[int]) -> None:
-    if not sampler.has_clip(num_video_frames, labelled):
-        raise ValueError(
-            f"`num_video_frames` must be at least {sampler.min_video_frames} for the frame offsets "
-            f"{sampler.frame_offsets}, with a labelled frame that many from the start or the end. Got "
-            f"{num_video_frames} frames, {len(labelled)} of them labelled; use smaller offsets or leave the video out."
-        )

@@ -26,23 +26,16 @@ def check_mask_size(size: tuple[int, ...], path: Path, size_of_frame: tuple[int,
         )
 
 
-def check_label_ids(mask: np.ndarray, num_labels: int, path: Path) -> None:
-    """Raise a `ValueError` unless a mask holds raw ids of the classes, or void."""
-    wrong = id_out_of_range(mask, num_labels)
-    if wrong is not None:
-        raise ValueError(
-            f"Mask {path} must hold raw ids from 0 to {num_labels} (0 is void) or {VOID_ID}. Got {wrong}; correct the "
-            "mask or the list of classes."
-        )
-
-
-def check_mapped_ids(stored: np.ndarray, ids: np.ndarray, num_labels: int, path: Path) -> None:
-    """Raise a `ValueError` unless the values `stored` in a mask file stand for raw `ids` of the classes, or void."""
+def check_label_ids(ids: np.ndarray, stored: np.ndarray, num_labels: int, path: Path) -> None:
+    """Raise a `ValueError` unless the raw `ids` of a mask, `stored` as other values or as they are, are known."""
     wrong = id_out_of_range(ids, num_labels)
     if wrong is not None:
+        allowed = f"raw ids from 0 to {num_labels} (0 is void) or {VOID_ID}"
+        if stored is not ids:
+            allowed = f"values that stand for one of the {num_labels} classes or for void"
         raise ValueError(
-            f"Mask {path} must hold values that stand for one of the {num_labels} classes or for void. Got "
-            f"{stored[ids == wrong].max()}; correct the mask or the list of classes."
+            f"Mask {path} must hold {allowed}. Got {stored[ids == wrong].max()}; correct the mask or the list of "
+            "classes."
         )
 
 

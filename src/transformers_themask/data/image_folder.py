@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of a folder in their order: that of the numbers in their names."""
+"""Images of a folder in the order of the numbers in their names."""
 
 import os
 import re
@@ -22,13 +22,13 @@ def file_stem(name: str) -> str:
 
 
 def in_order_of_numbers(name: str) -> tuple[list[str | int], str]:
-    """Sort key that compares digits as numbers; of padded names it gives the alphabetical order."""
+    """Sort key that compares digits as numbers; padded names keep their alphabetical order."""
     parts = re.split("([0-9]+)", file_stem(name))
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
 def check_stems(folder: Path, frames: Sequence[str]) -> None:
-    """Raise a `ValueError` unless every frame has a stem of its own, by which its mask or label map is found."""
+    """Raise a `ValueError` unless every frame has a stem of its own, which identifies its mask or label map."""
     num_stems = len({file_stem(name) for name in frames})
     if num_stems < len(frames):
         raise ValueError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames and label maps from image files."""
+"""Reading of frames and label maps from image files."""
 
 import os
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ LABEL_MAP_MODES = ("L", "P")
 
 
 class DamagedFileError(OSError):
-    """A file that is there but whose content cannot be decoded.
+    """A file that exists but cannot be decoded.
 
-    What can go on without the file may catch this, and must then name it in a warning: training draws another clip. A
-    file that is missing or must not be read, or a disk that fails, is never this error.
+    Callers that can do without the file may catch this, with a warning that names it: training draws another clip.
+    Missing files, missing permissions and disk failures are other errors.
     """
 
 
@@ -59,12 +59,12 @@ def _opened_label_map(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 @contextmanager
 def _opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open an image; every failure to do so, or to decode it inside the `with` block, names the file."""
+    """Open an image; errors while opening it, or decoding it inside the `with` block, name the file."""
     try:
         with _open(path) as image:
             yield image
     except FileNotFoundError:
-        raise FileNotFoundError(f"Image file {path} must exist. Got no such file; check the data folder.") from None
+        raise FileNotFoundError(f"Image file {path} must exist; check the data folder.") from None
     except (OSError, SyntaxError) as error:  # Pillow reports a damaged PNG as either
         # The system's own errors have a number, a decoder's have none.
         kind = DamagedFileError if getattr(error, "errno", None) is None else OSError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A look at every file of a data set: what it holds, and what a run would stumble over."""
+"""Inspection of every file of a data set: statistics, and problems that would stop a run."""
 
 import os
 import re
@@ -28,11 +28,11 @@ MAX_THREADS = 16
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be.
+    """One problem of a data set.
 
     Args:
-        message (`str`): What, and in which file or video.
-        stops_run (`bool`): Whether a run that meets it ends; otherwise it is good to know.
+        message (`str`): The problem, with its file or video.
+        stops_run (`bool`, *optional*, defaults to `True`): Whether it ends a run; otherwise it is informative.
         damaged (`str`, *optional*): Name in the skip list of the frame or video that cannot be decoded.
     """
 
@@ -43,36 +43,23 @@ class Finding:
 
 @dataclass
 class SplitReport:
-    """What one split holds.
-
-    Args:
-        split (`str`): Its name.
-        num_videos (`int`): Number of videos.
-        num_frames (`int`): Number of frames.
-        num_labelled_frames (`int`): Number of frames with a mask.
-        videos_of_size (`Counter`): Number of videos of each (height, width).
-        class_pixels (`np.ndarray` of shape `(256,)`): Number of pixels of each raw id.
-        findings (`list[Finding]`): In the order of the videos.
-    """
+    """Statistics and findings of one split."""
 
     split: str
     num_videos: int = 0
     num_frames: int = 0
     num_labelled_frames: int = 0
+    # By (height, width).
     videos_of_size: Counter[tuple[int, int]] = field(default_factory=Counter)
+    # By raw id.
     class_pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
+    # In the order of the videos.
     findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a data set holds.
-
-    Args:
-        layout (`str`): Name of its layout.
-        class_names (`list[str]`): Classes in the order of their indices.
-        splits (`list[SplitReport]`): One report per split.
-    """
+    """Report of [`inspect_data_set`], with the classes in the order of their indices."""
 
     layout: str
     class_names: list[str]
@@ -80,7 +67,7 @@ class Inspection:
 
     @property
     def stops_run(self) -> bool:
-        """Whether a run on one of the splits would end with an error."""
+        """Whether a run on one of the splits would fail."""
         return any(finding.stops_run for report in self.splits for finding in report.findings)
 
     @property
@@ -95,10 +82,10 @@ class Inspection:
             "layout": self.layout,
             "class_names": self.class_names,
             "stops_run": self.stops_run,
-            "splits": {report.split: self._split_dict(report) for report in self.splits},
+            "splits": {report.split: self._split_to_dict(report) for report in self.splits},
         }
 
-    def _split_dict(self, report: SplitReport) -> dict[str, Any]:
+    def _split_to_dict(self, report: SplitReport) -> dict[str, Any]:
         pixels = report.class_pixels.tolist()
         sizes = sorted(report.videos_of_size.items())
         return {
@@ -132,7 +119,7 @@ def inspect_data_set(root: str | os.PathLike[str], splits: Sequence[str] = (), p
     class_names, id_map = layout.read_classes(root)
     names = list(splits) or layout.split_names(root)
     if not names:
-        raise FileNotFoundError(f"{root} must hold at least one split. Got none in the layout {layout.name}.")
+        raise FileNotFoundError(f"{root} must hold at least one split in the layout {layout.name}.")
     reports = []
     for name in names:
         report = SplitReport(name)
@@ -143,7 +130,7 @@ def inspect_data_set(root: str | os.PathLike[str], splits: Sequence[str] = (), p
 
 
 def _list_videos(layout: Layout, root: Path, report: SplitReport) -> list[dict[str, Any]]:
-    """Rows of one split without what the skip list names; what cannot be listed becomes a finding."""
+    """Rows of one split without skipped ones; videos that cannot be listed become findings."""
 
     def add_finding(video_id: str, error: Exception) -> None:
         damaged = video_id if isinstance(error, DamagedFileError) else None
@@ -156,20 +143,20 @@ def _list_videos(layout: Layout, root: Path, report: SplitReport) -> list[dict[s
     report.num_frames = sum(row["num_frames"] for row in rows)
     report.num_labelled_frames = sum(mask != UNLABELLED for row in rows for mask in row["masks"])
     if not report.num_frames:
-        report.findings.append(Finding(f"The split {report.split} must have at least one frame. Got none."))
+        report.findings.append(Finding(f"The split {report.split} must have at least one frame."))
     elif not report.num_labelled_frames:
-        message = f"The split {report.split} has no labels: it can be segmented, but neither trained on nor scored."
+        message = f"The split {report.split} has no labels: it can be segmented, but not used to train or score."
         report.findings.append(Finding(message, stops_run=False))
     else:
         for row in rows:
             if not any(row["masks"]):
-                message = f"Video {row['video_id']} has no labels: training refuses it unless {SKIP_FILE} names it."
+                message = f"Video {row['video_id']} has no labels: training rejects it unless {SKIP_FILE} names it."
                 report.findings.append(Finding(message, stops_run=False))
     return rows
 
 
 def _inspect_split(videos: LabelledVideos, report: SplitReport, progress: bool) -> None:
-    """Add to the report what the files hold."""
+    """Add the contents of the files to the report."""
     num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     bar = logging.tqdm(total=videos.num_frames, desc=report.split, unit="frame", disable=not progress)
     with bar, ThreadPoolExecutor(num_threads) as executor:
@@ -185,7 +172,7 @@ def _inspect_split(videos: LabelledVideos, report: SplitReport, progress: bool) 
 def _inspect_video(
     videos: LabelledVideos, row: Mapping[str, Any]
 ) -> tuple[tuple[int, int] | None, np.ndarray, list[Finding]]:
-    """Size of the first readable frame, pixels of each raw id, and what is wrong."""
+    """Size of the first readable frame, pixels of each raw id, and findings."""
     class_pixels = np.zeros(256, dtype=np.int64)
     findings = list(_gaps(row))
     size_of_path: dict[Path, tuple[int, int]] = {}
@@ -204,7 +191,7 @@ def _inspect_video(
 def _read_checked(
     videos: LabelledVideos, row: Mapping[str, Any], index: int, size_of_path: dict[Path, tuple[int, int]]
 ) -> np.ndarray | None:
-    """Decode a frame and its mask and check their sizes; the first frame's stays in `size_of_path`."""
+    """Decode a frame and its mask and check their sizes; `size_of_path` keeps that of the first frame."""
     path = videos.root / row["frames"][index]
     height, width, _ = videos.read_frame(row, index).shape
     if not size_of_path:
@@ -218,7 +205,7 @@ def _read_checked(
 
 
 def _gaps(row: Mapping[str, Any]) -> Iterator[Finding]:
-    """Find steps between frame numbers that are not the video's usual one."""
+    """Find gaps: steps between frame numbers that differ from the video's usual one."""
     matches = [re.search("[0-9]+$", PurePosixPath(path).stem) for path in row["frames"]]
     numbers = [int(match.group()) for match in matches if match is not None]
     steps = Counter(after - before for before, after in pairwise(numbers))

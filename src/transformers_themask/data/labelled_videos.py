@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .frame_checks import check_label_ids, check_mapped_ids
+from .frame_checks import check_label_ids
 from .images import frame_size, mask_size, read_frame, read_mask
 from .video_file import is_video_frame, read_video_frame
 from .video_table import UNLABELLED
@@ -22,11 +22,11 @@ class LabelledVideos:
 
     Args:
         rows (`Sequence[Mapping]`): One row per video: `video_id`, `num_frames`, and `frames` and `masks`, paths
-            relative to `root` in the order of time. The mask of a frame without labels is `""`.
+            relative to `root` in temporal order. The mask of a frame without labels is `""`.
         root (`Path`): Folder that the paths are relative to.
         class_names (`Sequence[str]`): Classes in the order of their indices; raw id k is class index k - 1.
-        id_map (`np.ndarray` of shape `(256,)`, *optional*): Raw id (0 and 255: void) of each value that mask files
-            hold; a value that they must not hold has a raw id beyond the classes. By default the files hold raw ids.
+        id_map (`np.ndarray` of shape `(256,)`, *optional*): Raw id (0 and 255: void) of each value in mask files;
+            values that are not allowed have a raw id beyond the classes. By default the files hold raw ids.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -45,7 +45,7 @@ class LabelledVideos:
         return sum(row["num_frames"] for row in self.rows)
 
     def fingerprint(self) -> str:
-        """A short text that differs for other videos, frames, masks or classes; the folder does not count."""
+        """Hash of the videos, frames, masks and classes, independent of the folder."""
         listing = [[row["video_id"], list(row["frames"]), list(row["masks"])] for row in self.rows]
         return hashlib.sha256(json.dumps([list(self.class_names), listing]).encode()).hexdigest()[:16]
 
@@ -53,7 +53,7 @@ class LabelledVideos:
         """Read frame `index` of a video as RGB, `uint8` of shape `(height, width, 3)`.
 
         Raises:
-            DamagedFileError: If the file is there but cannot be decoded.
+            DamagedFileError: If the file exists but cannot be decoded.
         """
         path = row["frames"][index]
         return read_video_frame(self.root / path) if is_video_frame(path) else read_frame(self.root / path)
@@ -63,21 +63,18 @@ class LabelledVideos:
 
         Raises:
             ValueError: If the file holds an id that is neither a class nor void.
-            DamagedFileError: If the file is there but cannot be decoded.
+            DamagedFileError: If the file exists but cannot be decoded.
         """
         if row["masks"][index] == UNLABELLED:
             return None
         path = self.root / row["masks"][index]
         stored = read_mask(path)
-        if self.id_map is None:
-            check_label_ids(stored, self.num_labels, path)
-            return stored
-        ids = self.id_map[stored]
-        check_mapped_ids(stored, ids, self.num_labels, path)
+        ids = stored if self.id_map is None else self.id_map[stored]
+        check_label_ids(ids, stored, self.num_labels, path)
         return ids
 
     def frame_size(self, row: Mapping[str, Any], index: int) -> tuple[int, int]:
-        """Height and width of frame `index`: from the header of an image, from the picture of a video file."""
+        """Height and width of frame `index`: from the header of an image, or a decoded frame of a video file."""
         path = row["frames"][index]
         if is_video_frame(path):
             height, width, _ = read_video_frame(self.root / path).shape
@@ -92,7 +89,7 @@ class LabelledVideos:
 
 @dataclass(frozen=True)
 class VideoFrames:
-    """The frames of one video, read anew each time.
+    """The frames of one video, read from disk in every iteration.
 
     Args:
         videos ([`LabelledVideos`]): The videos.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From 8-bit frames to a model's input, in a worker process or on the model's device: the same arithmetic."""
+"""Normalisation of 8-bit frames, with the same arithmetic in worker processes and on the model's device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -32,15 +32,15 @@ class ClipProcessor(Protocol):
 
 
 def prepare_on_device(batch: Mapping[str, Any], processor: ClipProcessor) -> dict[str, Any]:
-    """Finish the clips of a [`ClipDataset`] with `photometric_on="device"`, on the device where the batch lies.
+    """Distort and normalise the clips of a [`ClipDataset`] with `photometric_on="device"`, on the batch's device.
 
     Args:
         batch (`Mapping[str, Any]`): A batch of [`ClipCollator`].
         processor: The video processor of the dataset.
 
     Returns:
-        `dict[str, Any]`: The batch with colours distorted, frames normalised and 0 outside a clip's content. Any other
-        batch comes back as it is.
+        `dict[str, Any]`: The batch with colours distorted, frames normalised and 0 outside a clip's content; any other
+        batch unchanged.
     """
     if "photometric" not in batch:
         return dict(batch)
@@ -58,15 +58,7 @@ def prepare_on_device(batch: Mapping[str, Any], processor: ClipProcessor) -> dic
 
 
 def normalize_frames(frames: Tensor, processor: ClipProcessor) -> Tensor:
-    """Rescale and normalise frames as a video processor does, without its checks and copies.
-
-    Args:
-        frames (`torch.Tensor` of shape `(..., 3, height, width)`): RGB, `uint8`.
-        processor: The video processor.
-
-    Returns:
-        `torch.Tensor`: float32, of the same shape.
-    """
+    """Rescale and normalise RGB frames `(..., 3, height, width)` like a video processor, without checks and copies."""
     scale = processor.rescale_factor if processor.do_rescale else 1.0
     mean = torch.tensor(processor.image_mean if processor.do_normalize else [0.0] * 3) / scale
     deviation = torch.tensor(processor.image_std if processor.do_normalize else [1.0] * 3) / scale

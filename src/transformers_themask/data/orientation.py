@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a decoded picture is turned upright: phones store portrait video lying on its side."""
+"""Orientation of decoded frames: phones store portrait video rotated by a quarter turn."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,9 +21,9 @@ class Orientation:
 
     @classmethod
     def of(cls, frame: "av.VideoFrame") -> "Orientation":
-        """What the display matrix of a frame asks for, to the nearest quarter turn.
+        """Orientation in the display matrix of a frame, to the nearest quarter turn.
 
-        Ask once per file: PyAV ties a frame whose side data was looked at into a cycle, and such frames pile up.
+        Call this once per file: reading the side data creates a reference cycle in PyAV that keeps the frame alive.
         """
         from av.sidedata.sidedata import Type as SideDataType  # PyAV takes long to import
 
@@ -37,16 +37,13 @@ class Orientation:
         return cls(is_upside_down=d < 0, is_mirrored=a < 0)
 
     def size_of(self, frame: "av.VideoFrame") -> tuple[int, int]:
-        """Height and width of a frame that is upright."""
+        """Height and width of a frame after rotation."""
         return (frame.width, frame.height) if self.is_transposed else (frame.height, frame.width)
 
     def rgb_array(self, frame: "av.VideoFrame", reformatter: "VideoReformatter") -> np.ndarray:
         """A frame turned upright, as a `uint8` RGB array of shape `(height, width, 3)`.
 
-        Args:
-            frame (`av.VideoFrame`): The frame.
-            reformatter (`VideoReformatter`): Converts the colours. It keeps its tables from frame to frame, which
-                saves two thirds of the work; no two threads may share one.
+        The reformatter caches its tables between frames, which saves two thirds of the work; it is not thread-safe.
         """
         picture = reformatter.reformat(frame, format="rgb24").to_ndarray()
         if self.is_transposed:

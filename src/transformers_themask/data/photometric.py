@@ -2,8 +2,8 @@
 """Photometric distortion of frames, grey level by grey level as the reference's OpenCV pipeline.
 
 Every step works on `uint8` and truncates, and hue has OpenCV's 180 levels: the quantisation is part of the reference
-and moves a saturated pixel by up to nine grey levels, so an implementation without it would not reproduce it. The
-steps are float32 operations on exact integers: what the CPU does frame by frame, a device does for a whole batch.
+and moves a saturated pixel by up to nine grey levels. The steps are float32 operations on exact integers, so a device
+does for a whole batch what the CPU does frame by frame.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ FIXED_POINT_BITS = 12
 
 @dataclass(frozen=True)
 class PhotometricDraw:
-    """What happens to one frame; `None` leaves a property as it is.
+    """Parameters of the distortion of one frame; `None` leaves a property unchanged.
 
     Args:
         brightness (`float`, *optional*): Added to every channel, in grey levels.
@@ -40,7 +40,7 @@ class PhotometricDraw:
     hue: int | None = None
 
     def as_row(self) -> list[float]:
-        """The five fields as numbers, NaN for `None`: a row of what [`distort_batch`] takes."""
+        """The five fields as numbers, NaN for `None`: a row of the draws for [`distort_batch`]."""
         return [math.nan if value is None else float(value) for value in dataclasses.astuple(self)]
 
 
@@ -56,15 +56,7 @@ def draw_photometric(rng: np.random.Generator) -> PhotometricDraw:
 
 
 def distort_colors(frame: Tensor, draw: PhotometricDraw) -> Tensor:
-    """Apply a drawn distortion: brightness, contrast (first or last), saturation, hue.
-
-    Args:
-        frame (`torch.Tensor` of shape `(3, height, width)`): RGB, `uint8`.
-        draw (`PhotometricDraw`): The drawn distortion.
-
-    Returns:
-        `torch.Tensor`: The distorted frame, of the same shape and type.
-    """
+    """Distort an RGB `uint8` frame of shape `(3, height, width)`: brightness, contrast, saturation, hue."""
     if draw.brightness is not None:
         frame = _scale_levels(frame, shift=draw.brightness)
     if draw.contrast is not None and draw.contrast_first:
@@ -79,7 +71,7 @@ def distort_colors(frame: Tensor, draw: PhotometricDraw) -> Tensor:
 
 
 def distort_batch(frames: Tensor, draws: Tensor) -> Tensor:
-    """Apply [`distort_colors`] to many frames at once, on any device and without waiting for it.
+    """Apply [`distort_colors`] to many frames at once, on any device and without synchronising with it.
 
     Args:
         frames (`torch.Tensor` of shape `(num_frames, 3, height, width)`): RGB, `uint8`.
@@ -115,7 +107,7 @@ def _rotate_hue(frames: Tensor, steps: float | Tensor) -> Tensor:
 
 
 def _hue_weights(offset: int) -> np.ndarray:
-    """How much of the saturation a hue takes away from one channel: 0 at the channel's own hue, 1 at its opposite.
+    """Share of the saturation that a hue takes from one channel: 0 at the channel's own hue, 1 at the opposite.
 
     `offset` is 5, 3, 1 for red, green, blue (https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative).
     """
@@ -142,7 +134,7 @@ def _rgb_to_hsv(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fixed_point_ratio(numerator: Tensor, denominator: Tensor, scale: int) -> Tensor:
-    """`scale * numerator / denominator` as OpenCV rounds it: by way of a reciprocal in fixed point.
+    """`scale * numerator / denominator` rounded as by OpenCV, with a reciprocal in fixed point.
 
     0 / 0 is 0. Every product stays below `2**24`, up to which float32 holds all integers.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frames of a data set that are to be left out, named in a text file beside it.
+"""The skip list of a data set: a text file with the frames and videos to leave out.
 
 ```
 ROOT/skip.txt      one line per frame, <video>/<frame>, or per video, <video>; # starts a comment
@@ -17,7 +17,7 @@ SKIP_FILE = "skip.txt"
 
 
 def read_skip_list(root: Path) -> set[str]:
-    """Read the names in `ROOT/skip.txt`; none if there is no such file."""
+    """Read the names in `ROOT/skip.txt`; empty without such a file."""
     path = root / SKIP_FILE
     if not path.is_file():
         return set()
@@ -38,12 +38,12 @@ def add_to_skip_list(root: Path, names: Iterable[str]) -> None:
 
 
 def skip_name(row: Mapping[str, Any], index: int) -> str:
-    """Name of a frame in the list."""
+    """Name of a frame in the skip list."""
     return f"{row['video_id']}/{PurePosixPath(row['frames'][index]).stem}"
 
 
 def without_skipped(rows: Iterable[dict[str, Any]], skipped: set[str]) -> Iterator[dict[str, Any]]:
-    """Leave frames out of the rows, and rows without any frame left."""
+    """Remove skipped frames from the rows, and rows without any frame left."""
     for row in rows:
         if row["video_id"] in skipped:
             continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The labelled videos of a folder, whichever of the known layouts it has."""
+"""Loading of labelled videos from a folder in any of the known layouts."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,21 +17,15 @@ from .video_table import OnError, video_table
 
 @dataclass(frozen=True)
 class Layout:
-    """How videos lie in a folder.
-
-    Args:
-        name (`str`): What to call it.
-        markers (`tuple[str, ...]`): A folder that holds one of these has this layout.
-        split_names (`Callable`): From the folder to the names of its splits.
-        list_videos (`Callable`): From the folder, a split and what to do with an error, to one row per video.
-        read_classes (`Callable`): From the folder to class names and the raw id of each value in mask files; `None`:
-            the values are raw ids.
-    """
+    """A layout of videos in a folder: its name in messages, and its functions of the folder."""
 
     name: str
+    # Files or folders of which only this layout has one.
     markers: tuple[str, ...]
     split_names: Callable[[Path], list[str]]
+    # Rows of a split; the last argument handles errors.
     list_videos: Callable[[Path, str, OnError], Iterator[dict[str, Any]]]
+    # Class names, and the raw id of each value in mask files (`None`: the values are raw ids).
     read_classes: Callable[[Path], tuple[list[str], np.ndarray | None]]
 
 
@@ -80,9 +74,9 @@ def load_videos(root: str | os.PathLike[str], split: str) -> LabelledVideos:
 
 
 def find_layout(root: Path) -> Layout:
-    """Recognise the layout of a folder by the file or folder that only this layout has."""
+    """Recognise the layout of a folder by its markers."""
     if not root.is_dir():
-        raise FileNotFoundError(f"`root` must be a folder of labelled videos. Got {root}, which is no folder.")
+        raise FileNotFoundError(f"`root` must be a folder of labelled videos. Got {root}, which is not a folder.")
     for layout in LAYOUTS:
         if any((root / marker).exists() for marker in layout.markers):
             return layout

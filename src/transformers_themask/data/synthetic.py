@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A seeded toy world filmed as video, with exact labels: for tests, demos and quick experiments.
+"""Seeded synthetic videos of a toy world with exact labels, for tests, demos and quick experiments.
 
 Patterned shapes fly, spin, grow and overlap over rolling meadows under a drifting sky. Frames have motion blur, drop
 shadows, changing light and noise; labels are those of the middle of the exposure, with a thin void band (id 0) where
-two classes meet. All lengths are in frame heights, all times in frames, so a scene can be filmed at any size.
+two classes meet. Lengths are in frame heights and times in frames, so a scene can be rendered at any size.
 """
 
 import json
@@ -38,19 +38,10 @@ JPEG_QUALITY = 92
 class SyntheticObject:
     """One moving object.
 
-    Args:
-        class_id (`int`): Raw label id.
-        shape (`str`): Key of `SHAPES`.
-        pattern (`str`): Key of `PATTERNS`.
-        tint (`Color`): Factor on each colour channel.
-        pattern_scale (`float`): Factor on the pattern's frequency.
-        pattern_phase (`tuple[float, float]`): Shift of the pattern, in radii.
-        center (`tuple[float, float]`): Column and row at time 0.
-        velocity (`tuple[float, float]`): Columns and rows per frame.
-        radius (`float`): Mean radius.
-        stretch (`float`): Factor on the extent along the object's own first axis.
-        swelling (`tuple[float, float, float]`): Relative amplitude, angular speed and phase of the radius.
-        rotation (`tuple[float, float]`): Angle at time 0 and angular speed.
+    `shape` and `pattern` are keys of `SHAPES` and `PATTERNS`, `tint` is a factor per colour channel. `pattern_scale`
+    is a factor on the pattern's frequency, `pattern_phase` its shift in radii. `center` (at time 0) and `velocity` are
+    columns and rows, `radius` is the mean radius and `stretch` a factor along the object's first axis. `swelling` is
+    the relative amplitude, angular speed and phase of the radius, `rotation` the angle at time 0 and angular speed.
     """
 
     class_id: int
@@ -69,14 +60,10 @@ class SyntheticObject:
 
 @dataclass(frozen=True)
 class SyntheticScene:
-    """Everything in front of the camera.
+    """Objects from back to front, the landscape, and camera and light.
 
-    Args:
-        objects (`tuple[SyntheticObject, ...]`): From back to front.
-        landscape_seed (`int`): Seed of clouds, hills and grass.
-        pan_speed (`float`): Columns per frame by which the camera moves; the sky moves at 0.4 of it.
-        flicker (`tuple[float, float, float]`): Amplitude, angular speed and phase of the light.
-        light (`Color`): Factor on each colour channel.
+    `pan_speed` is the columns per frame by which the camera moves (the sky moves at 0.4 of it), `flicker` the
+    amplitude, angular speed and phase of the light, `light` a factor per colour channel.
     """
 
     objects: tuple[SyntheticObject, ...]
@@ -102,15 +89,15 @@ def render_synthetic_video(
     num_classes: int = 8,
     preset: str = "texture",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Film one random scene.
+    """Render one random scene.
 
     Args:
-        seed (`int` or `Sequence[int]`): Decides everything; a longer video starts like a shorter one.
+        seed (`int` or `Sequence[int]`): Seed of all draws; a longer video starts like a shorter one.
         num_frames (`int`, *optional*, defaults to 30): Number of frames.
         size (`tuple[int, int]`, *optional*, defaults to `(128, 160)`): Height and width.
         num_classes (`int`, *optional*, defaults to 8): Two background classes and the others.
-        preset (`str`, *optional*, defaults to `"texture"`): What tells the other classes apart: `"texture"` (pattern
-            and colours, any shape) or `"shape"` (outline alone, any pattern; harder).
+        preset (`str`, *optional*, defaults to `"texture"`): Feature that distinguishes the other classes: `"texture"`
+            (pattern and colours, any shape) or `"shape"` (outline alone, any pattern; harder).
 
     Returns:
         Frames, `uint8` of shape `(num_frames, height, width, 3)`, and raw label ids, `uint8` of shape
@@ -133,19 +120,13 @@ def write_synthetic_dataset(
     seed: int = 0,
     preset: str = "texture",
 ) -> None:
-    """Write random videos in VSPW layout, with the splits `train` and `val`.
-
-    The folder appears under its name only when it is complete.
+    """Write random videos in VSPW layout, with the splits `train` and `val`; the folder is written atomically.
 
     Args:
         root (`str` or `os.PathLike`): Folder to write; it must not exist yet or be empty.
         num_train_videos (`int`): Number of videos in `train.txt`.
         num_val_videos (`int`): Number of videos in `val.txt`.
-        num_frames (`int`, *optional*, defaults to 30): Frames per video.
-        size (`tuple[int, int]`, *optional*, defaults to `(128, 160)`): Height and width.
-        num_classes (`int`, *optional*, defaults to 8): Number of classes.
-        seed (`int`, *optional*, defaults to 0): Decides every pixel.
-        preset (`str`, *optional*, defaults to `"texture"`): What tells classes apart, see [`render_synthetic_video`].
+        num_frames, size, num_classes, seed, preset: As for [`render_synthetic_video`], for every video.
     """
     root = Path(root).resolve()
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -172,7 +153,7 @@ def _write_video(folder: Path, frames: np.ndarray, masks: np.ndarray) -> None:
 
 
 def draw_scene(rng: np.random.Generator, aspect: float, num_classes: int, preset: str) -> SyntheticScene:
-    """Draw a scene for frames that are `aspect` times as wide as high."""
+    """Draw a scene for frames of the aspect ratio `aspect` (width / height)."""
     names = synthetic_class_names(num_classes, preset)
     object_ids = np.arange(len(BACKGROUND_CLASSES) + 1, num_classes + 1)
     num_objects = int(rng.integers(4, 7))
@@ -212,7 +193,7 @@ def _draw_object(rng: np.random.Generator, aspect: float, class_id: int, name: s
 def render_scene(
     scene: SyntheticScene, num_frames: int, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Film a scene; `rng` only gives the camera noise."""
+    """Render a scene; `rng` only draws the camera noise."""
     landscape = _Landscape(scene, size)
     frames = np.empty((num_frames, *size, 3), np.uint8)
     masks = np.empty((num_frames, *size), np.uint8)
@@ -248,7 +229,7 @@ class _View:
 
 
 def _view_object(thing: SyntheticObject, time: float, size: tuple[int, int]) -> _View:
-    """Look at an object at a time. Its centre is always inside the image; distances to the outline are in pixels."""
+    """View of an object at a time. Its centre is always inside the image; distances to the outline are in pixels."""
     height, width = size
     amplitude, speed, phase = thing.swelling
     radius = thing.radius * (1 + amplitude * np.sin(speed * time + phase)) * height
@@ -326,7 +307,7 @@ class _Landscape:
         return mask
 
     def _look(self, panorama: np.ndarray, time: float) -> np.ndarray:
-        """The part of a panorama (columns on axis 1) that the camera sees at a time."""
+        """The visible part of a panorama (columns on axis 1) at a time."""
         first, fraction = divmod(self.pan_speed * time, 1)
         columns = (int(first) + np.arange(self.width + 1)) % panorama.shape[1]
         seen = np.take(panorama, columns, axis=1)
@@ -371,7 +352,7 @@ class _Landscape:
 
 
 def _floats(values: npt.ArrayLike) -> np.ndarray:
-    """Single precision array: the renderer never widens to double, which would halve its speed."""
+    """Single precision array; double precision would halve the renderer's speed."""
     return np.asarray(values, np.float32)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clip augmentation: one random draw of the geometry per clip, applied to every frame and its labels.
+"""Clip augmentation: one random geometry per clip, applied to every frame and its labels.
 
 The steps and their default parameters are those of the official THE-Mask training pipeline on VSPW: resize, crop,
-horizontal flip, photometric distortion (the latter drawn for every frame on its own).
+horizontal flip, photometric distortion (drawn separately for every frame).
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ class ClipAugmentation:
         flip_probability (`float`, *optional*, defaults to 0.5): Probability of a horizontal flip.
         photometric (`bool`, *optional*, defaults to `True`): Whether to distort brightness, contrast, saturation and
             hue.
-        void_ids (`tuple[int, ...]`, *optional*, defaults to `(0, 255)`): Raw label ids that are no class.
+        void_ids (`tuple[int, ...]`, *optional*, defaults to `(0, 255)`): Raw label ids that are not classes.
     """
 
     base_size: tuple[int, int] = (853, 480)
@@ -60,7 +60,7 @@ class ClipAugmentation:
     def __call__(
         self, frames: Sequence[np.ndarray], masks: Sequence[np.ndarray], rng: np.random.Generator
     ) -> tuple[Tensor, np.ndarray, list[PhotometricDraw]]:
-        """Augment one clip, apart from its colours: how they change is drawn here and applied by whoever has the time.
+        """Change the geometry of one clip, and draw the photometric distortion, which is applied elsewhere.
 
         Args:
             frames (`Sequence[np.ndarray]`): RGB, `uint8` of shape `(height, width, 3)` each.
@@ -69,7 +69,7 @@ class ClipAugmentation:
 
         Returns:
             The frames `(num_frames, 3, height, width)` and the masks `(num_frames, height, width)`, at most
-            `crop_size` large, and what is to happen to the colours of every frame.
+            `crop_size` large, and the drawn distortion of every frame.
         """
         size = resized_size(masks[-1].shape, self.base_size, rng.uniform(*self.ratio_range))
         proposals = crop_proposals(size, self.crop_size, rng)
@@ -85,13 +85,7 @@ class ClipAugmentation:
 
 
 def resized_size(size: tuple[int, ...], base_size: tuple[int, int], ratio: float) -> tuple[int, int]:
-    """Height and width of a frame after the training resize.
-
-    Args:
-        size (`tuple[int, ...]`): Height and width before.
-        base_size (`tuple[int, int]`): Longest and shortest edge to fit into at a ratio of 1.
-        ratio (`float`): The drawn factor on `base_size`.
-    """
+    """Height and width that fit a frame into `ratio` times `base_size`, its longest and shortest edge."""
     height, width = size
     longest, shortest = (int(edge * ratio) for edge in base_size)
     factor = min(longest / max(height, width), shortest / min(height, width))
@@ -99,12 +93,7 @@ def resized_size(size: tuple[int, ...], base_size: tuple[int, int], ratio: float
 
 
 def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a frame bilinearly and without antialiasing, as OpenCV does.
-
-    Args:
-        frame (`np.ndarray` of shape `(height, width, 3)`): RGB, `uint8`.
-        size (`tuple[int, int]`): Height and width after.
-    """
+    """Resize a `uint8` frame of shape `(height, width, 3)` bilinearly and without antialiasing, as OpenCV does."""
     channels_first = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
     return functional.resize(channels_first, list(size), antialias=False).permute(1, 2, 0).numpy()
 
@@ -130,7 +119,7 @@ def resize_mask(
 def crop_proposals(
     size: tuple[int, int], crop_size: tuple[int, int], rng: np.random.Generator
 ) -> Iterator[tuple[int, int]]:
-    """Draw top-left corners of crops for ever, each uniform over the corners that keep the crop inside the frame."""
+    """Endless top-left corners of crops, each uniform over the corners that keep the crop inside the frame."""
     margin_height, margin_width = (max(edge - crop_edge, 0) for edge, crop_edge in zip(size, crop_size, strict=True))
     while True:
         yield int(rng.integers(margin_height + 1)), int(rng.integers(margin_width + 1))
@@ -143,15 +132,7 @@ def select_crop(
     cat_max_ratio: float,
     void_ids: tuple[int, ...],
 ) -> tuple[int, int]:
-    """Take the first proposal that shows more than one class and none of them too large, or the tenth re-draw.
-
-    Args:
-        last_mask (`np.ndarray` of shape `(height, width)`): Raw label ids of the clip's last frame.
-        crop_size (`tuple[int, int]`): Height and width of the crop.
-        proposals (`Iterator[tuple[int, int]]`): Top-left corners to try.
-        cat_max_ratio (`float`): The largest class must cover less than this share of the labelled pixels.
-        void_ids (`tuple[int, ...]`): Label ids that are no class.
-    """
+    """First proposal with more than one class, all below `cat_max_ratio` of the labels, or the tenth redraw."""
     corner = next(proposals)
     num_redraws = MAX_CROP_REDRAWS if cat_max_ratio < 1 else 0
     for _ in range(num_redraws):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single frames of video files, by index and in bounded memory.
+"""Random access to frames of video files, in bounded memory.
 
 A frame of a video file has a path like a file in a folder: frame 12 of `train/drive.mp4` is
 `train/drive.mp4/00000012`.
@@ -24,27 +24,25 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 
 
 def video_frame_path(video: str, index: int) -> str:
-    """Path that stands for one frame of a video file."""
+    """Path of one frame of a video file."""
     return f"{video}/{index:08d}"
 
 
 def is_video_frame(path: str) -> bool:
-    """Whether a path stands for a frame of a video file."""
+    """Whether a path is that of a frame of a video file."""
     return PurePosixPath(path).parent.suffix.lower() in VIDEO_SUFFIXES
 
 
 def count_video_frames(path: Path) -> int:
-    """Number of frames of a video file, which is read but not decoded."""
+    """Number of frames of a video file, which is demuxed but not decoded."""
     return len(_index_of(path).times)
 
 
 def read_video_frame(path: Path) -> np.ndarray:
     """Read a frame of a video file as RGB, upright, `uint8` of shape `(height, width, 3)`.
 
-    Every thread keeps the last file open, so that frames read in order are decoded once.
-
-    Args:
-        path (`Path`): As from [`video_frame_path`].
+    `path` is one of [`video_frame_path`]. Every thread keeps the last file open, so that frames read in order are
+    decoded once.
 
     Raises:
         DamagedFileError: If the file cannot be decoded at this frame.
@@ -61,9 +59,9 @@ _INHERITED: list["_VideoFile | None"] = []
 
 
 def _leave_to_parent() -> None:
-    """Put the opened file aside in a forked process.
+    """Keep the parent's open file unused in a forked process.
 
-    Reading on would move the parent's position in it, and closing it would wait for threads that were not forked.
+    Reading it would move the parent's position, and closing it would wait for threads that were not forked.
     """
     _INHERITED.append(_OPENED.__dict__.pop("reader", None))
 
@@ -73,7 +71,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 
 
 class _VideoFile:
-    """An opened video file and where its decoder stands."""
+    """An open video file and the position of its decoder."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -106,7 +104,7 @@ class _VideoFile:
         if self._last_time is None or not key_time <= self._last_time < time:
             self._seek(key_time)
         frame = self._decode_until(time)
-        if frame is None:  # pictures before a key frame in time may come after it in the file
+        if frame is None:  # frames before a key frame in time may come after it in the file
             self._seek(self._index.times[0])
             frame = self._decode_until(time)
         return frame
@@ -131,7 +129,7 @@ class _VideoFile:
 
 
 class _FrameIndex:
-    """When the frames and the key frames of a file are shown, in the file's unit of time."""
+    """Presentation times of the frames and the key frames of a file, in its time base."""
 
     def __init__(self, times: list[int], key_times: list[int]):
         self.times = sorted(times)
@@ -145,7 +143,7 @@ class _FrameIndex:
 
 def _index_of(path: Path) -> _FrameIndex:
     if not path.is_file():
-        raise FileNotFoundError(f"Video file {path} must exist. Got no such file; check the data folder.")
+        raise FileNotFoundError(f"Video file {path} must exist; check the data folder.")
     status = path.stat()
     return _read_index(path, status.st_size, status.st_mtime_ns)
 
@@ -164,7 +162,7 @@ def _read_index(path: Path, size: int, changed: int) -> _FrameIndex:
         except av.FFmpegError as error:
             raise DamagedFileError(f"Video file {path} must be readable. Got: {error.strerror}.") from error
     if not times:
-        raise DamagedFileError(f"Video file {path} must hold frames. Got none.")
+        raise DamagedFileError(f"Video file {path} must hold frames.")
     return _FrameIndex(times, key_times)
 
 
@@ -175,5 +173,5 @@ def _open(path: Path) -> "av.container.InputContainer":
         raise DamagedFileError(f"Video file {path} must be readable. Got: {error.strerror}.") from error
     if not container.streams.video:
         container.close()
-        raise DamagedFileError(f"Video file {path} must hold a video stream. Got none.")
+        raise DamagedFileError(f"Video file {path} must hold a video stream.")
     return container

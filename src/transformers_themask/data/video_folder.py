@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reader of a folder of videos with masks, for data of one's own.
+"""Reader of a folder of videos with masks, the layout for custom data.
 
 ```
 ROOT/classes.txt                           one class name per line; the first has id 1 in the masks, the second 2 ...
@@ -9,9 +9,9 @@ ROOT/<split>/<video>/masks/<frame>.png     8-bit single-channel ids; 255 is void
 ```
 
 The mask of an image has the image's name; that of a frame in a video file its index from 0, such as `12.png` or
-`00000012.png`. Frames without a mask are context: they are seen, but neither trained on nor scored. In place of
-`classes.txt` there may be `classes.json`, which names the ids too: `{"background": 0, "car": 10}`. Masks must hold no
-other ids. A video without any mask, and a split without labels, are allowed.
+`00000012.png`. Frames without a mask are context for the others, and neither trained on nor scored. Instead of
+`classes.txt` there may be `classes.json`, which gives the ids too: `{"background": 0, "car": 10}`. Other ids in masks
+are errors. A video without any mask, and a split without labels, are allowed.
 """
 
 import json
@@ -28,19 +28,16 @@ from .video_table import UNLABELLED, OnError, list_rows, match_masks, video_row
 
 NAMES_FILE = "classes.txt"
 IDS_FILE = "classes.json"
-# Stands for the values that masks must not hold; hence there may be fewer classes than that.
+# Raw id of the values that masks must not hold; there must be fewer classes.
 UNKNOWN_ID = 254
 
 
 def read_classes(root: Path) -> tuple[list[str], np.ndarray]:
-    """Read the class names, and which raw id each value in a mask file stands for.
-
-    Args:
-        root (`Path`): Folder that holds `classes.txt` or `classes.json`.
+    """Read `classes.txt` or `classes.json`.
 
     Returns:
-        `list[str]` and `np.ndarray` of shape `(256,)`: Names in the order of the values in the files, and the raw id
-        of each value: 1 for the first class, and so on.
+        `list[str]` and `np.ndarray` of shape `(256,)`: Class names in the order of their values in mask files, and the
+        raw id of each value: 1 for the first class, and so on.
     """
     path = root / IDS_FILE if (root / IDS_FILE).is_file() else root / NAMES_FILE
     ids = _read_ids(path) if path.name == IDS_FILE else _read_names(path)
@@ -60,14 +57,7 @@ def split_names(root: Path) -> list[str]:
 
 
 def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str, Any]]:
-    """List the videos of one split.
-
-    Args:
-        root (`Path`): Folder with the splits.
-        split (`str`): Name of a folder with videos.
-        on_error (`Callable`): Called with the id and the error of a video that cannot be listed, which is then left
-            out.
-    """
+    """List the videos in the folder `ROOT/<split>`; one that cannot be listed is reported to `on_error`."""
     if split not in split_names(root):
         available = ", ".join(split_names(root)) or "none"
         raise FileNotFoundError(
@@ -78,7 +68,7 @@ def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str,
 
 
 def _videos(folder: Path) -> dict[str, list[Path]]:
-    """The videos of a split, each with what its frames come from: a folder, a file or, by mistake, several."""
+    """The videos of a split, each with its sources of frames: a folder, a file or, by mistake, none or several."""
     sources: dict[str, list[Path]] = {}
     for path in folder.iterdir():
         is_file = path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
@@ -105,7 +95,7 @@ def _read_row(root: Path, split: str, video_id: str, sources: list[Path]) -> dic
     else:
         names = list_images(source / "frames", FRAME_SUFFIXES)
         if not names:
-            raise FileNotFoundError(f"{source / 'frames'} must hold at least one frame (.jpg or .png). Got none.")
+            raise FileNotFoundError(f"{source / 'frames'} must hold at least one frame (.jpg or .png).")
         frames = [f"{video_id}/frames/{name}" for name in names]
         matched = match_masks(source / "frames", names, mask_folder, masks)
     paths = [f"{split}/{video_id}/masks/{name}" if name != UNLABELLED else UNLABELLED for name in matched]

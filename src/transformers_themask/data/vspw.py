@@ -28,14 +28,7 @@ LABEL_FILE = "label_num_dic_final.json"
 
 
 def read_class_names(root: str | os.PathLike[str]) -> list[str]:
-    """Read the class names in the order of their ids, without the void id 0: list index = class index.
-
-    Args:
-        root (`str` or `os.PathLike`): Folder that holds `label_num_dic_final.json`.
-
-    Returns:
-        `list[str]`: Name of class index 0 (raw id 1), 1 (raw id 2), ...
-    """
+    """Class names in `label_num_dic_final.json` by class index: that of raw id 1, of raw id 2, ..."""
     if not Path(root).is_dir():
         raise FileNotFoundError(f"`root` must be a folder in VSPW layout. Got {root}, which does not exist.")
     path = Path(root) / LABEL_FILE
@@ -69,17 +62,10 @@ def _is_split_file(file: Path) -> bool:
 
 
 def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str, Any]]:
-    """List the videos of one split.
-
-    Args:
-        root (`Path`): Folder with the split files and `data/`.
-        split (`str`): Name of a split file without `.txt`.
-        on_error (`Callable`): Called with the id and the error of a video that cannot be listed, which is then left
-            out.
-    """
+    """List the videos that `ROOT/<split>.txt` names; one that cannot be listed is reported to `on_error`."""
     video_ids = _read_split(root, split)
     if not (root / "data").is_dir():
-        raise FileNotFoundError(f"{root} must hold the folder data with the videos. Got no {root / 'data'}.")
+        raise FileNotFoundError(f"{root} must hold the folder data with the videos; there is no {root / 'data'}.")
     has_labels = any((root / "data" / video_id / "mask").is_dir() for video_id in video_ids)
     yield from list_rows(video_ids, lambda video_id: _read_row(root, split, video_id, has_labels), on_error)
 
@@ -93,7 +79,7 @@ def _read_row(root: Path, split: str, video_id: str, has_labels: bool) -> dict[s
         )
     frames = _list_images(folder / "origin", FRAME_SUFFIXES)
     if not frames:
-        raise FileNotFoundError(f"{folder / 'origin'} must hold at least one frame (.jpg or .png). Got none.")
+        raise FileNotFoundError(f"{folder / 'origin'} must hold at least one frame (.jpg or .png).")
     masks = [f"data/{video_id}/mask/{name}" for name in _list_masks(folder, frames)] if has_labels else None
     return video_row(video_id, [f"data/{video_id}/origin/{name}" for name in frames], masks)
 
@@ -112,7 +98,7 @@ def _list_masks(folder: Path, frames: list[str]) -> list[str]:
 
 def _list_images(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"A video in VSPW layout must have the folder {folder}. Got no such folder.")
+        raise FileNotFoundError(f"A video in VSPW layout must have the folder {folder}.")
     return list_images(folder, suffixes)
 
 
@@ -131,7 +117,7 @@ def _read_split(root: Path, split: str) -> list[str]:
         raise ValueError(f"{path} must be a text file with one video name per line. Got {error}.") from error
     video_ids = [line.strip() for line in lines if line.strip()]
     if not video_ids:
-        raise ValueError(f"{path} must name at least one video. Got an empty file; write one video name per line.")
+        raise ValueError(f"{path} must name at least one video; write one video name per line.")
     repeated = [video_id for video_id, count in Counter(video_ids).items() if count > 1]
     if repeated:
         raise ValueError(f"{path} must name every video once. Got {repeated[0]!r} again; remove the repeated line.")

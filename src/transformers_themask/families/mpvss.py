@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, ResNetConfig, SwinConfig
 from transformers_themask.conversion import query_segmenter
 from transformers_themask.conversion.official import build_official_config, converted_entries, count_in, shape_in
 from transformers_themask.models.configuration_mpvss import MPVSSConfig
-from transformers_themask.models.configuration_themask import THEMaskConfig
+from transformers_themask.models.configuration_query_segmenter import QuerySegmenterConfig
 from transformers_themask.models.mit import MiTConfig
 from transformers_themask.models.modeling_mpvss import MPVSSForVideoSemanticSegmentation
 from transformers_themask.registry import ANY_OTHER, Converter, Family, LoadablePart
@@ -114,7 +114,7 @@ def convert_official_key(key: str) -> str | None:
         return f"flow.{convert_flow_key(key)}"
     if key.startswith("backbone."):
         return f"segmenter.model.pixel_level_module.encoder.{convert_backbone_key(key.removeprefix('backbone.'))}"
-    # Its Mask2Former is THE-Mask's, of one frame.
+    # Its segmenter is a Mask2Former.
     converted = query_segmenter.convert_official_key(key.replace("sem_seg_head.", "decode_head.", 1))
     return None if converted is None else f"segmenter.{converted}"
 
@@ -186,7 +186,9 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: Any) -> M
         "matching_rounds": 1,
     }
     given = overrides.pop("segmenter_config", None) or {}
-    fields: dict[str, object] = {"segmenter_config": build_official_config(THEMaskConfig, segmenter, dict(given))}
+    fields: dict[str, object] = {
+        "segmenter_config": build_official_config(QuerySegmenterConfig, segmenter, dict(given))
+    }
     if any(key.startswith("motion.") for key in state_dict):
         shape, count = partial(shape_in, state_dict), partial(count_in, state_dict)
         fields |= {
@@ -221,7 +223,7 @@ def _backbone_config(state_dict: dict[str, Tensor]) -> PreTrainedConfig:
 
 def tiny(**overrides: object) -> MPVSSForVideoSemanticSegmentation:
     """An MPVSS with eight queries and a narrow motion encoder on a tiny MiT."""
-    segmenter = THEMaskConfig(
+    segmenter = QuerySegmenterConfig(
         backbone_config=MiTConfig(hidden_sizes=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_attention_heads=(1, 2, 3, 4)),
         feature_size=32,
         mask_feature_size=32,

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The family of image segmentation models of Transformers, applied frame by frame."""
 
-from transformers import SegformerConfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoImageProcessor, PreTrainedConfig, SegformerConfig
 
 from transformers_themask.models.configuration_per_frame import PerFrameConfig
 from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentation
@@ -23,6 +27,20 @@ def tiny(**overrides: object) -> PerFrameForVideoSemanticSegmentation:
     return PerFrameForVideoSemanticSegmentation(PerFrameConfig(**fields))
 
 
+def wrapped_processor(
+    path: str | Path, config: PreTrainedConfig, size: Mapping[str, int] | None, **hub_options: Any
+) -> PerFrameVideoProcessor:
+    """The image processor of a checkpoint, applied frame by frame, at the square that the segmenter takes if any."""
+    # Names of classes, for which OneFormer's would look on the Hub, are those of the configuration.
+    image_processor = AutoImageProcessor.from_pretrained(path, class_info_file=None, **hub_options)
+    square = config.square_input_size
+    if square is not None and config.is_semantic:  # any square will do: the image processor's own, if it is one
+        own = dict(getattr(image_processor, "size", None) or {})
+        if own.get("height") is not None and own["height"] == own.get("width"):
+            square = {"height": own["height"], "width": own["width"]}
+    return PerFrameVideoProcessor.for_whole_frames(image_processor, square or size)
+
+
 def accepts_any(model_type: str) -> bool:
     """True: the configuration itself rejects models that do not segment images."""
     return True
@@ -36,4 +54,5 @@ FAMILY = Family(
     introduction="It is an image model that looks at each frame on its own.",
     starts_from={ANY_OTHER: "segmenter_config"},
     accepts=accepts_any,
+    wrapped_processor=wrapped_processor,
 )

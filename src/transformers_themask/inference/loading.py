@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoVideoProcessor, BaseVideoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoVideoProcessor, BaseVideoProcessor, PreTrainedConfig, PreTrainedModel
 
 from transformers_themask.auto import AutoModelForVideoSemanticSegmentation
-from transformers_themask.models.video_processing import VideoSegmentationProcessor
-from transformers_themask.models.video_processing_per_frame import SHARED_OPTIONS, PerFrameVideoProcessor
+from transformers_themask.models.video_processing import SHARED_OPTIONS, VideoSegmentationProcessor
+from transformers_themask.registry import family_of
 
 # What `from_pretrained` raises for missing and damaged files and for values that no model has.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
@@ -72,18 +72,10 @@ def load_processor(
     """
     if PreTrainedConfig.get_config_dict(path, **options)[0].get("model_type") == model.config.model_type:
         return as_own_processor(AutoVideoProcessor.from_pretrained(path, **options), model)
-    # Names of classes, for which OneFormer's would look on the Hub, are those of the configuration.
-    image_processor = AutoImageProcessor.from_pretrained(path, class_info_file=None, **options)
-    square = model.config.square_input_size
-    if square is not None and model.config.is_semantic:  # any square will do: the image processor's own, if it is one
-        own = dict(getattr(image_processor, "size", None) or {})
-        square = {"height": own["height"], "width": own["width"]} if is_square(own) else square
-    return PerFrameVideoProcessor.for_whole_frames(image_processor, square or size)
-
-
-def is_square(size: Mapping[str, Any]) -> bool:
-    """Whether a `size` of image processors gives one length for both height and width."""
-    return size.get("height") is not None and size.get("height") == size.get("width")
+    row = family_of(model.config)
+    if row is None or row.wrapped_processor is None:
+        raise ValueError(f"there is no video processor of a {model.config.model_type} model.")
+    return row.wrapped_processor(path, model.config, size, **options)
 
 
 def as_own_processor(processor: BaseVideoProcessor, model: PreTrainedModel) -> VideoSegmentationProcessor:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of video semantic segmentation; two of the folders are `evaluate` modules."""
+"""Metrics of video semantic segmentation; `video_mean_iou.py` and `video_consistency.py` are `evaluate` modules."""

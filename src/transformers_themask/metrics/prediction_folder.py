@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a folder of predicted label maps, `PREDICTIONS/<video>/<frame>.png`, without any model."""
+"""Scores of a folder of predicted label maps, `PREDICTIONS/<video>/<frame>.png`, without any model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from .video_scores import VideoScores
 
 logger = logging.get_logger(__name__)
 
-# From this gain in pixel accuracy on, the other reading of the ids is what the folder most likely holds.
+# Gain in pixel accuracy above which the other kind of ids is what the folder most likely holds.
 CLEAR_GAIN = 0.2
 
 
@@ -32,27 +32,22 @@ def score_prediction_folder(
     """Compare the label maps of a folder with the masks of a split, one frame at a time.
 
     Args:
-        predictions_dir (`str` or `Path`):
-            Folder with one PNG per frame that has a mask: `<video_id>/<stem of the frame's file>.png`, the layout that
-            VSPW's scripts read. Other files are ignored.
-        videos (`LabelledVideos`):
-            The split.
-        class_indices (integer array of shape `(256,)`):
-            Class index of each raw label id, 255 for void.
-        prediction_ids (`str`, *optional*, defaults to `"reduced"`):
-            Ids of the predictions: `"reduced"` for class indices, with which `mean_iou` is computed, `"raw"` for the
-            ids of the mask files. Void (255, or raw 0) may be predicted only where the label is void. A warning tells
-            when the other reading fits the masks far better.
-        window_lengths (`Sequence[int]`, *optional*, defaults to `(8, 16)`):
-            Frames per window of the video consistency.
-        progress (`bool`, *optional*, defaults to `True`):
-            Whether to show a progress bar.
+        predictions_dir (`str` or `Path`): Folder with one PNG per frame that has a mask: `<video_id>/<stem of the
+            frame's file>.png`, the layout that VSPW's scripts read. Other files are ignored.
+        videos ([`LabelledVideos`]): The split.
+        class_indices (integer array of shape `(256,)`): Class index of each raw label id, 255 for void.
+        prediction_ids (`str`, *optional*, defaults to `"reduced"`): Ids of the predictions: `"reduced"` for class
+            indices, with which `mean_iou` is computed, `"raw"` for the ids of the mask files. Void (255, or raw 0) may
+            be predicted only where the label is void. If the other kind fits the masks far better, a warning says so.
+        window_lengths (`Sequence[int]`, *optional*, defaults to `(8, 16)`): Frames per window of the video
+            consistency.
+        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
 
     Returns:
-        `dict`: the scores of `VideoScores.compute`.
+        `dict`: The scores of [`VideoScores.compute`].
 
     Raises:
-        ValueError: If a file does not fit its mask, or the ids their reading.
+        ValueError: If a file does not have the size of its mask, or holds other ids.
         OSError: If a file is missing or cannot be read.
     """
     if prediction_ids not in ("reduced", "raw"):
@@ -60,7 +55,7 @@ def score_prediction_folder(
     if not Path(predictions_dir).is_dir():
         raise FileNotFoundError(f"`predictions_dir` must be a folder of label maps. Got {predictions_dir}.")
     if not any(any(row["masks"]) for row in videos.rows):
-        raise ValueError("`videos` must name at least one mask. Got none; check the split.")
+        raise ValueError("`videos` must have at least one mask; check the split.")
     class_indices = np.asarray(class_indices)
     scores = VideoScores(videos.num_labels, class_indices, window_lengths)
     num_agreeing_otherwise = 0
@@ -93,8 +88,7 @@ def _read_prediction(path: Path, mask_path: Path, mask_shape: tuple[int, ...]) -
     """Read a prediction and check that it has the size of its mask."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} must exist, because {mask_path} is a labelled frame. Got no such file; name predictions "
-            "<video>/<frame>.png."
+            f"{path} must exist, because {mask_path} is a labelled frame; name predictions <video>/<frame>.png."
         )
     prediction = read_mask(path)
     if prediction.shape != mask_shape:

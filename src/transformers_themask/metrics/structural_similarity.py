@@ -21,10 +21,10 @@ def structural_similarity(
     correction; the result is the mean over all windows that lie within the image.
 
     Args:
-        first (`np.ndarray` of shape `(height, width)`): An image of numbers.
+        first (`np.ndarray` of shape `(height, width)`): An image.
         second (`np.ndarray` of shape `(height, width)`): The other one.
-        data_range (`float`, *optional*, defaults to 255): Difference between the largest and the smallest value that
-            there may be.
+        data_range (`float`, *optional*, defaults to 255): Difference between the largest and the smallest possible
+            value.
         window (`int`, *optional*, defaults to 7): Side of the windows in pixels, an odd number. `None`: one window,
             the whole image, without correction, which is eq. 7 as it is written.
 
@@ -62,7 +62,7 @@ def _check_window(window: int, shape: tuple[int, ...]) -> None:
 def _similarities(
     first: np.ndarray, second: np.ndarray, data_range: float, average: Callable[[np.ndarray], Any], correction: float
 ) -> Any:
-    """Similarity of every window, given what averages over windows and what makes variances of them unbiased."""
+    """Similarity of every window; `correction` makes the variances unbiased."""
     mean, other_mean = average(first), average(second)
     variance = correction * (average(first * first) - mean * mean)
     other_variance = correction * (average(second * second) - other_mean * other_mean)

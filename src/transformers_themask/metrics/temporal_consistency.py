@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Temporal consistency (TC): how well the prediction of each frame agrees with the warped prediction of the next.
 
-Only the arithmetic, from given optical flow: the VSPW script estimates the flow with RAFT, which is not part of this
-package.
+Computed from given optical flow: the VSPW script estimates the flow with RAFT, which is not part of this package.
 """
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from .video_mean_iou.video_mean_iou import confusion_matrix
+from .video_mean_iou import confusion_matrix
 
 
 def warp_labels(next_labels: np.ndarray, flow: np.ndarray) -> np.ndarray:
@@ -21,10 +20,8 @@ def warp_labels(next_labels: np.ndarray, flow: np.ndarray) -> np.ndarray:
     published numbers contain them.
 
     Args:
-        next_labels (`np.ndarray` of shape `(height, width)`, uint8):
-            Class indices of frame t + 1.
-        flow (`np.ndarray` of shape `(2, height, width)`):
-            Motion from frame t to t + 1 in pixels, x first.
+        next_labels (`np.ndarray` of shape `(height, width)`, uint8): Class indices of frame t + 1.
+        flow (`np.ndarray` of shape `(2, height, width)`): Motion from frame t to t + 1 in pixels, x first.
 
     Returns:
         `np.ndarray` of shape `(height, width)`, uint8: labels in the place of frame t, nearest sampling.
@@ -47,12 +44,10 @@ def temporal_confusion_matrix(predictions: np.ndarray, flows: np.ndarray, num_la
     script takes the first 100 of the validation list).
 
     Args:
-        predictions (`np.ndarray` of shape `(num_frames, height, width)`, uint8):
-            Class indices of a video.
-        flows (`np.ndarray` of shape `(num_frames - 1, 2, height, width)`):
-            Motion from each frame to the next in pixels, x first.
-        num_labels (`int`):
-            Number of classes.
+        predictions (`np.ndarray` of shape `(num_frames, height, width)`, uint8): Class indices of a video.
+        flows (`np.ndarray` of shape `(num_frames - 1, 2, height, width)`): Motion from each frame to the next in
+            pixels, x first.
+        num_labels (`int`): Number of classes.
 
     Returns:
         `np.ndarray` of shape `(num_labels, num_labels)`, int64: rows are the prediction of a frame, columns the

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .video_consistency.video_consistency import VideoConsistency
-from .video_mean_iou.video_mean_iou import confusion_matrix, mean_iou_scores
+from .video_consistency import VideoConsistency
+from .video_mean_iou import confusion_matrix, mean_iou_scores
 
 
 class VideoScores:
     """Confusion matrix and video consistency over the frames of a split, with the official definitions.
 
-    The consistency compares raw label ids, the matrix class indices. The two are told apart by a table rather than by
-    a second label map per frame, so whoever evaluates reads a mask once and hands it over as it is:
+    The consistency compares raw label ids, the matrix class indices. A table converts the ids, so each mask is read
+    once and added as it is:
 
     ```python
     scores = VideoScores(num_labels, class_indices=processor.reduce_labels(np.arange(256, dtype=np.uint8)))
@@ -26,18 +26,15 @@ class VideoScores:
     ```
 
     The object holds two matrices of counts and, per video, its scores, never a matrix. It can be pickled, and the
-    parts that several processes saw of a data set (whole videos each) are joined by `merge`: all counts are integers
-    and the consistency is summed exactly, so the scores do not depend on who saw which video.
+    parts of a data set in several processes (whole videos each) are joined by `merge`: all counts are integers and the
+    consistency is summed exactly, so the scores do not depend on how the videos were distributed.
 
     Args:
-        num_labels (`int`):
-            Number of classes.
-        class_indices (integer array of shape `(256,)`):
-            Class index of each raw label id, `ignore_index` for void.
-        window_lengths (`Sequence[int]`, *optional*, defaults to `(8, 16)`):
-            Frames per window of the video consistency.
-        ignore_index (`int`, *optional*, defaults to 255):
-            Entry of `class_indices` that is not counted.
+        num_labels (`int`): Number of classes.
+        class_indices (integer array of shape `(256,)`): Class index of each raw label id, `ignore_index` for void.
+        window_lengths (`Sequence[int]`, *optional*, defaults to `(8, 16)`): Frames per window of the video
+            consistency.
+        ignore_index (`int`, *optional*, defaults to 255): Entry of `class_indices` that is not counted.
     """
 
     def __init__(
@@ -64,13 +61,13 @@ class VideoScores:
         self._num_video_frames = 0
 
     def start_video(self, video_id: str) -> None:
-        """Begin a video; the frames that follow are its frames, in order."""
+        """Start a video; the frames added next are its frames, in order."""
         self.end_video()
         self.consistency.start_video(video_id)
         self._video_id = video_id
 
     def end_video(self) -> None:
-        """Keep the scores of the video begun last and let go of what only further frames would need."""
+        """Finish the current video and free its buffers."""
         if self._video_id is None:
             return
         self._scores_of_videos[self._video_id] = self._compute_video(self._video_id)
@@ -79,13 +76,11 @@ class VideoScores:
         self._video_matrix[:] = 0
 
     def add_frame(self, prediction: ArrayLike, raw_label: ArrayLike) -> None:
-        """Score the next frame of the video begun last.
+        """Score the next frame of the current video.
 
         Args:
-            prediction (integer array or CPU tensor of shape `(height, width)`):
-                Class indices.
-            raw_label (uint8 array or CPU tensor of shape `(height, width)`):
-                Label ids as they are stored.
+            prediction (integer array or CPU tensor of shape `(height, width)`): Class indices.
+            raw_label (uint8 array or CPU tensor of shape `(height, width)`): Label ids as they are stored.
         """
         raw_label = np.asarray(raw_label)
         if raw_label.dtype != np.uint8:
@@ -99,9 +94,9 @@ class VideoScores:
         self._num_video_frames += 1
 
     def skip_frame(self) -> None:
-        """Pass over the next frame of the video begun last, because it has no labels.
+        """Skip the next frame of the current video, which has no labels.
 
-        It is in no count, and a window of the video consistency that it lies in is undefined.
+        It is not counted, and every window of the video consistency that contains it is undefined.
         """
         self.consistency.skip_frame()
 
@@ -153,17 +148,7 @@ def _matrix_scores(matrix: np.ndarray) -> dict[str, Any]:
 
 
 def named_scores(scores: dict[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
-    """Make the scores of [`VideoScores.compute`] ready for JSON and for reading.
-
-    Args:
-        scores (`dict`):
-            The scores.
-        class_names (`Sequence[str]`):
-            Classes in the order of their indices.
-
-    Returns:
-        `dict`: The same scores with each `per_class_iou` as a `dict` by class name, and with `None` for NaN.
-    """
+    """Scores of [`VideoScores.compute`] for JSON: each `per_class_iou` by class name, and `None` for NaN."""
     per_class_iou = dict(zip(class_names, scores["per_class_iou"], strict=True))
     per_video = {
         video_id: {**video, "per_class_iou": {class_names[k]: iou for k, iou in video["per_class_iou"].items()}}

@@ -13,11 +13,7 @@ STRIDES = (4, 8, 16, 32)
 
 
 def backbone_config_of(size: str | None, config: Any) -> PreTrainedConfig:
-    """The configuration described by a model's fields `backbone` and `backbone_config`.
-
-    Args:
-        size (`str`, *optional*): A published MiT size, `"mit-b0"` … `"mit-b5"`.
-        config (`PreTrainedConfig` or `dict`, *optional*): A configuration instead. Without either it is MiT-B1.
+    """The configuration described by a model's fields `backbone` and `backbone_config`; without either MiT-B1.
 
     Raises:
         ValueError: If both are given, or the backbone is unknown or has not four stages.

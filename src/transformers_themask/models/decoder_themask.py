@@ -54,13 +54,7 @@ class TemporalAggregator(nn.Module):
     def initial_video_queries(
         self, query_features: Tensor, query_position_embeddings: Tensor, batch_size: int
     ) -> Tensor:
-        """Make the first video queries `(batch, num_queries, hidden)`, which know no frame yet.
-
-        Args:
-            query_features, query_position_embeddings (`torch.Tensor` of shape `(num_queries, hidden)`): Learned
-            queries.
-            batch_size (`int`): Number of clips.
-        """
+        """The first video queries `(batch, num_queries, hidden)`, which have seen no frame."""
         queries = query_features.expand(batch_size, -1, -1)
         placed = queries + query_position_embeddings
         return self.video_self_attn_layer_norm(queries + self._drop(self.video_self_attn(placed, placed, queries)))
@@ -68,12 +62,9 @@ class TemporalAggregator(nn.Module):
     def initial_frame_queries(
         self, query_features: Tensor, query_position_embeddings: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
-        """Make the first frame queries `(batch, num_frames, num_queries, hidden)` by looking at each frame (Eq. 7).
+        """The first frame queries `(batch, num_frames, num_queries, hidden)`, by looking at each frame (Eq. 7).
 
-        Args:
-            query_features, query_position_embeddings (`torch.Tensor` of shape `(num_queries, hidden)`): Learned
-            queries.
-            keys, values (`torch.Tensor` of shape `(batch, num_frames, cells, hidden)`): All scales of every frame.
+        `keys` and `values` are all scales of every frame, `(batch, num_frames, cells, hidden)`.
         """
         batch_size, num_frames = keys.shape[:2]
         queries = query_features.expand(batch_size, -1, -1)
@@ -154,11 +145,6 @@ class TemporalAggregationDecoder(MaskedAttentionDecoder):
         """Frame queries `(batch, num_frames, num_queries, hidden)` after the first layer.
 
         None depends on another frame: the video queries that guide this layer are still the learned ones.
-
-        Args:
-            query_features, query_position_embeddings (`torch.Tensor` of shape `(num_queries, hidden)`): Learned
-            queries.
-            levels (`list[LevelFeatures]`): The scales of the frames.
         """
         frame_queries = self._initial_frame_queries(query_features, query_position_embeddings, levels)
         video_queries = self.temporal_aggregator.initial_video_queries(
@@ -239,13 +225,7 @@ class THEMaskTransformerModule(TransformerModule):
         return [], folded
 
     def read_frames(self, feature_maps: list[Tensor], mask_features: Tensor) -> FrameFeatures:
-        """Read the newest frame of every stream, by itself.
-
-        Args:
-            feature_maps (`list[torch.Tensor]`): Maps `(batch, feature_size, h, w)` at strides 32, 16 and 8.
-            mask_features (`torch.Tensor` of shape `(batch, mask_feature_size, height / 4, width / 4)`): Per-pixel
-                features.
-        """
+        """Read the newest frame of every stream by itself; maps as in [`TransformerModule`], one frame per clip."""
         features = self.read_maps(feature_maps, mask_features, (mask_features.shape[0], 1))
         if not isinstance(self.decoder, TemporalAggregationDecoder):
             return features
@@ -256,12 +236,7 @@ class THEMaskTransformerModule(TransformerModule):
     def decode_newest(
         self, window: FrameFeatures, feature_maps: list[Tensor], mask_features: Tensor
     ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
-        """Decode a clip of frames read before, and predict for the last of them.
-
-        Args:
-            window ([`FrameFeatures`]): The frames of every clip.
-            feature_maps (`list[torch.Tensor]`): Of the last frame, as for `read_frames`.
-            mask_features (`torch.Tensor`): Of the last frame, as for `read_frames`.
+        """Decode a clip of frames read before, and predict for the last of them, whose maps are given.
 
         Returns:
             Video-level and frame-level predictions, one of each or none.

@@ -45,15 +45,9 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
         self.attn = MultiScaleDeformableAttention()
 
     def forward(self, hidden_states: Tensor, position_embeddings: Tensor, grid: SamplingGrid) -> Tensor:
-        """Attend from every cell to a few learned positions of every level.
+        """Attend from every cell `(batch, sequence, channels)` to a few learned positions of every level.
 
-        Args:
-            hidden_states (`torch.Tensor` of shape `(batch, sequence, channels)`): Cells of all levels, level by level.
-            position_embeddings (`torch.Tensor` of shape `(sequence, channels)`): Added to the queries only.
-            grid ([`SamplingGrid`]): Where the cells are.
-
-        Returns:
-            `torch.Tensor` of shape `(batch, sequence, channels)`.
+        `position_embeddings` `(sequence, channels)` are added to the queries only.
         """
         queries = hidden_states + position_embeddings
         per_head = (self.n_heads, self.n_levels, self.n_points)

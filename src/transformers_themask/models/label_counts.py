@@ -53,16 +53,12 @@ class ClipTargets(NamedTuple):
 
 
 def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ignored: bool) -> ClipTargets:
-    """Find the classes of every clip.
+    """Find the classes of every clip `(batch, num_frames, height, width)`.
 
-    Args:
-        labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices; `ignore_value` for none.
-        num_labels (`int`): Number of classes.
-        ignore_value (`int`): The value that stands for no class.
-        exclude_ignored (`bool`): Leave such pixels out of the mask losses instead of counting them as background.
+    With `exclude_ignored`, pixels of the `ignore_value` are left out of the mask losses instead of being background.
 
     Raises:
-        ValueError: If a label is neither a class index nor `ignore_value`, or `ignore_value` is a class index.
+        ValueError: As in [`count_classes`].
     """
     counts = count_classes(labels, num_labels, ignore_value)
     return ClipTargets(
@@ -106,12 +102,7 @@ def loss_counts_of(num_targets: Tensor, settings: LossSettings, matching_rounds:
     """The divisors of a batch's loss terms: known before any prediction, additive over clips.
 
     Of N queries a clip with n targets matches min(n, N) in the first round and min(n, N - n) in the second; a matched
-    query weighs 1 in the class term, any other `no_object_weight`.
-
-    Args:
-        num_targets (`torch.Tensor` of shape `(batch,)`): Number of classes in each clip, on the CPU.
-        settings ([`LossSettings`]): Number of queries and weight of "no object".
-        matching_rounds (`int`): 1 or 2.
+    query weighs 1 in the class term, any other `no_object_weight`. `num_targets` are those of each clip, on the CPU.
 
     Returns:
         `torch.Tensor` of shape `(2,)`, float64: number of targets, and class weights of all queries together.

@@ -112,14 +112,10 @@ def attend(
     dropout: float,
     implementation: str | None,
 ) -> Tensor:
-    """Multi-head attention over `(batch, sequence, hidden)` projections.
+    """Multi-head attention over projections `(batch, sequence, hidden)`.
 
-    Args:
-        query, key, value (`torch.Tensor` of shape `(batch, sequence, hidden)`): Projected inputs.
-        allowed (`torch.Tensor` of shape `(batch, queries, keys)`, *optional*): Boolean, `True` where a query may look.
-        num_heads (`int`): Number of attention heads.
-        dropout (`float`): Dropout probability of the attention weights.
-        implementation (`str`, *optional*): `"eager"`, or anything else for PyTorch's fused attention.
+    `allowed` `(batch, queries, keys)` is true where a query may look. `implementation` is `"eager"`, or anything else
+    for PyTorch's fused attention.
     """
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     mask = None if allowed is None else allowed[:, None]
@@ -204,13 +200,10 @@ class MaskedAttentionLayer(GradientCheckpointingLayer):
     def forward(
         self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor, query_position_embeddings: Tensor
     ) -> Tensor:
-        """Update queries.
+        """Update queries `(batch, num_queries, hidden)`.
 
-        Args:
-            queries (`torch.Tensor` of shape `(batch, num_queries, hidden)`): Query states.
-            keys, values (`torch.Tensor` of shape `(batch, cells, hidden)`): One scale, with and without positions.
-            allowed (`torch.Tensor` of shape `(batch, num_queries, cells)`): Cells inside each query's current mask.
-            query_position_embeddings (`torch.Tensor` of shape `(num_queries, hidden)`): Learned positions.
+        `keys` and `values` `(batch, cells, hidden)` are one scale with and without positions; `allowed`
+        `(batch, num_queries, cells)` is true inside each query's current mask.
         """
         attended = self.cross_attn(queries + query_position_embeddings, keys, values, allowed)
         queries = self.cross_attn_layer_norm(queries + self._drop(attended))

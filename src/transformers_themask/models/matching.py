@@ -219,15 +219,8 @@ def two_round_assignment(
     """Match every target to one primary query and, where queries remain, to one secondary query.
 
     The second round sees only the queries the first left free, so no query is matched twice. With N queries and n
-    targets the rounds assign min(n, N) and min(n, N - n) pairs; the released code fails beyond n = N / 2.
-
-    Args:
-        cost_matrix (`np.ndarray` of shape `(num_queries, num_targets)`): Cost of the first round; lower is better.
-        second_cost_matrix (`np.ndarray` of shape `(num_queries, num_targets)`, *optional*): Cost of the second round;
-            `None` for one-round matching.
-
-    Returns:
-        The primary and the secondary [`Assignment`]; the latter is empty without a second round.
+    targets the rounds assign min(n, N) and min(n, N - n) pairs; the released code fails beyond n = N / 2. The cost
+    matrices are `(num_queries, num_targets)`, lower is better; without the second one the second round is empty.
     """
     primary = Assignment(*assign(cost_matrix))
     nothing = np.empty(0, dtype=np.int64)

@@ -62,11 +62,7 @@ class MPVSSForVideoSemanticSegmentationOutput(VideoSegmentationOutput):
 
 
 class KeyPrediction(NamedTuple):
-    """The segmenter's prediction after one of its layers.
-
-    `class_logits` `(batch, num_keys, num_queries, num_labels + 1)`, `mask_logits`
-    `(batch, num_keys, num_queries, height / 4, width / 4)`.
-    """
+    """The segmenter's prediction after one of its layers, both `(batch, num_keys, num_queries, ...)`."""
 
     class_logits: Tensor
     mask_logits: Tensor

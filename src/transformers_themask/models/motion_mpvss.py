@@ -280,16 +280,10 @@ def warp(maps: Tensor, flow: Tensor, corrected: bool = False) -> Tensor:
 def flow_frames(
     current: Tensor, key: Tensor, scales: Sequence[float], shifts: Sequence[float], is_picture: Tensor
 ) -> Tensor:
-    """Put two frames together for the motion encoder, at half their size.
+    """Concatenate two frames `(batch, 3, height, width)` for the motion encoder: `(batch, 6, height / 2, width / 2)`.
 
-    Args:
-        current (`torch.Tensor` of shape `(batch, 3, height, width)`): RGB, of even size.
-        key (`torch.Tensor` of shape `(batch, 3, height, width)`): Likewise.
-        scales, shifts (`Sequence[float]`): What each channel is multiplied with, and what is added then.
-        is_picture (`torch.Tensor` of shape `(batch, height, width)`): False where frames are padded; there is zero.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, 6, height / 2, width / 2)`.
+    Channels are multiplied by `scales`, and `shifts` are added; where `is_picture` `(batch, height, width)` is false,
+    frames are padded and stay zero.
     """
     channels = [
         frame[:, channel] * scale + shift

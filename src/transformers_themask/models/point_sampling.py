@@ -42,14 +42,9 @@ def uniform_points(kind: str, layers: range, shape: tuple[int, ...], generator: 
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Read maps at points, bilinearly, with zeros outside.
+    """Read maps `(batch, channels, height, width)` at points `(x, y)` in [0, 1], bilinearly, with zeros outside.
 
-    Args:
-        maps (`torch.Tensor` of shape `(batch, channels, height, width)`): Maps.
-        points (`torch.Tensor` of shape `(batch, num_points, 2)`): `(x, y)` in [0, 1].
-
-    Returns:
-        `torch.Tensor` of shape `(batch, channels, num_points)`.
+    Points are `(batch, num_points, 2)`, the result is `(batch, channels, num_points)`.
     """
     grid = 2 * points.to(maps.dtype)[:, :, None] - 1
     return nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[..., 0]

@@ -245,15 +245,9 @@ class HierarchicalLoss:
         matching_rounds: int,
         divisors: Tensor,
     ) -> dict[str, Tensor]:
-        """Weighted terms of one level, a vector over layers each.
+        """Weighted terms of one level (`"video"` or `"frame"`), a vector over layers each.
 
-        Args:
-            name (`str`): `"video"` or `"frame"`; names the points' kind.
-            predictions ([`EmbeddedLevel`] or `Sequence[LevelPrediction]`, one per layer): What the level predicts.
-            targets ([`ClipTargets`]): Targets of the level's entries.
-            assignments: Per layer and entry, primary and secondary.
-            matching_rounds (`int`): Whether there is a secondary group.
-            divisors (`torch.Tensor` of shape `(2,)`): What mask and class terms are divided by.
+        `targets` and `assignments` are those of the level's entries; `divisors` `(2,)` those of mask and class terms.
         """
         settings, level = self.settings, as_level(predictions)
         num_masks, class_weights = divisors.unbind()
@@ -500,17 +494,10 @@ def slices(start: int, stop: int, length: int) -> list[slice]:
 
 
 def mask_losses(logits: Tensor, masks: Tensor, counts: Tensor | None) -> Tensor:
-    """Cross-entropy and dice loss of mask logits that stand for `counts` pixels each, summed per layer.
+    """Cross-entropy and dice loss of mask logits `(layers, rows, cells)`, summed per layer: `(2, layers)`.
 
-    Args:
-        logits (`torch.Tensor` of shape `(layers, rows, cells)`): Mask logits.
-        masks (`torch.Tensor` of shape `(layers, rows, cells)`): Of those pixels, how many belong to the mask.
-        counts (`torch.Tensor` of shape `(layers, rows, cells)`, *optional*): Pixels per cell; 0 takes a cell out.
-            `None` for one everywhere.
-
-    Returns:
-        `torch.Tensor` of shape `(2, layers)`: the sums over rows of the mean cross-entropy, and of
-        `1 - (2·Σ s·m + 1) / (Σ s + Σ m + 1)`.
+    A logit stands for `counts` pixels, by default one, of which `masks` belong to the mask. The terms of a row are the
+    mean cross-entropy over its pixels, and `1 - (2·Σ s·m + 1) / (Σ s + Σ m + 1)`.
     """
     scores = logits.sigmoid()
     if counts is None:

@@ -63,16 +63,9 @@ def neighbours(length: int, cells: int, step: float, like: Tensor) -> tuple[Tens
 def resampled_scores(
     scores: Tensor, input_size: tuple[int, int], content_size: tuple[int, int], size: tuple[int, int]
 ) -> Tensor:
-    """Bring class scores to a grid that covers the frame, bilinearly and without a look at the padding.
+    """Resample class scores `(num_labels, height, width)` to a grid of `size` over the frame, ignoring the padding.
 
-    Args:
-        scores (`torch.Tensor` of shape `(num_labels, height, width)`): Class scores of the network's input.
-        input_size (`tuple[int, int]`): Size of the frames the network saw.
-        content_size (`tuple[int, int]`): Their part that is not padding, at the top left.
-        size (`tuple[int, int]`): Rows and columns of the grid.
-
-    Returns:
-        `torch.Tensor` of shape `(num_labels, *size)`.
+    The scores belong to a network input of `input_size`, whose upper left part of `content_size` shows the frame.
     """
     for axis in (0, 1):
         cells, content = scores.shape[axis + 1], content_size[axis]
@@ -110,11 +103,7 @@ def twice_enlarged_argmax(
 def query_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     """Class scores of frames: Σ over queries of class probability ("no object" left out) times mask probability.
 
-    Args:
-        class_logits (`torch.Tensor` of shape `(..., num_queries, num_labels + 1)`): Classes.
-        mask_logits (`torch.Tensor` of shape `(..., num_queries, height, width)`): Masks.
-
-    Returns:
-        `torch.Tensor` of shape `(..., num_labels, height, width)`.
+    From class logits `(..., num_queries, num_labels + 1)` and mask logits `(..., num_queries, height, width)` to
+    `(..., num_labels, height, width)`.
     """
     return torch.einsum("...qk,...qhw->...khw", class_logits.softmax(-1)[..., :-1], mask_logits.sigmoid())

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The video processor of every model family: frames and label maps in, tensors out, outputs back to label maps."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,24 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import load_video
 
-from .outputs import VideoSegmentationOutput
+from .outputs import VideoSegmentationOutput, as_output
 from .point_sampling import map_size
 from .scores_to_labels import enlarged_argmax, twice_enlarged_argmax
+
+# The options that mean the same in image and video processors of Transformers.
+SHARED_OPTIONS = (
+    "resample",
+    "size",
+    "do_resize",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+
+# The entries of a `size` that are lengths in pixels.
+EDGES = ("shortest_edge", "longest_edge", "height", "width", "max_height", "max_width")
 
 
 class VideoSegmentationProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
@@ -152,7 +168,7 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
         options given to a single call.
 
         Args:
-            outputs ([`VideoSegmentationOutput`]): Outputs of a model of any family.
+            outputs ([`VideoSegmentationOutput`] or a mapping with its fields): Outputs of a model of any family.
             target_sizes (`Sequence[tuple[int, int]]`, *optional*): Height and width of each video's original frames.
                 Defaults to the size of the network's input; required for `logits`, whose stride is the model's own.
             via_input_size (`bool`, *optional*, defaults to `False`): Resize twice, by way of the network's input size
@@ -167,12 +183,12 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
         Raises:
             ValueError: If `outputs` hold neither masks nor `logits`, or `target_sizes` has not one entry per video.
         """
+        fields, outputs = sorted(outputs), as_output(outputs)
         pixel_logits, levels = outputs.pixel_logits(), outputs.levels()
         scored = [pixel_logits] if pixel_logits is not None else [level.mask_logits for level in levels]
         if not scored:
             raise ValueError(
-                "`outputs` must hold masks of video or frame queries, or `logits` of pixels. "
-                f"Got {sorted(outputs.keys())}."
+                f"`outputs` must hold masks of video or frame queries, or `logits` of pixels. Got {fields}."
             )
         batch_size, num_frames = scored[0].shape[:2]
         cells = map_size(scored[0])
@@ -223,6 +239,16 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
     def input_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """The size of the network's input for frames of a given size."""
         return round_up(self.resized_size(*original) if self.do_resize else original, self.size_divisor or 1)
+
+    def with_size(self, size: Mapping[str, int]) -> "VideoSegmentationProcessor":
+        """The same processor with another target size."""
+        processor = copy.copy(self)
+        processor.size = SizeDict(**size)
+        return processor
+
+    def scaled(self, scale: float) -> "VideoSegmentationProcessor":
+        """The same processor with a target size larger by a factor, on all its edges."""
+        return self.with_size(scaled_size(self.size, scale))
 
     def content_size(self, original: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:
         """The part of the network's input that shows the frame: all of it unless padding was added."""
@@ -297,6 +323,12 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
         labels = tvf.resize(labels[:, None], list(content_size), tvf.InterpolationMode.NEAREST_EXACT)[:, 0]
         below, right = padded_size[0] - content_size[0], padded_size[1] - content_size[1]
         return nn.functional.pad(labels, (0, right, 0, below), value=self.ignore_index)
+
+
+def scaled_size(size: Any, scale: float) -> dict[str, int]:
+    """A target size with all its lengths multiplied by a factor."""
+    lengths = dict(size).items()
+    return {edge: max(1, int(length * scale + 0.5)) if edge in EDGES else length for edge, length in lengths}
 
 
 def check_fit(fit: str | None) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The video processor of an image model's checkpoint: every frame goes through its own image processor."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,19 +11,7 @@ from torch import Tensor
 from transformers import BaseImageProcessor
 from transformers.feature_extraction_utils import BatchFeature
 
-from .video_processing import VideoSegmentationProcessor, check_maps, round_up
-
-# The options that mean the same in both.
-SHARED_OPTIONS = (
-    "resample",
-    "size",
-    "do_resize",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-)
+from .video_processing import SHARED_OPTIONS, VideoSegmentationProcessor, check_maps, round_up, scaled_size
 
 
 class PerFrameVideoProcessor(VideoSegmentationProcessor):
@@ -68,6 +57,19 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
             if "keep_aspect_ratio" in options:
                 options["keep_aspect_ratio"] = False
         return cls(image_processor=options)
+
+    def with_size(self, size: Mapping[str, int]) -> "PerFrameVideoProcessor":
+        """The same processor with another target size, unless its image processor makes squares by itself."""
+        return self.for_whole_frames(self.image_processor, size)
+
+    def scaled(self, scale: float) -> "PerFrameVideoProcessor":
+        """The same processor with a target size, and a size to pad to, larger by a factor."""
+        options = {**self.image_processor.to_dict(), "size": scaled_size(self.size, scale)}
+        if options.get("pad_size"):  # else larger frames would not fit in
+            options["pad_size"] = {edge: math.ceil(length * scale) for edge, length in options["pad_size"].items()}
+        return type(self)(
+            image_processor=options, do_reduce_labels=self.do_reduce_labels, ignore_index=self.ignore_index
+        )
 
     def __call__(self, videos: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
         """Prepare videos and, with them, their label maps.

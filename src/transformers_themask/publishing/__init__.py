@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes with a model to others: the file of its results and the model card made from it."""
+"""Result files of evaluations and the model cards made from them."""

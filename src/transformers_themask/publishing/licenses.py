@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The licence ids that the Hub knows."""
+"""Licence ids of the Hub, which `ModelCard.validate` checks only online."""
 
 import difflib
 
@@ -17,12 +17,7 @@ LICENSE_IDS = frozenset(
 
 
 def check_license(argument: str, license_id: str) -> None:
-    """Raise a `ValueError` unless the Hub knows a licence id.
-
-    Args:
-        argument (`str`): Name of the argument that asks for the licence, for the error.
-        license_id (`str`): The id, such as `"cc-by-nc-4.0"`.
-    """
+    """Raise a `ValueError` that names `argument` unless `license_id` is a licence id of the Hub."""
     if license_id in LICENSE_IDS:
         return
     similar = difflib.get_close_matches(license_id.lower(), sorted(LICENSE_IDS), n=1)

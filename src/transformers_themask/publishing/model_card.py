@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model cards: from a result file to the README of a model's repository, with no number typed by hand."""
+"""Model cards generated from result files."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,16 +29,14 @@ def write_model_card(
 
     Args:
         output_dir (`str` or `Path`): The folder, with `results.json`.
-        license_id (`str`, *optional*): As for [`build_model_card`].
-        repo_id (`str`, *optional*): As for [`build_model_card`].
-        tags (`Sequence[str]`, *optional*): As for [`build_model_card`].
+        license_id, repo_id, tags: As for [`build_model_card`].
 
     Returns:
-        The card's file, or `None`, with a warning, if there are no results yet.
+        `Path`: The card's file; `None`, with a warning, if there are no results yet.
     """
     results_file = Path(output_dir) / RESULT_FILE
     if not results_file.is_file():
-        logger.warning(f"{output_dir} gets no model card, because it has no {RESULT_FILE} yet.")
+        logger.warning(f"No model card is written to {output_dir}, which has no {RESULT_FILE} yet.")
         return None
     card = build_model_card(read_results(results_file), license_id=license_id, repo_id=repo_id, tags=tags)
     path = Path(output_dir) / "README.md"
@@ -62,7 +60,7 @@ def build_model_card(
         tags (`Sequence[str]`, *optional*): Tags besides the model's own.
 
     Returns:
-        The card; `str(card)` is the file, `card.data` its metadata.
+        `ModelCard`: The card; `str(card)` is the file, `card.data` its metadata.
 
     Raises:
         ValueError: For an unknown licence, or results without a model or without scores.
@@ -71,9 +69,9 @@ def build_model_card(
     check_license("license", license_id)
     model = results.get("model")
     if model is None:
-        raise ValueError("The results must name their model. Got none; give the folder of the model.")
+        raise ValueError("The results must name their model; give the folder of the model.")
     if results["mean_iou"] is None:
-        raise ValueError("The results must hold a mean IoU. Got none; score a split with labels.")
+        raise ValueError("The results must hold a mean IoU; score a split with labels.")
     data = ModelCardData(
         license=license_id,
         library_name="transformers",
@@ -97,7 +95,7 @@ def build_model_card(
 
 
 def template_path() -> Path:
-    """Where the template is: a part of the installed package, or, in a checkout, `model_cards/` at its root."""
+    """Path of the card's template: in the installed package, or `model_cards/` at the root of a checkout."""
     package = Path(__file__).parents[1]
     installed, checkout = package / "model_cards", package.parents[1] / "model_cards"
     return (installed if installed.is_dir() else checkout) / TEMPLATE
@@ -121,7 +119,7 @@ def _eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def _identifier(name: str) -> str:
-    """A name in the characters that the Hub's identifiers have."""
+    """`name` as an identifier of the Hub, in its set of characters."""
     return re.sub(r"[^a-z0-9._/]+", "-", name.lower()).strip("-") or "custom"
 
 

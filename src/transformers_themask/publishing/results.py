@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The result file of an evaluation: the scores, and what was scored on what and how, nothing of when or where."""
+"""Result files of evaluations: scores with their model, data set, settings and versions."""
 
 import json
+import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, Trai
 
 RESULT_FILE = "results.json"
 SCORES = ("mean_iou", "weighted_iou", "vc8", "vc16")
-# What batch norms save beside parameters.
+# Buffers of batch norms, which do not count as parameters.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 REQUIRED_FIELDS = ("data_set", "split", "num_videos", "num_frames", *SCORES, "per_class_iou", "versions")
 
@@ -33,11 +34,11 @@ def write_results(
     """Write a result file.
 
     Args:
-        path (`str` or `Path`): The file, by custom `results.json` in the folder of the model.
+        path (`str` or `Path`): The file, usually `results.json` in the folder of the model.
         scores (`Mapping[str, Any]`): As from [`~transformers_themask.training.evaluation.evaluate_videos`].
         data_set (`str`): Name of the data set.
         split (`str`): Name of its split.
-        clips (`Mapping[str, Any]`, *optional*): How the videos were cut: `num_frames` and `frame_stride`.
+        clips (`Mapping[str, Any]`, *optional*): Division of the videos: `num_frames` and `frame_stride`.
         model (`Mapping[str, Any]`, *optional*): As from [`model_facts`].
         recipe (`str` or `Path`, *optional*): The recipe; its file name is written.
         training (`Mapping[str, Any]`, *optional*): As from [`training_facts`].
@@ -59,41 +60,33 @@ def write_results(
 def read_results(path: str | Path) -> dict[str, Any]:
     """Read a result file.
 
-    Args:
-        path (`str` or `Path`): The file.
-
-    Returns:
-        Its content.
-
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is no result file.
+        ValueError: If it is not a result file.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} must be a result file. Got no such file; evaluate the model first.")
+        raise FileNotFoundError(f"{path} must be a result file; evaluate the model first.")
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
         missing = [name for name in REQUIRED_FIELDS if name not in results]
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} must be a result file in JSON. Got {error}.") from error
-    wrong = [name for name in SCORES if not isinstance(results.get(name), int | float | None)]
-    if wrong:
-        raise ValueError(f"`{wrong[0]}` in {path} must be a number or null. Got {results[wrong[0]]!r}.")
     if isinstance(results.get("model"), dict) and "model_type" not in results["model"]:
         missing.append("model.model_type")
     if missing:
-        raise ValueError(
-            f"{path} must hold `{missing[0]}`. Got a file without it; use the results.json of an evaluation."
-        )
+        raise ValueError(f"{path} must hold `{missing[0]}`; use the results.json of an evaluation.")
+    for name in SCORES:
+        if not isinstance(results[name], int | float | None):
+            raise ValueError(f"`{name}` in {path} must be a number or null. Got {results[name]!r}.")
     return results
 
 
 def model_facts(model: PreTrainedModel, name: str, initial_weights: str | None = None) -> dict[str, Any]:
-    """What a result file says of a model.
+    """Facts about a model for a result file.
 
     Args:
         model (`PreTrainedModel`): The model.
-        name (`str`): What it is called.
+        name (`str`): Its name.
         initial_weights (`str`, *optional*): Folder or Hub repository that its training started from.
     """
     architecture, num_parameters = type(model).__name__, sum(p.numel() for p in model.parameters())
@@ -101,7 +94,7 @@ def model_facts(model: PreTrainedModel, name: str, initial_weights: str | None =
 
 
 def saved_model_facts(folder: str | Path) -> dict[str, Any]:
-    """The same of a saved model, without loading it.
+    """Facts as from [`model_facts`] about a saved model, without loading it.
 
     Args:
         folder (`str` or `Path`): Folder with `config.json` and weights in safetensors.
@@ -125,11 +118,7 @@ def saved_model_facts(folder: str | Path) -> dict[str, Any]:
 
 
 def training_record(folder: str | Path) -> dict[str, Any] | None:
-    """What the result file in a model's folder says of the model, its recipe and its training; `None` without one.
-
-    Args:
-        folder (`str` or `Path`): The folder.
-    """
+    """Model, recipe and training in the result file of a model's folder; `None` without a file."""
     path = Path(folder) / RESULT_FILE
     if not path.is_file():
         return None
@@ -138,13 +127,7 @@ def training_record(folder: str | Path) -> dict[str, Any] | None:
 
 
 def training_facts(args: TrainingArguments, num_steps: int, clips_per_step: int) -> dict[str, Any]:
-    """What a result file says of a training.
-
-    Args:
-        args (`TrainingArguments`): Its arguments.
-        num_steps (`int`): Optimiser steps that were made.
-        clips_per_step (`int`): Clips of an optimiser step.
-    """
+    """Facts about a training of `num_steps` optimiser steps for a result file."""
     return {
         "steps": num_steps,
         "clips_per_step": clips_per_step,
@@ -165,7 +148,7 @@ def _facts(
         "model_type": config.model_type,
         "num_parameters": num_parameters,
         "num_frames": getattr(config, "num_frames", 1),
-        # A folder of this machine says nothing to others but its name; only a repository can be linked to.
+        # Of a local folder only the name means something to others.
         "initial_weights": Path(initial_weights).resolve().name if is_local and initial_weights else initial_weights,
         "base_model": None if is_local or not _is_repository(initial_weights) else initial_weights,
     }
@@ -180,13 +163,6 @@ def _is_repository(name: str | None) -> bool:
 
 
 def _num_saved_values(file: Path) -> int:
-    num_values = 0
     with safe_open(file, framework="pt") as weights:
-        for name in weights.keys():  # noqa: SIM118 (not a mapping)
-            if name.endswith(STATISTICS):
-                continue
-            size = 1
-            for length in weights.get_slice(name).get_shape():
-                size *= length
-            num_values += size
-    return num_values
+        names = [name for name in weights.keys() if not name.endswith(STATISTICS)]  # noqa: SIM118 (not a mapping)
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)

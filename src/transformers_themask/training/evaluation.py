@@ -20,7 +20,8 @@ from transformers_themask.inference.segment import segment_frames
 from transformers_themask.metrics.video_scores import VideoScores, named_scores
 from transformers_themask.models.streaming import STEPWISE_MODES, check_clip_options, evaluation_clips, stream_options
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
-from transformers_themask.mvc.tta import TTA, segment_frames_augmented
+from transformers_themask.mvc.passes import segment_frames_augmented
+from transformers_themask.mvc.tta import TTA
 from transformers_themask.sinks.label_maps import write_label_map
 
 from .sharding import gather_in_steps

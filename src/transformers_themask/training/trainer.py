@@ -5,7 +5,6 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from .evaluation import EvaluationVideos, evaluate_videos
 from .learning_curve import LearningCurveCallback
 from .loss_meter import LossMeter
 from .masked_consistency import draw_patches, hide_patches, running_statistics_kept
-from .parameter_groups import parameter_groups
+from .parameter_groups import default_undecayed_norms, parameter_groups
 from .run_monitor import RunMonitor
 from .sharding import own_class
 from .starting_point import check_clip_length
@@ -147,7 +146,7 @@ class VSSTrainer(Trainer):
                 self.args.learning_rate,
                 self.args.weight_decay,
                 self.args.backbone_learning_rate_factor,
-                self.args.undecayed_norms,
+                self.args.undecayed_norms or default_undecayed_norms(self.model.config),
             )
             self.optimizer = optimizer_class(groups, **optimizer_kwargs)
         return self.optimizer
@@ -195,9 +194,10 @@ class VSSTrainer(Trainer):
         Returns:
             The loss, or the loss and the outputs.
         """
-        is_masked = inputs.pop(IS_MASKED, False)
-        context = replace(inputs.pop("context"), loss_counts=num_items_in_batch, **self._warm_up_options())
-        outputs = model(**inputs, context=context)
+        is_masked, sample_ids = inputs.pop(IS_MASKED, False), inputs.pop("sample_ids")
+        purpose = [MASKED_PASS] if is_masked else []
+        points = [self._generator(sample_id, *purpose) for sample_id in sample_ids]
+        outputs = model(**inputs, context=StepContext(num_items_in_batch, self._matching_rounds(), points))
         loss = outputs["loss"]
         if is_masked:
             self.loss_meter.add({"consistency_loss": loss, "loss": self.args.consistency_weight * loss}, {})
@@ -317,19 +317,15 @@ class VSSTrainer(Trainer):
     ) -> torch.Tensor:
         """What the loss of the coming optimiser step is divided by, over all its batches and all processes."""
         model = self.accelerator.unwrap_model(self.model)
-        context = StepContext(**self._warm_up_options())
+        context = StepContext(matching_rounds=self._matching_rounds())
         counts = torch.stack([model.loss_counts(batch["labels"], context) for batch in batch_samples]).sum(0)
         return self.accelerator.reduce(counts.to(device), reduction="sum")
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = prepare_on_device(super()._prepare_inputs(inputs), self.processing_class)
-        sample_ids = inputs.pop("sample_ids")
-        purpose = [MASKED_PASS] if IS_MASKED in inputs else []
-        inputs["context"] = StepContext(
-            point_generator=[self._generator(sample_id, *purpose) for sample_id in sample_ids]
-        )
         if IS_MASKED in inputs:
-            inputs["pixel_values_videos"] = self._with_hidden_patches(inputs["pixel_values_videos"], sample_ids)
+            frames = inputs["pixel_values_videos"]
+            inputs["pixel_values_videos"] = self._with_hidden_patches(frames, inputs["sample_ids"])
         return inputs
 
     def _with_hidden_patches(self, frames: torch.Tensor, sample_ids: Sequence[int]) -> torch.Tensor:
@@ -351,8 +347,9 @@ class VSSTrainer(Trainer):
         key = [sampling_seed(self.args), self.state.global_step, sample_id, *purpose]
         return torch.Generator(self.args.device).manual_seed(random_seed(key))
 
-    def _warm_up_options(self) -> dict[str, int]:
-        return {"matching_rounds": 1} if self.state.global_step < self.args.one_round_steps else {}
+    def _matching_rounds(self) -> int | None:
+        """One round in the warm-up, then the configuration's number."""
+        return 1 if self.state.global_step < self.args.one_round_steps else None
 
     def _get_output_dir(self, trial=None) -> str:
         run_dir = super()._get_output_dir(trial)

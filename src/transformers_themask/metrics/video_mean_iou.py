@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mean IoU of a video data set from one confusion matrix over all frames of all videos, never averaged per clip.
 
-Load it with `evaluate.load(FOLDER, num_labels=124)`. Labels are class indices: 255 is ignored, raw VSPW ids are
-reduced beforehand (0 to 255, k to k - 1). The defaults are those of the `Evaluator` with which the VSPW, CFFM and
-THE-Mask papers report mIoU and weighted IoU.
+Load it with `evaluate.load("path/to/video_mean_iou.py", num_labels=124)`. Labels are class indices: 255 is ignored,
+raw VSPW ids are reduced beforehand (0 to 255, k to k - 1). The defaults are those of the `Evaluator` with which the
+VSPW, CFFM and THE-Mask papers report mIoU and weighted IoU.
 """
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
-import datasets
-import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
+
+from .video_metric import VideoMetric, as_ids
 
 AbsentClasses = Literal["exclude", "count"]
 
@@ -36,22 +35,6 @@ Returns:
     `dict`: `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `per_class_iou`, `per_class_accuracy`.
 """
 
-_CITATION = """@inproceedings{miao2021vspw,
-  title={VSPW: A Large-scale Dataset for Video Scene Parsing in the Wild},
-  author={Miao, Jiaxu and Wei, Yunchao and Wu, Yu and Liang, Chen and Li, Guangrui and Yang, Yi},
-  booktitle={CVPR},
-  year={2021}
-}"""
-
-
-# `evaluate.load` copies this file alone, so it imports nothing from its neighbours and repeats a few lines of them.
-def _as_ids(name: str, ids: ArrayLike) -> np.ndarray:
-    """Return `ids` as an integer array."""
-    array = np.asarray(ids)
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"`{name}` must hold integer ids. Got dtype {array.dtype}; take the argmax of scores first.")
-    return array
-
 
 def _check_class_indices(name: str, ids: np.ndarray, num_labels: int, where: str, remedy: str) -> None:
     if not ids.size:
@@ -68,20 +51,17 @@ def confusion_matrix(
     """Count the pixels of every (label, prediction) pair.
 
     Args:
-        predictions (integer array or CPU tensor of any shape):
-            Class indices. What is predicted on an ignored pixel does not matter, not even its range.
-        labels (integer array or CPU tensor of the same shape):
-            Class indices, `ignore_index` where a pixel is not counted.
-        num_labels (`int`):
-            Number of classes.
-        ignore_index (`int`, *optional*, defaults to 255):
-            Label id that is not counted.
+        predictions (integer array or CPU tensor of any shape): Class indices; any value is allowed on ignored pixels.
+        labels (integer array or CPU tensor of the same shape): Class indices, `ignore_index` where a pixel is not
+            counted.
+        num_labels (`int`): Number of classes.
+        ignore_index (`int`, *optional*, defaults to 255): Label id that is not counted.
 
     Returns:
         `np.ndarray` of shape `(num_labels, num_labels)`, int64: rows are labels, columns predictions. Matrices of
         several frames, videos or processes add up.
     """
-    prediction_ids, label_ids = _as_ids("predictions", predictions), _as_ids("labels", labels)
+    prediction_ids, label_ids = as_ids("predictions", predictions), as_ids("labels", labels)
     if prediction_ids.shape != label_ids.shape:
         raise ValueError(
             f"`predictions` must have the shape of `labels`, {label_ids.shape}. Got {prediction_ids.shape}; resize "
@@ -93,7 +73,7 @@ def confusion_matrix(
             return matrix
     is_counted = label_ids != ignore_index
     prediction_ids, label_ids = prediction_ids[is_counted], label_ids[is_counted]
-    # The official scripts drop such labels, or count such predictions in another cell, without a word.
+    # The official scripts silently drop such labels, or count such predictions in another cell.
     _check_class_indices(
         "labels",
         label_ids,
@@ -115,7 +95,7 @@ def confusion_matrix(
 def _byte_confusion_matrix(
     predictions: np.ndarray, labels: np.ndarray, num_labels: int, ignore_index: int
 ) -> np.ndarray | None:
-    """The matrix of ids in bytes, `None` if one is no class: all pairs are counted, and looked at afterwards."""
+    """Confusion matrix of 8-bit ids, or `None` if a counted id is not a class; all pairs are counted first."""
     pairs = labels.ravel().astype(np.uint16)
     pairs <<= 8
     pairs |= predictions.ravel()
@@ -142,13 +122,11 @@ def mean_iou_scores(matrix: np.ndarray, absent_classes: AbsentClasses = "exclude
     """Turn the confusion matrix of a whole split into its scores.
 
     Args:
-        matrix (`np.ndarray` of shape `(num_labels, num_labels)`):
-            Pixel counts, rows labels and columns predictions.
-        absent_classes (`str`, *optional*, defaults to `"exclude"`):
-            What happens to a class that is predicted but occurs in no label. `"exclude"` leaves it out, as the
-            official `Evaluator` does: mean over the classes in the labels. `"count"` gives it an IoU of 0, as mmseg's
-            `eval_metrics` and MPVSS do: mean over the classes in labels or predictions. The two agree when every
-            predicted class occurs in the labels.
+        matrix (`np.ndarray` of shape `(num_labels, num_labels)`): Pixel counts, rows labels and columns predictions.
+        absent_classes (`str`, *optional*, defaults to `"exclude"`): Treatment of a class that is predicted but occurs
+            in no label. `"exclude"` leaves it out, as the official `Evaluator` does: mean over the classes in the
+            labels. `"count"` gives it an IoU of 0, as mmseg's `eval_metrics` and MPVSS do: mean over the classes in
+            labels or predictions. The two agree when every predicted class occurs in the labels.
 
     Returns:
         `dict` of floats and of lists with one float per class:
@@ -181,62 +159,28 @@ def mean_iou_scores(matrix: np.ndarray, absent_classes: AbsentClasses = "exclude
     }
 
 
-class VideoMeanIou(evaluate.Metric):
-    """Confusion matrix scores as an `evaluate` module that stores counts, never predictions.
+class VideoMeanIou(VideoMetric):
+    """Confusion matrix scores as an `evaluate` module; one example is a whole video or a frame.
 
-    The base class writes every pixel to an Arrow cache, which for the VSPW validation set would be tens of gigabytes;
-    the matrix of 124 classes takes 123 kB. It is the public attribute `matrix`, to be summed across processes.
+    The counts are the public attribute `matrix`, to be summed across processes.
     """
+
+    description = _DESCRIPTION
+    inputs_description = _INPUTS_DESCRIPTION
 
     def __init__(
         self, num_labels: int, ignore_index: int = 255, absent_classes: AbsentClasses = "exclude", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if self.num_process != 1:
-            raise ValueError(
-                f"`num_process` must be 1. Got {self.num_process}. Sum the `matrix` of the processes instead."
-            )
         self.num_labels, self.ignore_index, self.absent_classes = num_labels, ignore_index, absent_classes
         self.matrix = np.zeros((num_labels, num_labels), dtype=np.int64)
 
-    def _info(self) -> evaluate.MetricInfo:
-        frames = datasets.List(datasets.List(datasets.List(datasets.Value("uint8"))))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS_DESCRIPTION,
-            features=datasets.Features({"predictions": frames, "references": frames}),
-        )
-
-    # `evaluate.combine` calls `add` with the plural names, users with the singular ones.
-    def add(
-        self,
-        *,
-        prediction: ArrayLike | None = None,
-        reference: ArrayLike | None = None,
-        predictions: ArrayLike | None = None,
-        references: ArrayLike | None = None,
-    ) -> None:
+    def count(self, prediction: ArrayLike, reference: ArrayLike) -> None:
         """Count one video or one frame."""
-        prediction = predictions if prediction is None else prediction
-        reference = references if reference is None else reference
-        if prediction is None or reference is None:
-            raise ValueError("`prediction` and `reference` must both be given. Got None for at least one of them.")
         self.matrix += confusion_matrix(prediction, reference, self.num_labels, self.ignore_index)
 
-    def add_batch(self, *, predictions: Iterable[ArrayLike], references: Iterable[ArrayLike]) -> None:
-        """Count several videos or frames."""
-        for prediction, reference in zip(predictions, references, strict=True):
-            self.add(prediction=prediction, reference=reference)
-
-    def compute(
-        self, *, predictions: Iterable[ArrayLike] | None = None, references: Iterable[ArrayLike] | None = None
-    ) -> dict[str, Any]:
-        """Score everything that was added since the last call, with the optional batch given here, and start anew."""
-        if (predictions is None) != (references is None):
-            raise ValueError("`predictions` and `references` must be given together. Got only one of them.")
-        if predictions is not None and references is not None:
-            self.add_batch(predictions=predictions, references=references)
+    def finish(self) -> dict[str, Any]:
+        """Score everything that was counted, and reset the counts."""
         scores = mean_iou_scores(self.matrix, self.absent_classes)
         self.matrix = np.zeros_like(self.matrix)
         return scores

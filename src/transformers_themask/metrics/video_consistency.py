@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Video consistency (VC): of the pixels whose label stays the same over n frames, the share whose prediction does.
 
-Load it with `evaluate.load(FOLDER)`. The definition (Miao et al., "VSPW", CVPR 2021) and, by default, every detail of
-the official VSPW script: raw label ids with void counted as any other id, windows pooled over all videos, and the last
-window of each video left out. A prediction is never compared with the label: constant and wrong scores 1.
+Load it with `evaluate.load("path/to/video_consistency.py")`. The definition (Miao et al., "VSPW", CVPR 2021) and, by
+default, every detail of the official VSPW script: raw label ids with void counted as any other id, windows pooled over
+all videos, and the last window of each video left out. Predictions are not compared with labels: a constant wrong one
+scores 1.
 """
 
 import math
@@ -11,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Literal
 
-import datasets
-import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
+
+from .video_metric import VideoMetric, as_ids
 
 Windows = Literal["official", "all"]
 Average = Literal["window", "video"]
@@ -35,22 +36,6 @@ Returns:
     `dict`: one score for each window length, named `vc8`, `vc16`.
 """
 
-_CITATION = """@inproceedings{miao2021vspw,
-  title={VSPW: A Large-scale Dataset for Video Scene Parsing in the Wild},
-  author={Miao, Jiaxu and Wei, Yunchao and Wu, Yu and Liang, Chen and Li, Guangrui and Yang, Yi},
-  booktitle={CVPR},
-  year={2021}
-}"""
-
-
-# `evaluate.load` copies this file alone, so it imports nothing from its neighbours and repeats a few lines of them.
-def _as_ids(name: str, ids: ArrayLike) -> np.ndarray:
-    """Return `ids` as an integer array."""
-    array = np.asarray(ids)
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"`{name}` must hold integer ids. Got dtype {array.dtype}; take the argmax of scores first.")
-    return array
-
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
@@ -58,7 +43,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _extend_runs(runs: np.ndarray, is_unchanged: np.ndarray, longest_run: int) -> None:
-    """Update in place for how many steps each pixel has not changed, counting up to `longest_run`."""
+    """Update in place the number of steps, up to `longest_run`, for which each pixel has not changed."""
     np.minimum(runs, longest_run - 1, out=runs)
     runs += 1
     runs *= is_unchanged
@@ -67,19 +52,17 @@ def _extend_runs(runs: np.ndarray, is_unchanged: np.ndarray, longest_run: int) -
 class VideoWindows:
     """The windows of one video, frame by frame.
 
-    Two maps of run lengths replace the frames of a window: for how many steps the label, and the label together with
-    the prediction, have not changed. A window of n frames ends at a frame where a run has n - 1 steps, so one pass
-    serves every window length and nothing but the previous frame is kept.
+    Two maps of run lengths replace the frames of a window: the number of steps for which the label, and the label
+    together with the prediction, have not changed. A window of n frames ends at a frame where a run has n - 1 steps,
+    so one pass serves every window length and only the previous frame is kept.
 
     Args:
-        window_lengths (`Sequence[int]`):
-            Frames per window.
-        require_correct (`bool`, *optional*, defaults to `False`):
-            Whether the prediction must also equal the label.
+        window_lengths (`Sequence[int]`): Frames per window.
+        require_correct (`bool`, *optional*, defaults to `False`): Whether the prediction must also equal the label.
 
     Attributes:
-        ratios (`dict[int, list[float]]`):
-            For each window length one ratio per window so far, NaN where no pixel keeps its label or a frame has none.
+        ratios (`dict[int, list[float]]`): For each window length one ratio per window so far, NaN where no pixel keeps
+            its label or a frame has none.
     """
 
     def __init__(self, window_lengths: Sequence[int], require_correct: bool = False) -> None:
@@ -93,12 +76,11 @@ class VideoWindows:
         """Add the next frame.
 
         Args:
-            prediction (integer array or CPU tensor of shape `(height, width)`):
-                Predicted ids.
-            label (integer array or CPU tensor of shape `(height, width)`):
-                Label ids; in the ids of the predictions if `require_correct` is set.
+            prediction (integer array or CPU tensor of shape `(height, width)`): Predicted ids.
+            label (integer array or CPU tensor of shape `(height, width)`): Label ids; in the ids of the predictions if
+                `require_correct` is set.
         """
-        prediction, label = _as_ids("prediction", prediction), _as_ids("label", label)
+        prediction, label = as_ids("prediction", prediction), as_ids("label", label)
         expected_shape = self._last_label.shape if self._last_label.ndim == 2 else label.shape
         for name, ids in (("prediction", prediction), ("label", label)):
             if ids.ndim != 2 or ids.shape != expected_shape:
@@ -114,7 +96,7 @@ class VideoWindows:
         self._end_windows()
 
     def skip_frame(self) -> None:
-        """Add the next frame, which has no labels: every window with it in is undefined."""
+        """Add the next frame, which has no labels: every window that contains it is undefined."""
         self._num_labelled_in_a_row = 0
         self._end_windows()
 
@@ -154,16 +136,13 @@ def video_consistency_windows(
     """Compute the consistency of every window of one video.
 
     Args:
-        predictions (integer array or CPU tensor of shape `(num_frames, height, width)`):
-            Predicted ids.
-        labels (integer array or CPU tensor of shape `(num_frames, height, width)`):
-            Raw label ids.
-        window (`int`):
-            Frames per window, n.
-        windows (`str`, *optional*, defaults to `"official"`):
-            `"official"` leaves out the last window, `"all"` keeps it.
-        require_correct (`bool`, *optional*, defaults to `False`):
-            Whether the prediction must also equal the label; `labels` are then in the ids of the predictions.
+        predictions (integer array or CPU tensor of shape `(num_frames, height, width)`): Predicted ids.
+        labels (integer array or CPU tensor of shape `(num_frames, height, width)`): Raw label ids.
+        window (`int`): Frames per window, n.
+        windows (`str`, *optional*, defaults to `"official"`): `"official"` leaves out the last window, `"all"` keeps
+            it.
+        require_correct (`bool`, *optional*, defaults to `False`): Whether the prediction must also equal the label;
+            `labels` are then in the ids of the predictions.
 
     Returns:
         `np.ndarray`, float64: one value per window, `num_frames` - n of them (one more with `"all"`, none for a
@@ -180,23 +159,19 @@ class VideoConsistency:
     Keeps one number per window and, for the video that is being added, four maps of the size of a frame.
 
     Args:
-        window_lengths (`Sequence[int]`, *optional*, defaults to `(8, 16)`):
-            Frames per window.
-        windows (`str`, *optional*, defaults to `"official"`):
-            Which windows of a video count. `"official"`: the first C - n of a video of C frames, so that the last one
-            is left out and a video of n frames has none, as in the VSPW script. `"all"`: the C - n + 1 of the paper.
-        average (`str`, *optional*, defaults to `"window"`):
-            `"window"` is the mean over the windows of all videos pooled, as in the VSPW script; `"video"` the mean
-            over videos of each video's mean, as papers describe it.
-        require_correct (`bool`, *optional*, defaults to `False`):
-            Whether a prediction must also equal the label to be consistent, as the printed formula reads. The labels
-            given to `add_frame` must then be in the ids of the predictions.
-        require_every_length (`bool`, *optional*, defaults to `False`):
-            Whether a video that has no window of some length is dropped for all lengths, as in the CFFM script (which
-            in addition takes reduced labels).
-        pool_lengths (`bool`, *optional*, defaults to `False`):
-            Whether each score also pools the windows of the lengths before it. The DVIS++ and VidEoMT scripts do, so
-            that the VC16 they print contains VC8's windows.
+        window_lengths (`Sequence[int]`, *optional*, defaults to `(8, 16)`): Frames per window.
+        windows (`str`, *optional*, defaults to `"official"`): Which windows of a video count. `"official"`: the first
+            C - n of a video of C frames, so that the last one is left out and a video of n frames has none, as in the
+            VSPW script. `"all"`: the C - n + 1 of the paper.
+        average (`str`, *optional*, defaults to `"window"`): `"window"` is the mean over the windows of all videos
+            pooled, as in the VSPW script; `"video"` the mean over videos of each video's mean, as papers describe it.
+        require_correct (`bool`, *optional*, defaults to `False`): Whether a prediction must also equal the label to be
+            consistent, as the printed formula reads. The labels given to `add_frame` must then be in the ids of the
+            predictions.
+        require_every_length (`bool`, *optional*, defaults to `False`): Whether a video that has no window of some
+            length is dropped for all lengths, as in the CFFM script (which in addition takes reduced labels).
+        pool_lengths (`bool`, *optional*, defaults to `False`): Whether each score also pools the windows of the
+            lengths before it. The DVIS++ and VidEoMT scripts do, so the VC16 they print contains VC8's windows.
     """
 
     def __init__(
@@ -221,41 +196,41 @@ class VideoConsistency:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all videos."""
+        """Remove all videos."""
         self._ratios: dict[str, dict[int, list[float]]] = {}
         self._video: VideoWindows | None = None
 
     @property
     def num_videos(self) -> int:
-        """Number of videos begun, the short ones included."""
+        """Number of videos started, the short ones included."""
         return len(self._ratios)
 
     def start_video(self, video_id: str) -> None:
-        """Begin a video; the frames that follow are its frames, in order."""
+        """Start a video; the frames added next are its frames, in order."""
         if video_id in self._ratios:
             raise ValueError(f"`video_id` must be new. Got {video_id!r} again; add each video once, in one run.")
         self._video = VideoWindows(self.window_lengths, self.require_correct)
         self._ratios[video_id] = self._video.ratios
 
     def add_frame(self, prediction: ArrayLike, label: ArrayLike) -> None:
-        """Add the next frame of the video begun last: two integer arrays of shape `(height, width)`."""
+        """Add the next frame of the current video: two integer arrays of shape `(height, width)`."""
         if self._video is None:
-            raise ValueError("`start_video` must be called before `add_frame`. Got a frame of no video.")
+            raise ValueError("`start_video` must be called before `add_frame`.")
         self._video.add_frame(prediction, label)
 
     def skip_frame(self) -> None:
-        """Add the next frame of the video begun last, which has no labels."""
+        """Add the next frame of the current video, which has no labels."""
         if self._video is None:
-            raise ValueError("`start_video` must be called before `skip_frame`. Got a frame of no video.")
+            raise ValueError("`start_video` must be called before `skip_frame`.")
         self._video.skip_frame()
 
     def end_video(self) -> None:
-        """Let go of the maps that only further frames of the video begun last would need."""
+        """Finish the current video and free its buffers."""
         self._video = None
 
     def add_video(self, video_id: str, predictions: ArrayLike, labels: ArrayLike) -> None:
         """Add a whole video: two integer arrays of shape `(num_frames, height, width)`."""
-        predictions, labels = _as_ids("predictions", predictions), _as_ids("labels", labels)
+        predictions, labels = as_ids("predictions", predictions), as_ids("labels", labels)
         if labels.ndim != 3 or predictions.shape != labels.shape:
             raise ValueError(
                 "`predictions` and `labels` must both have shape (num_frames, height, width). Got "
@@ -266,7 +241,7 @@ class VideoConsistency:
             self.add_frame(prediction, label)
 
     def merge(self, other: "VideoConsistency") -> None:
-        """Take over the videos of `other`, which was built with the same arguments (in another process, say)."""
+        """Add the videos of `other`, which was built with the same arguments, for example in another process."""
         if other._options() != self._options():
             raise ValueError(
                 f"`other` must have the options {self._options()}. Got {other._options()}; build both alike."
@@ -282,7 +257,7 @@ class VideoConsistency:
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def window_ratios(self, length: int, video_id: str) -> list[float]:
-        """Return the consistency of each counted window of `length` frames of a video, NaN where undefined."""
+        """Consistency of each counted window of `length` frames of a video, NaN where undefined."""
         ratios = self._ratios[video_id][length]
         return ratios[:-1] if self.windows == "official" else list(ratios)
 
@@ -296,7 +271,7 @@ class VideoConsistency:
         return self._scores([video_id for video_id in self._ratios if self._is_counted(video_id)])
 
     def compute_video(self, video_id: str) -> dict[str, float]:
-        """Score one of the videos added so far, as `compute` does all of them."""
+        """Score one of the videos added so far, like `compute`."""
         return self._scores([video_id])
 
     def _scores(self, video_ids: list[str]) -> dict[str, float]:
@@ -321,17 +296,19 @@ class VideoConsistency:
 
 
 def _mean_of_defined(values: Iterable[float]) -> float:
-    """Mean of what is not NaN, NaN if nothing is left; exact summation makes it independent of the order."""
+    """Mean of the values that are not NaN, NaN without any; exact summation makes it independent of the order."""
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else math.nan
 
 
-class VideoConsistencyMetric(evaluate.Metric):
+class VideoConsistencyMetric(VideoMetric):
     """Video consistency as an `evaluate` module; one example is one whole video.
 
-    Nothing goes through the base class's Arrow cache. The accumulator is the public attribute `scores`, whose `merge`
-    joins the videos of several processes.
+    The accumulator is the public attribute `scores`, whose `merge` joins the videos of several processes.
     """
+
+    description = _DESCRIPTION
+    inputs_description = _INPUTS_DESCRIPTION
 
     def __init__(
         self,
@@ -344,10 +321,6 @@ class VideoConsistencyMetric(evaluate.Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if self.num_process != 1:
-            raise ValueError(
-                f"`num_process` must be 1. Got {self.num_process}. Merge the `scores` of the processes instead."
-            )
         self.scores = VideoConsistency(
             window_lengths,
             windows=windows,
@@ -357,44 +330,12 @@ class VideoConsistencyMetric(evaluate.Metric):
             pool_lengths=pool_lengths,
         )
 
-    def _info(self) -> evaluate.MetricInfo:
-        frames = datasets.List(datasets.List(datasets.List(datasets.Value("uint8"))))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS_DESCRIPTION,
-            features=datasets.Features({"predictions": frames, "references": frames}),
-        )
-
-    # `evaluate.combine` calls `add` with the plural names, users with the singular ones.
-    def add(
-        self,
-        *,
-        prediction: ArrayLike | None = None,
-        reference: ArrayLike | None = None,
-        predictions: ArrayLike | None = None,
-        references: ArrayLike | None = None,
-    ) -> None:
-        """Add one video."""
-        prediction = predictions if prediction is None else prediction
-        reference = references if reference is None else reference
-        if prediction is None or reference is None:
-            raise ValueError("`prediction` and `reference` must both be given. Got None for at least one of them.")
+    def count(self, prediction: ArrayLike, reference: ArrayLike) -> None:
+        """Count one video."""
         self.scores.add_video(str(self.scores.num_videos), prediction, reference)
 
-    def add_batch(self, *, predictions: Iterable[ArrayLike], references: Iterable[ArrayLike]) -> None:
-        """Add several videos."""
-        for prediction, reference in zip(predictions, references, strict=True):
-            self.add(prediction=prediction, reference=reference)
-
-    def compute(
-        self, *, predictions: Iterable[ArrayLike] | None = None, references: Iterable[ArrayLike] | None = None
-    ) -> dict[str, float]:
-        """Score everything that was added since the last call, with the optional batch given here, and start anew."""
-        if (predictions is None) != (references is None):
-            raise ValueError("`predictions` and `references` must be given together. Got only one of them.")
-        if predictions is not None and references is not None:
-            self.add_batch(predictions=predictions, references=references)
+    def finish(self) -> dict[str, Any]:
+        """Score all videos that were counted, and remove them."""
         scores = self.scores.compute()
         self.scores.reset()
         return scores
