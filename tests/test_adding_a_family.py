@@ -23,6 +23,7 @@ def source(tmp_path_factory):
     return source
 
 
+@pytest.mark.slow
 def test_new_family_trains_streams_exports_and_is_used_by_pipeline_and_command(source):
     output = run_tests(source, "--noconftest", CONTRACT, "-k", "toy")
     assert "6 passed" in output

@@ -32,6 +32,7 @@ def test_no_other_file_imports_a_family(family, tmp_path):
     assert offenders == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_package_without_a_family_converts_trains_and_streams_with_the_rest(family, tmp_path):
     source = copied_source(tmp_path)
