@@ -50,7 +50,7 @@ def test_a_models_batch_norms_and_nothing_else(build, expected):
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-def test_layers_that_do_not_learn_keep_to_themselves():
+def test_frozen_batch_norms_are_not_shared():
     layers = nn.ModuleDict(
         {
             "one": nn.BatchNorm1d(3),

@@ -136,7 +136,7 @@ def test_passes_are_combined_before_they_are_scored(processor, videos, tmp_path,
         assert np.array_equal([np.array(Image.open(file)) for file in files], collected[row["video_id"]][0])
 
 
-def test_run_vss_scores_in_passes_and_writes_which(
+def test_run_vss_records_its_test_time_augmentation(
     run_vss, data_root, processor, videos, tmp_path, monkeypatch, capsys
 ):
     selected = replace(videos(2), tta=TTA((1.0, 2.0), flip=True, combine="scores"))
@@ -224,7 +224,7 @@ def test_a_label_out_of_range_names_the_file_and_the_raw_id(processor, videos, t
 
 
 @pytest.mark.parametrize(("num_frames", "frame_stride", "name"), [(0, 3, "num_frames"), (2, 0, "frame_stride")])
-def test_clips_without_frames_are_refused(videos, num_frames, frame_stride, name):
+def test_empty_clips_are_rejected(videos, num_frames, frame_stride, name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1. Got 0"):
         videos(num_frames, frame_stride)
 

@@ -243,6 +243,6 @@ def test_the_second_pass_needs_no_more_memory_than_a_further_batch(clips, traini
         ({"mask_tube_length": -1}, "`mask_tube_length` must be at least 0. Got -1"),
     ],
 )
-def test_impossible_settings(fields, message, training_arguments):
+def test_invalid_settings_are_rejected(fields, message, training_arguments):
     with pytest.raises(ValueError, match=message):
         training_arguments(**fields)

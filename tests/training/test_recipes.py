@@ -157,7 +157,7 @@ def test_a_recipe_builds_on_others(recipes, tmp_path):
         ("base: 3", [], r"`base` of .*recipe\.yaml must be the path of a recipe or a list of paths. Got \[3\]"),
     ],
 )
-def test_a_problem_is_one_sentence(recipe, text, flags, message):
+def test_invalid_recipes_and_flags_give_an_error_of_one_line(recipe, text, flags, message):
     with pytest.raises(ValueError, match=message) as raised:
         parse_recipe([recipe(text), *flags])
     assert "\n" not in str(raised.value)
