@@ -88,7 +88,7 @@ def test_a_run_killed_again_and_again_ends_exactly_like_an_undisturbed_one(run, 
 
     terminated = run(killed, "terminate-in-step:2")
     assert terminated.returncode == 128 + signal.SIGTERM, terminated.stderr
-    assert "Skipping half-written" in terminated.stdout and "checkpoint-9" in terminated.stdout
+    assert "Skipping incomplete" in terminated.stdout and "checkpoint-9" in terminated.stdout
     assert "stopped at step 8 with a checkpoint" in terminated.stdout
     assert not (killed / "model.safetensors").exists()
 
