@@ -69,7 +69,7 @@ def test_a_new_model_can_start_from_a_pretrained_backbone(tmp_path):
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
 
 
-def test_other_classes_are_rejected_without_ignore_mismatched_sizes(stage1):
+def test_other_classes_are_rejected_without_a_new_head(stage1):
     _, path = stage1
     with pytest.raises(ValueError, match=r"2 classes must be those of .*at index 1: 'road' there, 'lane' in the data"):
         load_config(ModelArguments(model_name_or_path=path), ["sky", "lane"])
@@ -99,7 +99,7 @@ def test_sizes_other_than_the_checkpoints_are_rejected(stage1):
         ({"model_type": "unet"}, "`model_type` must be one of .*themask.* Got 'unet'"),
     ],
 )
-def test_invalid_model_is_rejected(fields, message):
+def test_invalid_config_is_rejected(fields, message):
     with pytest.raises(ValueError, match=message) as raised:
         load_config(ModelArguments(**fields), NAMES)
     assert "\n" not in str(raised.value)
@@ -121,7 +121,7 @@ def test_damaged_processor_is_rejected(stage1):
         load_processor(ModelArguments(model_name_or_path=path), DataArguments(), THEMaskConfig())
 
 
-def test_a_missing_backbone_is_named(tmp_path):
+def test_missing_backbone_is_named_in_the_error(tmp_path):
     model_args = ModelArguments(backbone_name_or_path=str(tmp_path / "nope"))
     config = load_config(model_args, NAMES)
     config.backbone_config = MiTConfig(**TINY_MIT)
@@ -138,12 +138,12 @@ def test_only_training_may_start_from_part_of_a_model(stage1):
         load_model(model_args, config, for_training=False)
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
+def test_folder_without_a_model_is_named_in_the_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"must be a saved model. Got {tmp_path}"):
         load_config(ModelArguments(model_name_or_path=str(tmp_path)), NAMES)
 
 
-def test_checkpoint_of_another_architecture_is_rejected(tmp_path):
+def test_checkpoint_of_another_kind_is_rejected(tmp_path):
     SegformerConfig(id2label=dict(enumerate(NAMES))).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"must hold a themask or mask2former model\. Got 'segformer'"):
         load_config(ModelArguments(model_name_or_path=str(tmp_path)), NAMES)
@@ -247,7 +247,7 @@ def test_a_new_image_model_can_start_from_a_pretrained_backbone(tmp_path):
     assert all(torch.equal(encoder.state_dict()[name], value) for name, value in expected.items())
 
 
-def test_other_classes_of_an_image_model_are_rejected_without_ignore_mismatched_sizes(tmp_path):
+def test_other_classes_of_an_image_model_are_rejected_without_a_new_head(tmp_path):
     named_segmenter("segformer").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"2 classes must be those of .*at index 1: 'road' there, 'lane' in the data"):
         load_config(segmenter_arguments(tmp_path), ["sky", "lane"])
@@ -329,7 +329,7 @@ def test_video_model_as_image_segmenter_is_rejected(stage1):
         load_config(segmenter_arguments(path), NAMES)
 
 
-def test_backbone_weights_and_frozen_parts_of_an_eomt_are_rejected(tmp_path):
+def test_options_without_effect_on_image_models_are_rejected(tmp_path):
     eomt = PerFrameConfig(segmenter_config=SEGMENTERS["eomt"](), num_labels=3)
     with pytest.raises(ValueError, match=r"`backbone_name_or_path` must be left out .* no separate backbone"):
         load_model(segmenter_arguments(backbone_name_or_path=str(tmp_path)), eomt)
