@@ -9,8 +9,9 @@ import pytest
 
 from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.sinks.label_track import read_label_track
+from transformers_themask.sinks.outputs import Coloring
 from transformers_themask.videos.frames_in_memory import FramesInMemory
-from transformers_themask.web_demo.job import Coloring, SegmentationJob
+from transformers_themask.web_demo.job import SegmentationJob
 from web_demo.conftest import NAMES
 
 FRAME = np.zeros((48, 64, 3), dtype=np.uint8)
@@ -39,7 +40,7 @@ def test_a_stopped_job_keeps_what_it_has_read(segmenter, tmp_path):
     with job_for(segmenter, frames(), tmp_path, stopping) as job:
         wait_for(job)
         files = job.results().files
-        assert len(list(read_label_track(files["labels"]))) == 5
+        assert len(list(read_label_track(files["label_track"]))) == 5
         assert all(path.stat().st_size > 0 for path in files.values())
     end = time.monotonic() + 30
     while list(tmp_path.iterdir()):

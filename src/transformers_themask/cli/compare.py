@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from transformers_themask.drawing.palettes import named_palette
+from transformers_themask.files.output_paths import check_output_file, check_output_folder
 from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.paired_session import PairedSession
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.sinks.comparison_video import ComparedModel, ComparisonVideo
-from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.source import IncompleteVideoError
-from transformers_themask.videos.video_writer import check_mp4_path
 
 from .command import check_apart, usable_device
 
@@ -44,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
 def _check_options(options: argparse.Namespace) -> None:
     """Find what is wrong before anything is loaded."""
     check_apart("--output", options.output, options.input)
-    check_mp4_path(options.output, "--output")
+    check_output_file("--output", options.output, ".mp4")
     check_output_folder("--output", options.output.parent)
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transformers_themask.files.atomic import AtomicFile
+from transformers_themask.files.output_paths import check_output_file
 
 from .sink import LabelledFrame
 
@@ -30,12 +31,6 @@ ROWS_PER_GROUP = 8192
 Row = tuple[int, float, int, str, int, float]
 
 
-def check_statistics_path(path: Path, argument: str = "path") -> None:
-    """Raise a `ValueError` that names the argument unless [`ClassStatistics`] can write a file of this name."""
-    if path.suffix not in TABLE_WRITERS or path.is_dir():
-        raise ValueError(f"`{argument}` must be a file whose name ends in .csv or .parquet. Got {path}.")
-
-
 class ClassStatistics:
     """Sink that writes one row for every class in every frame, as CSV or Parquet.
 
@@ -49,8 +44,10 @@ class ClassStatistics:
             Name of each class; an index without one is void.
     """
 
+    suffixes = (".csv", ".parquet")
+
     def __init__(self, path: str | Path, class_names: Sequence[str]):
-        check_statistics_path(Path(path))
+        check_output_file("path", path, *self.suffixes)
         self.path = Path(path)
         self._class_names = class_names
         self._unfinished = AtomicFile(self.path)

@@ -19,6 +19,7 @@ from transformers_themask.drawing.visualization import (
     shrunk_label_map,
 )
 from transformers_themask.files.atomic import AtomicFile
+from transformers_themask.files.output_paths import check_output_file
 
 from .sink import LabelledFrame
 
@@ -35,12 +36,6 @@ class Thumbnail(NamedTuple):
     time: Fraction
     picture: np.ndarray
     label_map: np.ndarray
-
-
-def check_contact_sheet_path(path: Path, argument: str = "path") -> None:
-    """Raise a `ValueError` that names the argument unless [`ContactSheet`] can write a file of this name."""
-    if path.suffix != ".png" or path.is_dir():
-        raise ValueError(f"`{argument}` must be a file whose name ends in .png. Got {path}.")
 
 
 class ContactSheet:
@@ -62,6 +57,8 @@ class ContactSheet:
             Opacity of the colours, outlined at full opacity.
     """
 
+    suffixes = (".png",)
+
     def __init__(
         self,
         path: str | Path,
@@ -71,7 +68,7 @@ class ContactSheet:
         num_pictures: int = 20,
         alpha: float = 0.5,
     ):
-        check_contact_sheet_path(Path(path))
+        check_output_file("path", path, *self.suffixes)
         check_alpha(alpha)
         if num_pictures < 1:
             raise ValueError(f"`num_pictures` must be at least 1. Got {num_pictures}.")

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from transformers_themask.drawing.visualization import check_alpha
+from transformers_themask.files.output_paths import check_output_file
 from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
-from transformers_themask.videos.video_writer import VideoWriter, check_mp4_path
+from transformers_themask.videos.video_writer import VideoWriter
 
 from .sink import LabelledFrame
 
@@ -33,8 +34,10 @@ class DrawnVideo(ABC):
             Whether the sound ends with the last frame, because the source is not read to its end.
     """
 
+    suffixes = (".mp4",)
+
     def __init__(self, path: str | Path, source: FrameSource, alpha: float = 0.5, cut_sound: bool = False):
-        check_mp4_path(Path(path))
+        check_output_file("path", path, *self.suffixes)
         check_alpha(alpha)
         self.path = Path(path)
         self._source = source

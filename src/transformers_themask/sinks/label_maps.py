@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from transformers_themask.files.atomic import AtomicFolder
+from transformers_themask.files.output_paths import check_new_folder
 
-from .output_folder import check_new_folder
 from .sink import LabelledFrame
 
 

@@ -12,6 +12,7 @@ import av
 import numpy as np
 
 from transformers_themask.files.atomic import AtomicFile
+from transformers_themask.files.output_paths import check_output_file
 from transformers_themask.videos.ffmpeg_files import ffmpeg_location
 from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
 
@@ -22,12 +23,6 @@ CLASS_NAMES, PALETTE, TIME_BASE = "CLASS_NAMES", "PALETTE", "TIME_BASE"
 # Matroska rounds times to milliseconds. A second stream of tiny pictures holds the exact ones: the number of ticks
 # of the source's time base, big-endian, as eight grey pixels.
 TICKS = np.dtype(">i8")
-
-
-def check_label_track_path(path: Path, argument: str = "path") -> None:
-    """Raise a `ValueError` that names the argument unless [`LabelTrack`] can write a file of this name."""
-    if path.suffix != ".mkv" or path.is_dir():
-        raise ValueError(f"`{argument}` must be a file whose name ends in .mkv. Got {path}.")
 
 
 class LabelTrack:
@@ -47,8 +42,10 @@ class LabelTrack:
             RGB colour of each class.
     """
 
+    suffixes = (".mkv",)
+
     def __init__(self, path: str | Path, source: FrameSource, class_names: Sequence[str], palette: np.ndarray):
-        check_label_track_path(Path(path))
+        check_output_file("path", path, *self.suffixes)
         self.path = Path(path)
         self._unfinished = AtomicFile(self.path)
         self._frame_rate = source.frame_rate or DEFAULT_FRAME_RATE

@@ -9,9 +9,9 @@ from transformers import PreTrainedModel, set_seed
 from transformers_themask.data.file_checks import MAX_CHECKED_FRAMES, check_files
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.data.sources import load_videos
+from transformers_themask.files.output_paths import check_output_folder
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.mvc.tta import check_sizes, scaled_processors
-from transformers_themask.sinks.output_folder import check_output_folder
 
 from .arguments import DataArguments, ModelArguments, VSSTrainingArguments, check_schedule, recipe_of
 from .checkpoints import checkpoint_to_resume

@@ -38,9 +38,9 @@ MODE_LABELS = {
 PALETTE_LABELS = {"default": "Standard", "vspw": "VSPW", "colour-blind": "Colour-blind safe"}
 FILE_LABELS = {
     "overlay": "Overlay video",
-    "labels": "Label track",
+    "label_track": "Label track",
     "statistics": "Statistics",
-    "plot": "Plot",
+    "timeline": "Plot",
 }
 
 
