@@ -36,8 +36,8 @@ from transformers_themask.batch.video_batch import (
 )
 from transformers_themask.batch.worker_group import WorkerGroup
 from transformers_themask.cli.command import usable_device
-from transformers_themask.files.output_paths import check_output_folder
 from transformers_themask.inference.loading import load_model
+from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.terminal_text import error_line, printable
 
 # Flags, and the file or folder that each adds to the results of a video.
@@ -124,7 +124,7 @@ def open_run(options: argparse.Namespace, local_rank: int, is_stopping: Callable
         files["statistics"] = f"statistics.{options.statistics}"
     names = ("palette", "alpha", "legend", "mode", "num_frames", "frame_stride", "frame_rate", "bf16")
     settings = Settings(files, **{name: getattr(options, name) for name in names})
-    model, processor = load_model(options.model)
+    model, processor = load_model(options.model, argument="--model")
     return FolderRun(model.to(device), processor, options.output, settings, is_stopping)
 
 

@@ -7,11 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.sinks.label_track import read_label_track
-from transformers_themask.sinks.outputs import Coloring
 from transformers_themask.videos.frames_in_memory import FramesInMemory
-from transformers_themask.web_demo.job import SegmentationJob
+from transformers_themask.web_demo.job import Coloring, SegmentationJob
 from web_demo.conftest import NAMES
 
 FRAME = np.zeros((48, 64, 3), dtype=np.uint8)
@@ -19,7 +17,7 @@ FRAME = np.zeros((48, 64, 3), dtype=np.uint8)
 
 def job_for(segmenter, frames, folder, stopping=None):
     session = segmenter.model.stream(segmenter.processor, "sliding")
-    coloring = Coloring(list(NAMES.values()), class_palette(len(NAMES)), 0.5)
+    coloring = Coloring(list(NAMES.values()), "default", 0.5)
     return SegmentationJob(session, FramesInMemory(frames), coloring, folder, stopping or threading.Event())
 
 

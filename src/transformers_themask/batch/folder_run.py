@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from transformers_themask.drawing.palettes import named_palette
 from transformers_themask.files.atomic import AtomicFolder
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.models.protocols import VideoModel, VideoProcessor
-from transformers_themask.sinks.outputs import Coloring, Outputs
+from transformers_themask.sinks.outputs import Drawing, Outputs
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.terminal_text import counted, error_line
 from transformers_themask.videos.frame_source import open_frame_source
@@ -74,8 +73,7 @@ class FolderRun:
         self._output, self._settings, self._is_stopping = output, settings, is_stopping
         self._device = model.device.type
         id2label = model.config.id2label
-        names = [id2label[index] for index in sorted(id2label)]
-        self._coloring = Coloring(names, named_palette(settings.palette, len(names)), settings.alpha)
+        self._class_names = [id2label[index] for index in sorted(id2label)]
         self._session = model.stream(processor, settings.mode, settings.num_frames, settings.frame_stride)
         self._job = {
             "model": model_fingerprint(model, processor),
@@ -125,7 +123,8 @@ class FolderRun:
         source = open_frame_source(video.path, self._settings.frame_rate)
         outputs = Outputs(**{name: folder / file for name, file in self._settings.files.items()})
         watch = _Watch(self._is_stopping)
-        sinks = [watch, *outputs.open(source, self._coloring, legend=self._settings.legend).values()]
+        drawing = Drawing(self._settings.palette, self._settings.alpha, self._settings.legend)
+        sinks = [watch, *outputs.open(source, self._class_names, drawing).values()]
         try:
             with torch.autocast(self._device, torch.bfloat16, enabled=self._settings.bf16):
                 return segment_video(self._session, source, sinks, progress=progress), None

@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 
 from transformers_themask.data.sources import load_videos
 from transformers_themask.files.atomic import AtomicFile, AtomicFolder
-from transformers_themask.files.output_paths import check_new_folder, check_output_folder
 from transformers_themask.mvc.aggregation import VideoChoice, consistency_settings
 from transformers_themask.mvc.label_folders import ResultVideo, single_video, videos_of_data_set
 from transformers_themask.mvc.result_choice import choose_results, label_results
+from transformers_themask.sinks.output_folder import check_new_folder, check_output_folder
 from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import open_frame_source
 

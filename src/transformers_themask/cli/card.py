@@ -3,9 +3,9 @@
 
 import argparse
 
-from transformers_themask.files.output_paths import check_output_folder
 from transformers_themask.publishing.model_card import build_model_card
 from transformers_themask.publishing.results import read_results, saved_model_facts
+from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.terminal_text import naming
 
 

@@ -6,7 +6,7 @@ import argparse
 from transformers_themask.config_overrides import mapping_from_text
 from transformers_themask.conversion.checkpoints import convert_file
 from transformers_themask.data.vspw import read_class_names
-from transformers_themask.files.output_paths import check_output_folder
+from transformers_themask.sinks.output_folder import check_output_folder
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transformers_themask.data.sources import load_videos
-from transformers_themask.files.output_paths import check_new_folder
 from transformers_themask.mvc.confusable_groups import DEFAULT_GROUPS_FILE, check_groups, read_groups
 from transformers_themask.mvc.correction import Correction, VideoCorrector, correct_results
 from transformers_themask.mvc.label_folders import ResultVideo, check_label_folder, single_video, videos_of_data_set
 from transformers_themask.mvc.vision_language import VisionLanguageModel
+from transformers_themask.sinks.output_folder import check_new_folder
 from transformers_themask.terminal_text import counted, naming
 from transformers_themask.videos.frame_source import open_frame_source
 

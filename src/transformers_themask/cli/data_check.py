@@ -6,7 +6,7 @@ import json
 
 from transformers_themask.data.inspection import Inspection, inspect_data_set
 from transformers_themask.data.skip_list import SKIP_FILE, add_to_skip_list
-from transformers_themask.files.output_paths import check_output_folder
+from transformers_themask.sinks.output_folder import check_output_folder
 
 UNUSABLE_DATA = 1
 MAX_SHOWN_FINDINGS = 50

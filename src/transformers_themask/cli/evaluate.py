@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from transformers_themask.data.sources import load_videos
-from transformers_themask.files.output_paths import check_output_folder
 from transformers_themask.metrics.prediction_folder import score_prediction_folder
 from transformers_themask.metrics.video_scores import named_scores
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.publishing.results import write_results
+from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.terminal_text import counted
 
 

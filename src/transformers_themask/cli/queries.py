@@ -8,9 +8,9 @@ from fractions import Fraction
 import numpy as np
 
 from transformers_themask.drawing.palettes import named_palette
-from transformers_themask.files.output_paths import check_output_folder
 from transformers_themask.inference.frame_queries import query_view
 from transformers_themask.inference.loading import load_model
+from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.source import FrameSource
 

@@ -3,11 +3,10 @@
 
 import argparse
 
-from transformers_themask.drawing.palettes import named_palette
-from transformers_themask.inference.loading import load_model
+from transformers_themask.inference.loading import load_class_names, load_model
 from transformers_themask.mvc.passes import check_repeatable, open_passes, segment_video_in_passes
 from transformers_themask.mvc.tta import TTA
-from transformers_themask.sinks.outputs import Coloring, Outputs
+from transformers_themask.sinks.outputs import Drawing, Outputs
 from transformers_themask.sinks.overlay_video import OverlayVideo
 from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import Camera, open_frame_source
@@ -15,7 +14,6 @@ from transformers_themask.videos.source import IncompleteVideoError
 
 from .command import autocast, check_apart, usable_device
 
-# What each output is called on the command line.
 ARGUMENTS = {
     "overlay": "--output",
     "labels": "--labels",
@@ -27,8 +25,8 @@ ARGUMENTS = {
 
 
 def run(options: argparse.Namespace) -> None:
-    """Label every frame of a video, and show, keep or count the labels."""
-    _check_options(options)
+    """Segment the video, and print what has been written."""
+    outputs = _outputs(options)
     tta = TTA(options.tta, options.flip, options.tta_combine)
     device = usable_device(options.device)
     source = open_frame_source(options.input, options.frame_rate)
@@ -38,13 +36,16 @@ def run(options: argparse.Namespace) -> None:
         )
     if len(tta.passes) > 1:
         check_repeatable(source)
-    model, processor = load_model(options.model, argument="--model")
-    clips = options.mode, options.num_frames, options.frame_stride
-    sessions = open_passes(model.to(device), processor, tta, *clips)
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    coloring = Coloring(names, named_palette(options.palette, len(names)), options.alpha)
-    outputs = _outputs(options)
-    sinks = outputs.open(source, coloring, legend=options.legend, cut_sound=options.max_frames is not None)
+    # Before the weights are loaded: what is wrong with an output is found at once.
+    sinks = outputs.open(
+        source,
+        load_class_names(options.model, "--model"),
+        Drawing(options.palette, options.alpha, options.legend),
+        cut_sound=options.max_frames is not None,
+        arguments=ARGUMENTS,
+    )
+    model, processor = load_model(options.model, device, "--model")
+    sessions = open_passes(model, processor, tta, options.mode, options.num_frames, options.frame_stride)
     try:
         with autocast(device, options.bf16):
             num_frames = segment_video_in_passes(
@@ -61,26 +62,15 @@ def run(options: argparse.Namespace) -> None:
             print(f"  {color}  {name}")
 
 
-def _check_options(options: argparse.Namespace) -> None:
-    """Find what is wrong before anything is loaded."""
-    outputs = _outputs(options)
+def _outputs(options: argparse.Namespace) -> Outputs:
+    outputs = Outputs(
+        **{name: getattr(options, argument[2:].replace("-", "_")) for name, argument in ARGUMENTS.items()}
+    )
     if not outputs.paths():
         raise ValueError("At least one output must be given, such as `-o OUT.mp4` for the overlay video.")
     for name, path in outputs.paths().items():
-        if name != "labels":
-            check_apart(ARGUMENTS[name], path, options.input)
-    outputs.check(ARGUMENTS)
-
-
-def _outputs(options: argparse.Namespace) -> Outputs:
-    return Outputs(
-        overlay=options.output,
-        labels=options.labels,
-        label_track=options.label_track,
-        statistics=options.statistics,
-        contact_sheet=options.contact_sheet,
-        timeline=options.timeline,
-    )
+        check_apart(ARGUMENTS[name], path, options.input)
+    return outputs
 
 
 def _report(outputs: Outputs, num_frames: int | None) -> None:

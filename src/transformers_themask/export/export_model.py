@@ -8,8 +8,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from transformers_themask.files.atomic import AtomicFolder
-from transformers_themask.files.output_paths import check_new_folder
 from transformers_themask.models.streaming import stream_options
+from transformers_themask.sinks.output_folder import check_new_folder
 
 from .check import TOLERANCE, largest_difference
 from .formats import SUFFIXES, check_format, load, refusal, trace, write

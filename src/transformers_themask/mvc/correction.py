@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 
 from transformers_themask.data.images import read_mask
 from transformers_themask.files.atomic import AtomicFolder
-from transformers_themask.files.output_paths import check_new_folder
 from transformers_themask.sinks.label_maps import write_label_map
+from transformers_themask.sinks.output_folder import check_new_folder
 
 from .answers import parse_answer
 from .confusable_groups import MIN_CANDIDATES, ConfusableGroup, check_groups, spoken

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transformers_themask.files.atomic import AtomicFile
-from transformers_themask.files.output_paths import check_output_file
+from transformers_themask.files.file_names import check_suffix
 
 from .sink import LabelledFrame
 
@@ -42,13 +42,13 @@ class ClassStatistics:
             File to write, ending in `.csv` or `.parquet`; its folder is made if needed.
         class_names (`Sequence[str]`):
             Name of each class; an index without one is void.
+        argument (`str`, *optional*, defaults to `"path"`):
+            Name of the argument that gives the path, for the errors.
     """
 
-    suffixes = (".csv", ".parquet")
-
-    def __init__(self, path: str | Path, class_names: Sequence[str]):
-        check_output_file("path", path, *self.suffixes)
+    def __init__(self, path: str | Path, class_names: Sequence[str], argument: str = "path"):
         self.path = Path(path)
+        check_suffix(self.path, tuple(TABLE_WRITERS), argument)
         self._class_names = class_names
         self._unfinished = AtomicFile(self.path)
         self._table: _TableWriter | None = None

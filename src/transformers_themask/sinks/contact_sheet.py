@@ -20,7 +20,7 @@ from transformers_themask.drawing.visualization import (
     shrunk_label_map,
 )
 from transformers_themask.files.atomic import AtomicFile
-from transformers_themask.files.output_paths import check_output_file
+from transformers_themask.files.file_names import check_suffix
 
 from .sink import LabelledFrame
 
@@ -56,9 +56,9 @@ class ContactSheet:
             Number of pictures; a shorter video has one for each frame.
         alpha (`float`, *optional*, defaults to 0.5):
             Opacity of the colours, outlined at full opacity.
+        argument (`str`, *optional*, defaults to `"path"`):
+            Name of the argument that gives the path, for the errors.
     """
-
-    suffixes = (".png",)
 
     def __init__(
         self,
@@ -68,12 +68,13 @@ class ContactSheet:
         *,
         num_pictures: int = 20,
         alpha: float = 0.5,
+        argument: str = "path",
     ):
-        check_output_file("path", path, *self.suffixes)
+        self.path = Path(path)
+        check_suffix(self.path, (".png",), argument)
         check_alpha(alpha)
         if num_pictures < 1:
             raise ValueError(f"`num_pictures` must be at least 1. Got {num_pictures}.")
-        self.path = Path(path)
         self._class_names = class_names
         self._palette = palette
         self._num_pictures = num_pictures

@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from transformers_themask.files.atomic import AtomicFile
-from transformers_themask.files.output_paths import check_output_file
+from transformers_themask.files.file_names import check_suffix
 from transformers_themask.videos.ffmpeg_files import ffmpeg_location
 from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
 
@@ -40,13 +40,20 @@ class LabelTrack:
             Name of each class.
         palette (`np.ndarray` of shape `(num_classes, 3)`):
             RGB colour of each class.
+        argument (`str`, *optional*, defaults to `"path"`):
+            Name of the argument that gives the path, for the errors.
     """
 
-    suffixes = (".mkv",)
-
-    def __init__(self, path: str | Path, source: FrameSource, class_names: Sequence[str], palette: np.ndarray):
-        check_output_file("path", path, *self.suffixes)
+    def __init__(
+        self,
+        path: str | Path,
+        source: FrameSource,
+        class_names: Sequence[str],
+        palette: np.ndarray,
+        argument: str = "path",
+    ):
         self.path = Path(path)
+        check_suffix(self.path, (".mkv",), argument)
         self._unfinished = AtomicFile(self.path)
         self._frame_rate = source.frame_rate or DEFAULT_FRAME_RATE
         self._time_base = source.time_base

@@ -1,52 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that can be made of a labelled video."""
+"""The results to make of a labelled video, each by the sink that writes it."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import combinations
 from pathlib import Path
 
-import numpy as np
-
-from transformers_themask.files.output_paths import check_new_folder, check_output_file, check_output_folder
+from transformers_themask.drawing.palettes import named_palette
 from transformers_themask.videos.source import FrameSource
 
 from .class_statistics import ClassStatistics
 from .contact_sheet import ContactSheet
 from .label_maps import LabelFolder
 from .label_track import LabelTrack
+from .output_folder import check_output_folder
 from .overlay_video import OverlayVideo
 from .sink import Sink
 from .timeline import ClassTimeline
 
-# Endings of the output files; `labels` is a folder.
-SUFFIXES: dict[str, tuple[str, ...]] = {
-    "overlay": OverlayVideo.suffixes,
-    "label_track": LabelTrack.suffixes,
-    "statistics": ClassStatistics.suffixes,
-    "contact_sheet": ContactSheet.suffixes,
-    "timeline": ClassTimeline.suffixes,
-}
-
 
 @dataclass(frozen=True)
-class Coloring:
-    """How classes are shown.
+class Drawing:
+    """How classes are drawn.
 
     Attributes:
-        class_names (`Sequence[str]`): Name of each class.
-        palette (`np.ndarray` of shape `(num_classes, 3)`): RGB colour of each class.
+        palette (`str`): Name of a palette, see [`~transformers_themask.drawing.palettes.named_palette`].
         alpha (`float`): Opacity of the colours, 0 to 1.
+        legend (`bool`): Whether the overlay video names its colours.
     """
 
-    class_names: Sequence[str]
-    palette: np.ndarray
+    palette: str = "default"
     alpha: float = 0.5
+    legend: bool = True
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Paths of what to make of a video; `None` for what is not wanted. See the sink of each."""
+    """Paths of the results to make of a labelled video; `None` for those that are not asked for.
+
+    Attributes:
+        overlay (`Path`): Video with the class colours on top, see [`OverlayVideo`].
+        labels (`Path`): Folder of label maps, see [`LabelFolder`].
+        label_track (`Path`): Label maps as one file, see [`LabelTrack`].
+        statistics (`Path`): Pixels of each class in each frame, see [`ClassStatistics`].
+        contact_sheet (`Path`): Picture of frames from the whole video, see [`ContactSheet`].
+        timeline (`Path`): Plot of each class's share over time, see [`ClassTimeline`].
+    """
 
     overlay: Path | None = None
     labels: Path | None = None
@@ -56,65 +55,64 @@ class Outputs:
     timeline: Path | None = None
 
     def paths(self) -> dict[str, Path]:
-        """The paths that are not `None`, by name."""
-        paths = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: path for name, path in paths.items() if path is not None}
-
-    def check(self, arguments: Mapping[str, str]) -> None:
-        """Find what is wrong with the paths before any work, without leaving anything behind.
-
-        Args:
-            arguments (`Mapping[str, str]`): What the user calls each output, for the errors.
-
-        Raises:
-            ValueError: If a path has the wrong ending, cannot be written or collides with another, or `labels` is a
-                folder with files.
-        """
-        paths = {arguments[name]: path for name, path in self.paths().items()}
-        for name, path in self.paths().items():
-            if name == "labels":
-                check_new_folder(arguments[name], path)
-                continue
-            check_output_file(arguments[name], path, *SUFFIXES[name])
-            check_output_folder(arguments[name], path.parent)
-            if self.labels is not None and self.labels.resolve() in path.resolve().parents:
-                raise ValueError(
-                    f"`{arguments[name]}` must not lie in the folder of `{arguments['labels']}`, which holds label "
-                    f"maps only. Got {path}."
-                )
-        for (first, path), (second, other) in itertools.combinations(paths.items(), 2):
-            if path.resolve() == other.resolve():
-                raise ValueError(f"`{first}` and `{second}` must differ. Got {path} for both.")
+        """The paths that are asked for, by their names here."""
+        asked = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: path for name, path in asked.items() if path is not None}
 
     def open(
-        self, source: FrameSource, coloring: Coloring, *, legend: bool = True, cut_sound: bool = False
+        self,
+        source: FrameSource,
+        class_names: Sequence[str],
+        drawing: Drawing = Drawing(),
+        cut_sound: bool = False,
+        arguments: Mapping[str, str] | None = None,
     ) -> dict[str, Sink]:
-        """Open a sink for every output.
+        """Open a sink for every result, without writing anything yet.
 
         Args:
             source ([`FrameSource`]): The video.
-            coloring ([`Coloring`]): How classes are shown.
-            legend (`bool`, *optional*, defaults to `True`): Whether the overlay has a legend.
-            cut_sound (`bool`, *optional*, defaults to `False`): Whether the overlay's sound ends with its last frame,
-                because the source is not read to its end.
+            class_names (`Sequence[str]`): Name of each class.
+            drawing ([`Drawing`], *optional*): How classes are drawn.
+            cut_sound (`bool`, *optional*, defaults to `False`): Whether the overlay's sound ends with its last frame.
+            arguments (`Mapping[str, str]`, *optional*): Names of the arguments that ask for the results, for errors.
 
-        Returns:
-            `dict[str, Sink]`: The sinks, by name of the output.
+        Raises:
+            ValueError: If a path cannot be written, has the wrong ending, or is in the way of another.
         """
-        names, palette, alpha = coloring.class_names, coloring.palette, coloring.alpha
-        sinks: dict[str, Sink] = {}
-        if self.overlay is not None:
-            sinks["overlay"] = OverlayVideo(
-                self.overlay, source, names, palette, alpha=alpha, legend=legend, cut_sound=cut_sound
-            )
-        if self.labels is not None:
-            sinks["labels"] = LabelFolder(self.labels)
-        if self.label_track is not None:
-            sinks["label_track"] = LabelTrack(self.label_track, source, names, palette)
-        if self.statistics is not None:
-            sinks["statistics"] = ClassStatistics(self.statistics, names)
-        if self.contact_sheet is not None:
-            sinks["contact_sheet"] = ContactSheet(self.contact_sheet, names, palette, alpha=alpha)
-        if self.timeline is not None:
-            sinks["timeline"] = ClassTimeline(self.timeline, names, palette)
-        return sinks
+        named = {name: (arguments or {}).get(name, name) for name in self.paths()}
+        self._check_apart(named)
+        palette = named_palette(drawing.palette, len(class_names))
+        makers: dict[str, Callable[[Path, str], Sink]] = {
+            "overlay": lambda path, argument: OverlayVideo(
+                path,
+                source,
+                class_names,
+                palette,
+                alpha=drawing.alpha,
+                legend=drawing.legend,
+                cut_sound=cut_sound,
+                argument=argument,
+            ),
+            "labels": LabelFolder,
+            "label_track": lambda path, argument: LabelTrack(path, source, class_names, palette, argument),
+            "statistics": lambda path, argument: ClassStatistics(path, class_names, argument),
+            "contact_sheet": lambda path, argument: ContactSheet(
+                path, class_names, palette, alpha=drawing.alpha, argument=argument
+            ),
+            "timeline": lambda path, argument: ClassTimeline(path, class_names, palette, argument=argument),
+        }
+        return {name: makers[name](path, named[name]) for name, path in self.paths().items()}
+
+    def _check_apart(self, named: Mapping[str, str]) -> None:
+        """Raise a `ValueError` for results in one place, among the label maps, or where nothing can be written."""
+        paths = {name: path.resolve() for name, path in self.paths().items()}
+        for (first, path), (second, other) in combinations(paths.items(), 2):
+            if path == other:
+                raise ValueError(f"`{named[first]}` and `{named[second]}` must differ. Got {path} for both.")
+        for name, path in paths.items():
+            if self.labels is not None and paths["labels"] in path.parents:
+                raise ValueError(
+                    f"`{named[name]}` must not lie in the folder of `{named['labels']}`, which holds label maps only. "
+                    f"Got {path}."
+                )
+            check_output_folder(named[name], path.parent)

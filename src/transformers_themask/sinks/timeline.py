@@ -12,7 +12,7 @@ import numpy as np
 from transformers_themask.drawing.numbers import percent
 from transformers_themask.drawing.palettes import VOID_COLOR
 from transformers_themask.files.atomic import AtomicFile
-from transformers_themask.files.output_paths import check_output_file
+from transformers_themask.files.file_names import check_suffix
 
 from .sink import LabelledFrame
 
@@ -47,13 +47,20 @@ class ClassTimeline:
             RGB colour of each class.
         max_bins (`int`, *optional*, defaults to 1024):
             Number of bins at which they are merged; even.
+        argument (`str`, *optional*, defaults to `"path"`):
+            Name of the argument that gives the path, for the errors.
     """
 
-    suffixes = FORMATS
-
-    def __init__(self, path: str | Path, class_names: Sequence[str], palette: np.ndarray, max_bins: int = MAX_BINS):
-        check_output_file("path", path, *self.suffixes)
+    def __init__(
+        self,
+        path: str | Path,
+        class_names: Sequence[str],
+        palette: np.ndarray,
+        max_bins: int = MAX_BINS,
+        argument: str = "path",
+    ):
         self.path = Path(path)
+        check_suffix(self.path, FORMATS, argument)
         if max_bins < 2 or max_bins % 2:
             raise ValueError(f"`max_bins` must be an even number of at least 2. Got {max_bins}.")
         self.class_names = class_names

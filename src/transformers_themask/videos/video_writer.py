@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 from transformers.utils import logging
 
 from transformers_themask.files.atomic import AtomicFile
-from transformers_themask.files.output_paths import check_output_file
+from transformers_themask.files.file_names import check_suffix
 
 from .ffmpeg_files import ffmpeg_location, open_input, reason
 
@@ -62,7 +62,7 @@ class VideoWriter:
         audio_from: str | Path | None = None,
     ):
         self.path = Path(path)
-        check_output_file("path", path, ".mp4")
+        check_suffix(self.path, (".mp4",))
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"`path` must lie in an existing folder. Got {self.path}.")
         if frame_rate <= 0:

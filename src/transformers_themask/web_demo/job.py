@@ -3,18 +3,42 @@
 
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
+from transformers_themask.drawing.palettes import named_palette
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.models.streaming import VideoSession
-from transformers_themask.sinks.outputs import Coloring, Outputs
+from transformers_themask.sinks.outputs import Drawing, Outputs
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.sinks.timeline import ClassTimeline
 from transformers_themask.videos.source import FrameSource, IncompleteVideoError, TimedFrame
+
+
+@dataclass(frozen=True)
+class Coloring:
+    """How classes are shown.
+
+    Attributes:
+        class_names (`Sequence[str]`): Name of each class.
+        palette_name (`str`): See [`named_palette`].
+        alpha (`float`): Opacity of the colours, 0 to 1.
+    """
+
+    class_names: Sequence[str]
+    palette_name: str
+    alpha: float
+
+    @cached_property
+    def palette(self) -> np.ndarray:
+        """RGB colour of each class, `(num_classes, 3)`."""
+        return named_palette(self.palette_name, len(self.class_names))
 
 
 @dataclass(frozen=True)
@@ -114,7 +138,8 @@ class SegmentationJob:
             statistics=folder / f"{stem}_statistics.csv",
             timeline=folder / f"{stem}_shares.svg",
         )
-        sinks = outputs.open(self._source, self.coloring, legend=False, cut_sound=True)
+        drawing = Drawing(self.coloring.palette_name, self.coloring.alpha, legend=False)
+        sinks = outputs.open(self._source, self.coloring.class_names, drawing, cut_sound=True)
         timeline = sinks["timeline"]
         assert isinstance(timeline, ClassTimeline)
         try:

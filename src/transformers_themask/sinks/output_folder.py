@@ -1,21 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of output paths before the work starts."""
+"""Checks of output folders before the work starts."""
 
 import tempfile
 from pathlib import Path
-
-
-def check_output_file(argument: str, path: str | Path, *suffixes: str) -> None:
-    """Raise a `ValueError` unless a path has one of some endings and is no folder.
-
-    Args:
-        argument (`str`): Name of the argument that asks for the file, for the error.
-        path (`str` or `Path`): The path.
-        suffixes (`str`): The endings.
-    """
-    if Path(path).suffix not in suffixes or Path(path).is_dir():
-        endings = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
-        raise ValueError(f"`{argument}` must be a file whose name ends in {endings}. Got {path}.")
 
 
 def check_output_folder(argument: str, folder: str | Path) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from transformers_themask.files.output_paths import check_new_folder, check_output_folder
+from transformers_themask.sinks.output_folder import check_new_folder, check_output_folder
 
 
 def test_a_folder_that_can_be_made_passes_and_is_not_made(tmp_path):
