@@ -167,6 +167,7 @@ def test_results_of_other_options_are_replaced(call, videos, tmp_path, flags):
     assert not list((tmp_path / "out").rglob(".*"))
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_one_of_them_sums_up(call, videos, model_dir, tmp_path):
     output = tmp_path / "out"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
