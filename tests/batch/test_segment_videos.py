@@ -222,6 +222,20 @@ def test_bad_arguments_are_one_sentence_before_any_work(call, videos, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--alpha", "2"], "argument --alpha: must be between 0 and 1. Got 2."),
+        (["--num-frames", "0"], "argument --num-frames: must be at least 1. Got 0."),
+    ],
+)
+def test_options_out_of_range_are_errors_of_the_parser(call, videos, tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as stop:
+        call(videos, *flags)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_results_go_to_a_folder_of_their_own(call, videos, tmp_path, capsys):
     assert call(videos, output=videos) == 2
     assert "`--output` must differ from the folder of videos" in capsys.readouterr().err
