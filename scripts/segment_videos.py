@@ -41,12 +41,12 @@ from transformers_themask.batch.video_batch import (
 )
 from transformers_themask.batch.worker_group import WorkerGroup
 from transformers_themask.cli.command import autocast, usable_device
-from transformers_themask.cli.segment import open_sinks
 from transformers_themask.files.atomic import AtomicFolder
 from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.sinks.output_folder import check_output_folder
+from transformers_themask.sinks.outputs import Drawing, Outputs
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.terminal_text import counted, error_line, printable
 from transformers_themask.videos.frame_source import open_frame_source
@@ -147,8 +147,8 @@ class Batch:
         if device == "cuda":
             device = f"cuda:{local_rank % torch.cuda.device_count()}"
         model, processor = load_model(options.model, argument="--model")
-        self.model = model.to(device)
-        self.session = model.stream(processor, options.mode, options.num_frames, options.frame_stride)
+        self.class_names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        self.session = model.to(device).stream(processor, options.mode, options.num_frames, options.frame_stride)
         self.job = {
             "model": model_fingerprint(model, processor),
             "mode": self.session.mode,
@@ -189,11 +189,10 @@ class Batch:
     def write_results(self, video: FoundVideo, folder: Path, progress: bool) -> tuple[int, str | None]:
         """Write what was asked for; returns the number of frames and, of a damaged video, what is wrong."""
         source = open_frame_source(video.path, self.options.frame_rate)
-        paths = {name: folder / self.file_name(name) if name in self.outputs else None for name in OUTPUTS}
-        paths["output"] = paths.pop("overlay")
-        asked = argparse.Namespace(**{**vars(self.options), **paths, "max_frames": None})
+        outputs = Outputs(**{name: folder / self.file_name(name) for name in self.outputs})
+        drawing = Drawing(self.options.palette, self.options.alpha, self.options.legend)
         watch = Watch(self.is_stopping)
-        sinks = [watch, *open_sinks(asked, source, self.model.config).values()]
+        sinks = [watch, *outputs.open(source, self.class_names, drawing).values()]
         try:
             with autocast(self.device, self.options.bf16):
                 segment_video(self.session, source, sinks, progress=progress)

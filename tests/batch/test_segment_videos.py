@@ -210,8 +210,6 @@ def test_a_run_that_is_stopped_leaves_nothing_half_done(videos, frames, model_di
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--alpha", "2"], "`alpha` must"),
-        (["--num-frames", "0"], "`num_frames` must"),
         (["--mode", "recurrent"], "`mode` must be one that"),
         (["--device", "nowhere"], "`--device` must be"),
     ],

@@ -21,6 +21,7 @@ from transformers_themask.metrics.prediction_folder import score_prediction_fold
 from transformers_themask.models.streaming import STEPWISE_MODES, StreamingMixin
 from transformers_themask.mvc.aggregation import DIRECTIONS
 from transformers_themask.mvc.tta import COMBINATIONS
+from transformers_themask.registry import families
 from transformers_themask.videos.camera import MAX_FRAME_RATE
 
 SCRIPT = Path(sys.executable).with_name("themask")
@@ -79,6 +80,15 @@ def test_command_line_parser_imports_only_the_standard_library():
                 assert {alias.name for alias in node.names} <= sys.stdlib_module_names, path
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 assert node.module.partition(".")[0] in sys.stdlib_module_names, path
+
+
+def test_help_names_no_model_family(capsys):
+    names = {row.name for row in families()} - {"themask"} | {"the-mask", "mask2former", "segformer"}
+    for command in commands.COMMANDS:
+        with pytest.raises(SystemExit):
+            themask_command.main([*command.split(), "--help"])
+        text = capsys.readouterr().out.lower()
+        assert not [name for name in names if name in text], command
 
 
 def test_choices_are_those_of_the_package():

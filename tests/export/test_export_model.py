@@ -22,14 +22,15 @@ from tiny_segmenters import opinionated, per_frame_model, videomt
 from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
 from transformers_themask.export.export_model import check_difference, export_model
 
-# Exporting takes long: one process does it once.
-pytestmark = pytest.mark.xdist_group("export")
-
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "export.md"
 SIZES = [(64, 96), (96, 64)]
 NAMES = dict(enumerate("abcdef"))
 # Enough for every frame that the state keeps to have been replaced.
 STREAM_LENGTH = 4
+
+
+def slow(*families):
+    return [pytest.param(family, marks=pytest.mark.slow) for family in families]
 
 
 def tiny_resnet():
@@ -172,7 +173,7 @@ def graph_for(export, mode, size=None):
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-@pytest.mark.parametrize("family", ["two_frames", "one_frame", "per_frame"])
+@pytest.mark.parametrize("family", ["two_frames", *slow("one_frame", "per_frame")])
 def test_clip_graph_equals_the_model_at_any_length_and_size(family, suffix, request):
     export = request.getfixturevalue(family)
     for size in SIZES:
@@ -186,7 +187,7 @@ def test_clip_graph_equals_the_model_at_any_length_and_size(family, suffix, requ
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-@pytest.mark.parametrize("family", ["two_frames", "one_frame", "per_frame"])
+@pytest.mark.parametrize("family", ["two_frames", *slow("one_frame", "per_frame")])
 def test_sliding_graph_equals_the_model_on_windows(family, suffix, request):
     export = request.getfixturevalue(family)
     num_frames = export.manifest["num_frames"]
@@ -201,6 +202,7 @@ def test_sliding_graph_equals_the_model_on_windows(family, suffix, request):
             np.testing.assert_allclose(scores[:, index], expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_recurrent_graph_equals_the_model_on_the_whole_video(recurrent, suffix):
     graph = graph_for(recurrent, "recurrent")
@@ -211,6 +213,7 @@ def test_recurrent_graph_equals_the_model_on_the_whole_video(recurrent, suffix):
         np.testing.assert_allclose(scores, scores_of(recurrent.model, frames), atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 @torch.no_grad()
 def test_recurrent_graph_of_cffm_equals_the_models_steps(cffm, suffix):
@@ -226,6 +229,7 @@ def test_recurrent_graph_of_cffm_equals_the_models_steps(cffm, suffix):
             np.testing.assert_allclose(scores[:, [index]], outputs.scores(), atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_cffm_with_a_repeated_first_frame_exports_at_a_fixed_size(tmp_path):
     """Its first frames are answered from references too; every file is compared with the model from there on."""
     fields = {**SMALL_WINDOWS, "first_frames": "repeated", "backbone_config": tiny_resnet(), "mining_layers": 1}
@@ -235,6 +239,7 @@ def test_cffm_with_a_repeated_first_frame_exports_at_a_fixed_size(tmp_path):
     assert max(differences.values()) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_key_frames_and_later_frames_have_separate_graphs(mpvss, suffix, batch_size):
@@ -262,8 +267,8 @@ def test_adaptive_key_frames_are_rejected(tmp_path):
         export_model(model, THEMaskVideoProcessor(), tmp_path / "out", ["torch"], SIZES[:1])
 
 
-@pytest.mark.parametrize("family", ["two_frames", "cffm"])
-def test_manifest_matches_inputs_and_outputs_of_the_onnx_graph(family, request):
+@pytest.mark.parametrize("family", ["two_frames", *slow("cffm")])
+def test_the_manifest_names_what_the_onnx_graph_takes_and_returns(family, request):
     onnxruntime = pytest.importorskip("onnxruntime")
     export = request.getfixturevalue(family)
     dtypes = {"tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -279,7 +284,8 @@ def test_onnx_graph_holds_no_local_paths(two_frames):
         assert str(Path(torch.__file__).parent).encode() not in path.read_bytes()
 
 
-def test_manifest_holds_preprocessing_and_class_names(one_frame):
+@pytest.mark.slow
+def test_the_manifest_says_what_becomes_of_frames_and_what_classes_are_called(one_frame):
     preprocessing = one_frame.manifest["preprocessing"]
     assert preprocessing["size"] == {"shortest_edge": 64}
     assert preprocessing["image_mean"] == list(THEMaskVideoProcessor().image_mean)
@@ -287,7 +293,8 @@ def test_manifest_holds_preprocessing_and_class_names(one_frame):
     assert one_frame.manifest["class_names"] == list(NAMES.values())
 
 
-def test_export_command_prints_every_file(one_frame):
+@pytest.mark.slow
+def test_the_command_reports_every_file(one_frame):
     assert one_frame.code == 0
     files = [path.name for path in one_frame.folder.iterdir()]
     assert sorted(files) == ["clip_64x96.onnx", "clip_64x96.pt2", "clip_96x64.onnx", "clip_96x64.pt2", "manifest.json"]

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from families import FAMILIES, every_family, family_clips
 from hidden_package import load_without_the_package
+from selection import nightly_except
 from tiny import random_clips
 from tiny_segmenters import opinionated
 from transformers_themask import AutoModelForVideoSemanticSegmentation, VideoSegmentationProcessor
@@ -63,6 +64,7 @@ def test_configuration_survives_a_round_trip(saved):
     assert (config.num_labels, config.num_frames) == (model.config.num_labels, model.config.num_frames)
 
 
+@pytest.mark.slow
 def test_saved_folder_loads_as_remote_code_without_the_package(saved, tmp_path):
     model, folder, (frames, labels) = saved
     _, results = load_without_the_package(folder, tmp_path, frames, labels)
@@ -112,7 +114,7 @@ def test_autocast_stays_close_to_float32(family):
     assert loss.dtype == torch.float32 and loss.isfinite()
 
 
-@every_family
+@pytest.mark.parametrize("family", nightly_except(FAMILIES, ["themask_video_frame"]))
 def test_compiled_model_equals_the_eager_one(family):
     model = FAMILIES[family]()
     frames, _ = family_clips(model)

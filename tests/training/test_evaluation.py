@@ -18,7 +18,7 @@ from transformers_themask.batch.video_batch import divide_work
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.metrics.prediction_folder import score_prediction_folder
 from transformers_themask.metrics.video_scores import named_scores
-from transformers_themask.models.streaming import VideoSession, evaluation_clips
+from transformers_themask.models.streaming import evaluation_clips
 from transformers_themask.mvc.tta import TTA
 from transformers_themask.mvc.voting import vote
 from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos
@@ -99,7 +99,7 @@ def test_a_model_without_clips_is_scored_frame_by_frame(processor, videos):
         state, label_maps = model.initial_state(), []
         for index in range(row["num_frames"]):
             inputs = processor([selected.videos.read_frame(row, index)], return_tensors="pt")
-            outputs, state = model.streaming_step(inputs["pixel_values_videos"], state)
+            outputs, state = model.clip_step(inputs["pixel_values_videos"], state)
             label_maps.append(processor.post_process_semantic_segmentation(outputs, target_sizes=[(64, 80)])[0][0])
         masks = [selected.videos.read_mask(row, index) for index in range(row["num_frames"])]
         collected[row["video_id"]] = (np.stack(label_maps), np.stack(masks))
@@ -125,8 +125,8 @@ def test_passes_are_combined_before_they_are_scored(processor, videos, tmp_path,
             passes.append(np.stack(backwards)[..., ::-1])
             passes.append(np.stack([label_map for _, label_map in segment_frames(model, scaled, frames, **options)]))
         collected[row["video_id"]] = (vote(np.stack(passes), range(4)), np.stack(masks))
-    calls, run = [], VideoSession._run
-    monkeypatch.setattr(VideoSession, "_run", lambda *arguments: (calls.append(1), run(*arguments))[1])
+    calls, run = [], type(model).clip_step
+    monkeypatch.setattr(type(model), "clip_step", lambda *arguments: (calls.append(1), run(*arguments))[1])
     scores = evaluate_videos(model, processor, selected, prediction_dir=tmp_path)
     assert len(calls) == sum(selected.num_calls(model, row) for row in selected.videos.rows)
     assert scores["mean_iou"] == pytest.approx(naive_mean_iou(collected, 8), abs=1e-12)

@@ -108,6 +108,7 @@ def test_models_of_pixels_train_resume_and_get_their_card(call, tmp_path, recipe
     assert json.loads((again / "results_val.json").read_text())["mean_iou"] == facts["mean_iou"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["demo", "camvid_small"])
 def test_recipes_of_both_stages_train(call, tmp_path, experiment):
     two_steps = ["--max_steps", 2, "--per_device_train_batch_size", 2, "--dataloader_num_workers", 0]
@@ -257,6 +258,7 @@ def test_a_wrong_label_of_the_split_to_score_is_found_before_training(call, dama
     assert error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_find_one_another_are_refused(data_root, tmp_path):
     """Without a usable GPU each would train a whole run of its own, all in one folder."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

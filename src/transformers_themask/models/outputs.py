@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
@@ -89,7 +89,7 @@ class PlainOutput(VideoSegmentationOutput):
 def as_output(outputs: Mapping[str, Tensor]) -> VideoSegmentationOutput:
     """Give a mapping of output fields the methods of [`VideoSegmentationOutput`]; such outputs are returned as is."""
     if hasattr(outputs, "levels"):  # not by class: remote code has a copy of its own
-        return outputs
+        return cast(VideoSegmentationOutput, outputs)
     return PlainOutput(**{name: outputs.get(name) for name in PlainOutput.__dataclass_fields__})
 
 

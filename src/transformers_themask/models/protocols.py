@@ -41,6 +41,7 @@ class SegmentedClip(NamedTuple):
 class VideoProcessor(Protocol):
     """From frames to a model's input, and from its outputs to label maps; see [`VideoSegmentationProcessor`]."""
 
+    ignore_index: int
     do_resize: Any
     size: Any
     size_divisor: int

@@ -19,6 +19,7 @@ from transformers_themask.drawing.visualization import (
     shrunk_label_map,
 )
 from transformers_themask.files.atomic import AtomicFile
+from transformers_themask.files.file_names import check_suffix
 
 from .sink import LabelledFrame
 
@@ -35,12 +36,6 @@ class Thumbnail(NamedTuple):
     time: Fraction
     picture: np.ndarray
     label_map: np.ndarray
-
-
-def check_contact_sheet_path(path: Path, argument: str = "path") -> None:
-    """Raise a `ValueError` that names the argument unless [`ContactSheet`] can write a file of this name."""
-    if path.suffix != ".png" or path.is_dir():
-        raise ValueError(f"`{argument}` must be a file whose name ends in .png. Got {path}.")
 
 
 class ContactSheet:
@@ -60,6 +55,8 @@ class ContactSheet:
             Number of pictures; a shorter video has one for each frame.
         alpha (`float`, *optional*, defaults to 0.5):
             Opacity of the colours, outlined at full opacity.
+        argument (`str`, *optional*, defaults to `"path"`):
+            Name of the argument that gives the path, for the errors.
     """
 
     def __init__(
@@ -70,12 +67,13 @@ class ContactSheet:
         *,
         num_pictures: int = 20,
         alpha: float = 0.5,
+        argument: str = "path",
     ):
-        check_contact_sheet_path(Path(path))
+        self.path = Path(path)
+        check_suffix(self.path, (".png",), argument)
         check_alpha(alpha)
         if num_pictures < 1:
             raise ValueError(f"`num_pictures` must be at least 1. Got {num_pictures}.")
-        self.path = Path(path)
         self._class_names = class_names
         self._palette = palette
         self._num_pictures = num_pictures

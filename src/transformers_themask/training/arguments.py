@@ -8,11 +8,12 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, TrainingArguments, get_scheduler
+from transformers.hf_argparser import HfArg
 
 from transformers_themask.config_overrides import mapping_from_text
 from transformers_themask.data.clip_dataset import ClipDataset
@@ -37,33 +38,27 @@ PIXEL_LEVEL = "pixel_level"
 class ModelArguments:
     """Which model to train, and from which weights."""
 
-    model_type: str = field(
+    model_type: str = HfArg(
         default_factory=lambda: default_family().name,
-        metadata={"help": f"Architecture of a new model: {', '.join(row.name for row in trainable_families())}."},
+        help=f"Architecture of a new model: {', '.join(row.name for row in trainable_families())}.",
     )
-    model_name_or_path: str | None = field(
+    model_name_or_path: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "Checkpoint to start from: a saved model of this package, or one of Transformers that the "
-            "architecture can start from. Without training, any video or image segmentation model; `model_type` is "
-            "then ignored."
-        },
+        help="Checkpoint to start from: a saved model of this package, or one of Transformers that the "
+        "architecture can start from. Without training, any video or image segmentation model; `model_type` is "
+        "then ignored.",
     )
-    backbone_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pretrained weights for the backbone of a new model, e.g. nvidia/mit-b1."}
+    backbone_name_or_path: str | None = HfArg(
+        default=None, help="Pretrained weights for the backbone of a new model, e.g. nvidia/mit-b1."
     )
-    config_overrides: dict | str | None = field(
-        default=None,
-        metadata={"help": "Configuration fields as a mapping, e.g. '{backbone: mit-b1, num_frames: 2}'."},
+    config_overrides: dict | str | None = HfArg(
+        default=None, help="Configuration fields as a mapping, e.g. '{backbone: mit-b1, num_frames: 2}'."
     )
-    ignore_mismatched_sizes: bool = field(
-        default=False,
-        metadata={"help": "Start a new classification head when the checkpoint has other classes than the data set."},
+    ignore_mismatched_sizes: bool = HfArg(
+        default=False, help="Start a new classification head when the checkpoint has other classes than the data set."
     )
-    freeze: list[str] = field(
-        default_factory=list, metadata={"help": "Parts of the model that are not trained, e.g. pixel_level."}
-    )
-    freeze_pixel_level: bool = field(default=False, metadata={"help": "The same as `--freeze pixel_level`."})
+    freeze: list[str] = HfArg(default_factory=list, help="Parts of the model that are not trained, e.g. pixel_level.")
+    freeze_pixel_level: bool = HfArg(default=False, help="The same as `--freeze pixel_level`.")
 
     def __post_init__(self):
         self.config_overrides = self.overrides
@@ -87,89 +82,70 @@ class ModelArguments:
 class DataArguments:
     """Which videos to train and score on, and how clips are cut from them."""
 
-    data_root: str | None = field(
-        default=None, metadata={"help": "Folder of labelled videos: VSPW, Cityscapes sequences or a folder of videos."}
+    data_root: str | None = HfArg(
+        default=None, help="Folder of labelled videos: VSPW, Cityscapes sequences or a folder of videos."
     )
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "What results call the data set. Default: the name of its folder."}
+    dataset_name: str | None = HfArg(
+        default=None, help="What results call the data set. Default: the name of its folder."
     )
-    train_split: str = field(default="train", metadata={"help": "Name of the split file to train on."})
-    eval_split: str = field(default="val", metadata={"help": "Name of the split file to score."})
-    frame_offsets: list[int] = field(
-        default_factory=lambda: [0],
-        metadata={"help": "Frames of a training clip relative to its last frame, e.g. -9 -6 -3 0."},
+    train_split: str = HfArg(default="train", help="Name of the split file to train on.")
+    eval_split: str = HfArg(default="val", help="Name of the split file to score.")
+    frame_offsets: list[int] = HfArg(
+        default_factory=lambda: [0], help="Frames of a training clip relative to its last frame, e.g. -9 -6 -3 0."
     )
-    draw_distance: bool | None = field(
+    draw_distance: bool | None = HfArg(
         default=None,
-        metadata={
-            "help": "Draw the distance of a clip's two frames, up to that of `frame_offsets`. If false, it is fixed, "
-            "and half of the clips run backwards. Default: that of the architecture."
-        },
+        help="Draw the distance of a clip's two frames, up to that of `frame_offsets`. If false, it is fixed, "
+        "and half of the clips run backwards. Default: that of the architecture.",
     )
-    clips_per_video: int = field(default=1, metadata={"help": "Training clips drawn from each video per epoch."})
-    sample_by: str = field(
-        default="video",
-        metadata={"help": "Draw every 'video' equally often (the paper) or in proportion to its length ('frame')."},
+    clips_per_video: int = HfArg(default=1, help="Training clips drawn from each video per epoch.")
+    sample_by: str = HfArg(
+        default="video", help="Draw every 'video' equally often (the paper) or in proportion to its length ('frame')."
     )
-    base_size: list[int] = field(
+    base_size: list[int] = HfArg(
         default_factory=lambda: [853, 480],
-        metadata={"help": "Longest and shortest edge that frames are scaled to before the random scale."},
+        help="Longest and shortest edge that frames are scaled to before the random scale.",
     )
-    ratio_range: list[float] = field(
-        default_factory=lambda: [0.5, 2.0], metadata={"help": "Smallest and largest random scale."}
+    ratio_range: list[float] = HfArg(default_factory=lambda: [0.5, 2.0], help="Smallest and largest random scale.")
+    crop_size: list[int] = HfArg(default_factory=lambda: [480, 480], help="Height and width of a crop.")
+    cat_max_ratio: float = HfArg(
+        default=0.75, help="Share of a crop that one class may cover before it is drawn again."
     )
-    crop_size: list[int] = field(default_factory=lambda: [480, 480], metadata={"help": "Height and width of a crop."})
-    cat_max_ratio: float = field(
-        default=0.75, metadata={"help": "Share of a crop that one class may cover before it is drawn again."}
-    )
-    flip_probability: float = field(default=0.5, metadata={"help": "Share of the clips that are mirrored."})
-    photometric: bool = field(default=True, metadata={"help": "Vary brightness, contrast, saturation and hue."})
-    photometric_on: str = field(
+    flip_probability: float = HfArg(default=0.5, help="Share of the clips that are mirrored.")
+    photometric: bool = HfArg(default=True, help="Vary brightness, contrast, saturation and hue.")
+    photometric_on: str = HfArg(
         default="cpu",
-        metadata={
-            "help": "Where colours are varied: on the `cpu`, exactly as the reference, or, faster, the `device`."
-        },
+        help="Where colours are varied: on the `cpu`, exactly as the reference, or, faster, the `device`.",
     )
-    eval_shortest_edge: int | None = field(
+    eval_shortest_edge: int | None = HfArg(
         default=None,
-        metadata={
-            "help": "Shortest edge of the network's input in evaluation and use; saved with the video processor. "
-            "Default: that of the checkpoint, or 480."
-        },
+        help="Shortest edge of the network's input in evaluation and use; saved with the video processor. "
+        "Default: that of the checkpoint, or 480.",
     )
-    eval_longest_edge: int | None = field(
-        default=None, metadata={"help": "The same for the longest edge. Default: that of the checkpoint, or 853."}
+    eval_longest_edge: int | None = HfArg(
+        default=None, help="The same for the longest edge. Default: that of the checkpoint, or 853."
     )
-    eval_num_frames: int | None = field(
-        default=None, metadata={"help": "Frames per clip in evaluation. Default: the model's `num_frames`."}
+    eval_num_frames: int | None = HfArg(
+        default=None, help="Frames per clip in evaluation. Default: the model's `num_frames`."
     )
-    eval_frame_stride: int = field(
-        default=3,
-        metadata={"help": "Distance between the frames of a clip in evaluation, where its mode leaves that open."},
+    eval_frame_stride: int = HfArg(
+        default=3, help="Distance between the frames of a clip in evaluation, where its mode leaves that open."
     )
-    eval_mode: str | None = field(
+    eval_mode: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "How clips are formed in evaluation: interleaved, contiguous, sliding or recurrent. Default: "
-            "interleaved, the official evaluation; recurrent for a model without clips."
-        },
+        help="How clips are formed in evaluation: interleaved, contiguous, sliding or recurrent. Default: "
+        "interleaved, the official evaluation; recurrent for a model without clips.",
     )
-    eval_scales: list[float] = field(
+    eval_scales: list[float] = HfArg(
         default_factory=lambda: [1.0],
-        metadata={
-            "help": "Test-time augmentation in evaluation: sizes of the network's input against its usual one, e.g. "
-            "0.9 1.0 1.1 1.2, with a pass over the video for each."
-        },
+        help="Test-time augmentation in evaluation: sizes of the network's input against its usual one, e.g. "
+        "0.9 1.0 1.1 1.2, with a pass over the video for each.",
     )
-    eval_flip: bool = field(
-        default=False, metadata={"help": "In evaluation, a pass with mirrored frames for each scale, too."}
-    )
-    eval_combine: str = field(
+    eval_flip: bool = HfArg(default=False, help="In evaluation, a pass with mirrored frames for each scale, too.")
+    eval_combine: str = HfArg(
         default="votes",
-        metadata={
-            "help": "How the passes are combined: majority vote (`votes`), or highest average score (`scores`), the "
-            "only choice for two passes."
-        },
+        help="How the passes are combined: majority vote (`votes`), or highest average score (`scores`), the "
+        "only choice for two passes.",
     )
 
     def __post_init__(self):
@@ -214,14 +190,7 @@ class DataArguments:
     def clip_dataset(
         self, videos: LabelledVideos, processor: VideoSegmentationProcessor, config: PreTrainedConfig, seed: int
     ) -> ClipDataset:
-        """The training clips.
-
-        Args:
-            videos ([`~transformers_themask.data.labelled_videos.LabelledVideos`]): The videos of `train_split`.
-            processor (`VideoSegmentationProcessor`): The model's video processor.
-            config (`PreTrainedConfig`): The model's configuration.
-            seed (`int`): Seed of every draw.
-        """
+        """The training clips of a model with this processor and configuration."""
         return ClipDataset(
             videos=videos,
             frame_offsets=self.frame_offsets,
@@ -253,77 +222,62 @@ class DataArguments:
 class VSSTrainingArguments(TrainingArguments):
     """`TrainingArguments` with the defaults of video semantic segmentation and a few arguments of its own."""
 
-    one_round_steps: int = field(
-        default=0,
-        metadata={"help": "Optimiser steps with one round of matching at the start, e.g. 30000 of 160000."},
+    one_round_steps: int = HfArg(
+        default=0, help="Optimiser steps with one round of matching at the start, e.g. 30000 of 160000."
     )
-    consistency_weight: float = field(
+    consistency_weight: float = HfArg(
         default=0.0,
-        metadata={
-            "help": "Weight of the loss of a second pass with hidden patches, masked video consistency (MVC, Eq. 4), "
-            "e.g. 1. It doubles the time of a step and needs the memory of one accumulated batch. 0: no such pass."
-        },
+        help="Weight of the loss of a second pass with hidden patches, masked video consistency (MVC, Eq. 4), "
+        "e.g. 1. It doubles the time of a step and needs the memory of one accumulated batch. 0: no such pass.",
     )
-    mask_patch_size: int = field(
-        default=64,
-        metadata={"help": "Edge of a hidden patch in pixels of the crop: 64 for crops of 1024, 32 for 480."},
+    mask_patch_size: int = HfArg(
+        default=64, help="Edge of a hidden patch in pixels of the crop: 64 for crops of 1024, 32 for 480."
     )
-    mask_ratio: float = field(default=0.7, metadata={"help": "Expected share of hidden patches."})
-    mask_tube_length: int = field(
+    mask_ratio: float = HfArg(default=0.7, help="Expected share of hidden patches.")
+    mask_tube_length: int = HfArg(
         default=1,
-        metadata={
-            "help": "Consecutive frames of a clip that hide the same patches: 1 draws for each frame independently, "
-            "2 and more make tubes, 0 hides the same patches in the whole clip."
-        },
+        help="Consecutive frames of a clip that hide the same patches: 1 draws for each frame independently, "
+        "2 and more make tubes, 0 hides the same patches in the whole clip.",
     )
-    backbone_learning_rate_factor: float = field(
-        default=0.1, metadata={"help": "The backbone's learning rate relative to `learning_rate`."}
+    backbone_learning_rate_factor: float = HfArg(
+        default=0.1, help="The backbone's learning rate relative to `learning_rate`."
     )
-    undecayed_norms: str | None = field(
+    undecayed_norms: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "Part whose norm layers have no weight decay: the `head`, the `backbone`, or `all`, with the "
-            "embeddings. Default: that of the architecture."
-        },
+        help="Part whose norm layers have no weight decay: the `head`, the `backbone`, or `all`, with the "
+        "embeddings. Default: that of the architecture.",
     )
-    clips_per_step: int | None = field(
+    clips_per_step: int | None = HfArg(
         default=None,
-        metadata={
-            "help": "Required product of processes, batch size and accumulation, which a recipe's schedule is made "
-            "for. Default: no requirement."
-        },
+        help="Required product of processes, batch size and accumulation, which a recipe's schedule is made "
+        "for. Default: no requirement.",
     )
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the weights for the model card, an id of the Hub, e.g. mit."}
+    license: str | None = HfArg(
+        default=None, help="Licence of the weights for the model card, an id of the Hub, e.g. mit."
     )
-    do_predict: bool = field(
-        default=False, metadata={"help": "Write the label maps of `eval_split` to <output_dir>/predictions."}
-    )
+    do_predict: bool = HfArg(default=False, help="Write the label maps of `eval_split` to <output_dir>/predictions.")
 
-    output_dir: str | None = field(default="runs/vss", metadata={"help": "Folder of the model, checkpoints, scores."})
-    resume_from_checkpoint: str | None = field(
+    output_dir: str | None = HfArg(default="runs/vss", help="Folder of the model, checkpoints, scores.")
+    resume_from_checkpoint: str | None = HfArg(
         default="auto",
-        metadata={
-            "help": "A checkpoint folder, or `auto` for the last complete one in `output_dir`, if any: repeating the "
-            "command resumes a killed run. `none` rejects a folder with checkpoints."
-        },
+        help="A checkpoint folder, or `auto` for the last complete one in `output_dir`, if any: repeating the "
+        "command resumes a killed run. `none` rejects a folder with checkpoints.",
     )
-    learning_rate: float = field(default=1e-4, metadata={"help": "Initial learning rate of AdamW."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
-    lr_scheduler_type: str = field(default="polynomial", metadata={"help": "Learning rate schedule."})
-    lr_scheduler_kwargs: dict | str | None = field(
-        default=None,
-        metadata={"help": "Arguments of the schedule. Default of `polynomial`: '{power: 0.9, lr_end: 0.0}'."},
+    learning_rate: float = HfArg(default=1e-4, help="Initial learning rate of AdamW.")
+    weight_decay: float = HfArg(default=0.05, help="Weight decay of AdamW.")
+    lr_scheduler_type: str = HfArg(default="polynomial", help="Learning rate schedule.")
+    lr_scheduler_kwargs: dict | str | None = HfArg(
+        default=None, help="Arguments of the schedule. Default of `polynomial`: '{power: 0.9, lr_end: 0.0}'."
     )
-    max_grad_norm: float = field(default=0.01, metadata={"help": "Largest L2 norm of all gradients together."})
-    metric_for_best_model: str | None = field(default="mean_iou", metadata={"help": "Score of the best checkpoint."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide non-finite losses from the log, at the cost of one GPU wait per step."}
+    max_grad_norm: float = HfArg(default=0.01, help="Largest L2 norm of all gradients together.")
+    metric_for_best_model: str | None = HfArg(default="mean_iou", help="Score of the best checkpoint.")
+    logging_nan_inf_filter: bool = HfArg(
+        default=False, help="Hide non-finite losses from the log, at the cost of one GPU wait per step."
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false for clips."})
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Keys of the labels."})
-    report_to: None | str | list[str] = field(  # noqa: RUF036 (the order that HfArgumentParser understands)
-        default="none", metadata={"help": "Experiment trackers to report to."}
+    remove_unused_columns: bool = HfArg(default=False, help="Must be false for clips.")
+    label_names: list[str] | None = HfArg(default_factory=lambda: ["labels"], help="Keys of the labels.")
+    report_to: None | str | list[str] = HfArg(  # noqa: RUF036 (the order that HfArgumentParser understands)
+        default="none", help="Experiment trackers to report to."
     )
 
     def __post_init__(self):
@@ -431,11 +385,7 @@ VOLATILE_DATA_FIELDS = {
 
 
 def clips_per_step(args: VSSTrainingArguments) -> int:
-    """Number of clips of one optimiser step, over batches, accumulation and processes.
-
-    Raises:
-        ValueError: If `clips_per_step` of the arguments asks for another number.
-    """
+    """Number of clips of one optimiser step; a `ValueError` if the argument `clips_per_step` differs."""
     product = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     if args.clips_per_step is not None and product != args.clips_per_step:
         raise ValueError(

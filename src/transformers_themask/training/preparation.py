@@ -4,11 +4,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import PreTrainedModel, set_seed
+from transformers import set_seed
 
 from transformers_themask.data.file_checks import MAX_CHECKED_FRAMES, check_files
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.data.sources import load_videos
+from transformers_themask.models.protocols import VideoModel
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.mvc.tta import check_sizes, scaled_processors
 from transformers_themask.sinks.output_folder import check_output_folder
@@ -97,7 +98,7 @@ def _check_arguments(
 
 
 def _videos_to_score(
-    videos: LabelledVideos, data_args: DataArguments, model: PreTrainedModel, processor: VideoSegmentationProcessor
+    videos: LabelledVideos, data_args: DataArguments, model: VideoModel, processor: VideoSegmentationProcessor
 ) -> EvaluationVideos:
     """The evaluation videos, checked at every scale of the test-time augmentation."""
     scored = data_args.evaluation_videos(videos, model)

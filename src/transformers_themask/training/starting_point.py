@@ -29,9 +29,6 @@ def load_config(model_args: ModelArguments, class_names: Sequence[str]) -> PreTr
         model_args ([`ModelArguments`]): Checkpoint and overrides.
         class_names (`Sequence[str]`): The data set's classes in the order of their indices.
 
-    Returns:
-        The configuration, with the data set's classes.
-
     Raises:
         ValueError: For an unknown architecture, field or part to freeze, or a checkpoint with other classes.
         FileNotFoundError: If the checkpoint holds no configuration.
@@ -49,16 +46,7 @@ def load_config(model_args: ModelArguments, class_names: Sequence[str]) -> PreTr
 
 
 def check_clip_length(config: PreTrainedConfig, frame_offsets: Sequence[int]) -> None:
-    """Check that training clips have the frames that a model takes.
-
-    Args:
-        config (`PreTrainedConfig`): The model's configuration. Its `reference_offsets`, if any, fix the positions of
-            the frames, otherwise its `num_frames` fixes their number.
-        frame_offsets (`Sequence[int]`): Frames of a clip relative to its last frame.
-
-    Raises:
-        ValueError: If they do not.
-    """
+    """Raise a `ValueError` unless clips have the model's number of frames, at its `reference_offsets` if any."""
     got, references = list(frame_offsets), getattr(config, "reference_offsets", None)
     num_frames = getattr(config, "num_frames", len(got))
     if references is not None and got != [*references, 0]:
@@ -74,17 +62,10 @@ def check_clip_length(config: PreTrainedConfig, frame_offsets: Sequence[int]) ->
 def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_training: bool = True) -> PreTrainedModel:
     """Build the model, with the checkpoint's weights if there is one.
 
-    Args:
-        model_args ([`ModelArguments`]): Checkpoint and frozen parts.
-        config ([`PreTrainedConfig`]): The configuration from [`load_config`].
-        for_training (`bool`, *optional*, defaults to `True`): Whether the model is trained next. Otherwise the
-            checkpoint must be complete.
-
-    Returns:
-        The model. Weights that the checkpoint lacks are new and named in a warning.
+    With `for_training`, weights that the checkpoint lacks are new and named in a warning.
 
     Raises:
-        ValueError: If the checkpoint cannot be loaded or does not fit.
+        ValueError: If the checkpoint cannot be loaded, does not fit or, to evaluate, is incomplete.
     """
     if model_args.model_name_or_path is None:
         model = AutoModel.from_config(config)
@@ -106,16 +87,9 @@ def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_trainin
 def load_processor(
     model_args: ModelArguments, data_args: DataArguments, config: PreTrainedConfig
 ) -> VideoSegmentationProcessor:
-    """Load the checkpoint's video processor or build a new one, at the evaluation size of the arguments.
+    """Load the checkpoint's video processor or, if it has none, build a new one that reduces raw labels.
 
-    Args:
-        model_args ([`ModelArguments`]): The checkpoint; one without a processor gets a new processor.
-        data_args ([`DataArguments`]): The evaluation size.
-        config ([`PreTrainedConfig`]): The model's configuration, whose `square_input_size`, if any, overrides the
-            evaluation size.
-
-    Returns:
-        The processor, which reduces raw labels.
+    Its size is the configuration's `square_input_size`, if any, or the evaluation size of the arguments.
     """
     checkpoint, wanted = model_args.model_name_or_path, _evaluation_size(data_args)
     square, fit = getattr(config, "square_input_size", None), getattr(config, "fit", None)
@@ -133,15 +107,7 @@ def load_processor(
 def load_for_evaluation(
     model_args: ModelArguments, data_args: DataArguments, class_names: Sequence[str]
 ) -> tuple[PreTrainedModel, VideoSegmentationProcessor]:
-    """Load a checkpoint to score, of this package or of Transformers' image and video models.
-
-    Args:
-        model_args ([`ModelArguments`]): The checkpoint, and overrides for one of this package.
-        data_args ([`DataArguments`]): The evaluation size.
-        class_names (`Sequence[str]`): The data set's classes in the order of their indices.
-
-    Returns:
-        The model and its video processor, for a checkpoint of Transformers with its own preprocessing.
+    """Load model and video processor of a checkpoint to score, of this package or of Transformers.
 
     Raises:
         ValueError: If the checkpoint cannot be loaded, or has other classes.
