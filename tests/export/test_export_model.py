@@ -261,7 +261,7 @@ def test_key_frames_and_later_frames_have_separate_graphs(mpvss, suffix, batch_s
         assert (state["state_in_num_since"] == index % 3 + 1).all()
 
 
-def test_adaptive_key_frames_are_rejected(tmp_path):
+def test_key_frames_chosen_by_content_are_rejected(tmp_path):
     model = mpvss_model(key_frame_threshold=0.5)
     with pytest.raises(ValueError, match="`key_frame_threshold` must be None to export a step"):
         export_model(model, THEMaskVideoProcessor(), tmp_path / "out", ["torch"], SIZES[:1])
@@ -279,7 +279,7 @@ def test_the_manifest_names_what_the_onnx_graph_takes_and_returns(family, reques
             assert [{"name": x.name, "dtype": dtypes[x.type], "shape": x.shape} for x in values] == graph[described]
 
 
-def test_onnx_graph_holds_no_local_paths(two_frames):
+def test_graph_contains_no_path_of_the_exporting_machine(two_frames):
     for path in two_frames.folder.glob("*.onnx"):
         assert str(Path(torch.__file__).parent).encode() not in path.read_bytes()
 
@@ -329,12 +329,12 @@ def test_documented_example_labels_a_stream(two_frames, monkeypatch):
         ({"formats": ["tflite"]}, "`format` must be torch or onnx. Got 'tflite'"),
     ],
 )
-def test_invalid_export_arguments_are_rejected(options, message, tmp_path):
+def test_invalid_export_options_are_rejected_with_one_line(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         export_model(tiny_model(num_frames=2), THEMaskVideoProcessor(), tmp_path / "out", **options)
 
 
-def test_error_of_an_exporter_names_the_graph_and_the_reason(tmp_path):
+def test_exporter_error_is_reported_with_model_and_reason(tmp_path):
     """EoMT decides by the values of a buffer what to compute."""
     with pytest.raises(ValueError, match=r"Got clip_64x64, which torch\.export rejects: .*data-dependent"):
         export_model(per_frame_model("eomt"), THEMaskVideoProcessor(), tmp_path / "out", formats=["torch"])
@@ -342,14 +342,14 @@ def test_error_of_an_exporter_names_the_graph_and_the_reason(tmp_path):
 
 def test_failed_export_leaves_no_files(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers_themask.export.export_model.largest_difference", lambda *_: 1.0)
-    with pytest.raises(ValueError, match=r"must differ .* Nothing is exported"):
+    with pytest.raises(ValueError, match=r"must differ .* Nothing was exported"):
         export_model(
             tiny_model(), THEMaskVideoProcessor(), tmp_path / "out", ["torch"], [(64, 64)], modes=["contiguous"]
         )
     assert not list(tmp_path.iterdir())
 
 
-def test_export_rejects_a_folder_with_files(tmp_path):
+def test_folder_with_content_is_rejected_and_unchanged(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match="`output_dir` must be a new or empty folder"):
         export_model(tiny_model(), THEMaskVideoProcessor(), tmp_path)
@@ -363,6 +363,6 @@ def test_onnx_export_names_missing_packages(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("difference", [0.002, float("nan")])
-def test_export_rejects_a_graph_with_different_scores(difference):
+def test_graph_with_other_scores_is_rejected(difference):
     with pytest.raises(ValueError, match=r"must differ from the model's by at most 0\.001"):
         check_difference("clip.onnx", difference)

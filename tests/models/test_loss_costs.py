@@ -227,7 +227,7 @@ def test_the_host_waits_twice_per_step(batch_size, fields, recompute, chunk, mon
     assert waits.count - outside_of_the_loss.count <= 2
 
 
-def test_waits_are_seen():
+def test_waits_of_the_host_are_counted():
     values, chosen = torch.arange(4.0), torch.tensor([True, False, True, True])
     works = (
         lambda: values.cpu(),
@@ -375,7 +375,7 @@ def test_by_default_all_layers_are_matched_at_the_same_points():
 
 
 @pytest.mark.parametrize("kind", ["matching", "video_primary_candidates"])
-def test_points_of_a_wrong_shape_are_refused(kind):
+def test_points_of_a_wrong_shape_are_rejected(kind):
     config = tiny_config()
     level, labels = embedded_level(config, 2, num_layers=2), label_maps(2, 3)
 

@@ -76,7 +76,7 @@ def mean_iou(prediction, labels):
 
 
 @pytest.mark.parametrize("learner", nightly_except(LEARNERS, ["themask_video_frame", "cffm"]))
-def test_one_clip_is_learnt_by_heart(learner):
+def test_model_overfits_one_clip(learner):
     build, num_frames = LEARNERS[learner]
     frames, raw_labels = render_synthetic_video(3, num_frames, SIZE, NUM_LABELS)
     processor = THEMaskVideoProcessor(size={"height": SIZE[0], "width": SIZE[1]})

@@ -210,7 +210,7 @@ def with_one_mask(videos, mask, path):
     return EvaluationVideos(replace(videos.videos, rows=[row]), 1)
 
 
-def test_a_mask_of_another_size_than_its_frame_is_named(processor, videos, tmp_path):
+def test_mask_of_another_size_than_its_frame_is_rejected(processor, videos, tmp_path):
     wrong = with_one_mask(videos(), np.ones((8, 8), np.uint8), tmp_path / "mask.png")
     with pytest.raises(ValueError, match=r"mask\.png must have its frame's size .* \(64, 80\)\. Got \(8, 8\)"):
         evaluate_videos(tiny_model(num_labels=8), processor, wrong)
@@ -224,7 +224,7 @@ def test_a_label_out_of_range_names_the_file_and_the_raw_id(processor, videos, t
 
 
 @pytest.mark.parametrize(("num_frames", "frame_stride", "name"), [(0, 3, "num_frames"), (2, 0, "frame_stride")])
-def test_clips_without_frames_are_refused(videos, num_frames, frame_stride, name):
+def test_clips_without_frames_are_rejected(videos, num_frames, frame_stride, name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1. Got 0"):
         videos(num_frames, frame_stride)
 

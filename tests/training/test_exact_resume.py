@@ -104,7 +104,7 @@ def test_a_run_killed_again_and_again_ends_exactly_like_an_undisturbed_one(run, 
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_in_the_middle_of_a_later_epoch(run_on_two, tmp_path):
+def test_two_processes_resume_in_the_middle_of_a_later_epoch(run_on_two, tmp_path):
     """Three steps an epoch; checkpoint 4 lies inside the second. Persistent workers start once more than before."""
     options = {"max_steps": 6, "save_steps": 2, "gradient_accumulation_steps": 1, "dataloader_num_workers": 1}
     options["dataloader_persistent_workers"] = "true"

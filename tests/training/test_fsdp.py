@@ -41,7 +41,7 @@ def test_a_sharded_step_equals_one_process_and_reloads(tmp_path):
 
 
 @pytest.mark.slow
-def test_asking_for_fsdp_on_the_cpu_is_refused_in_one_sentence(data_root, tmp_path):
+def test_fsdp_on_the_cpu_is_rejected(data_root, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = ["scripts/run_vss.py", "recipes/smoke.yaml", "--use_cpu", "--fsdp=full_shard"]
     done = subprocess.run(

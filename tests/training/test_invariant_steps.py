@@ -15,13 +15,14 @@ WORKER = Path(__file__).with_name("invariance_worker.py")
 # (processes, batch size x accumulation), eight clips each, with which those of `WHOLE` are compared.
 WHOLE = (1, "8x1")
 LAYOUTS = {"some": [(2, "2x2")], "all": [(2, "4x1"), (1, "4x2"), (2, "2x2")]}
+MARKS = {"some": pytest.mark.slow, "all": pytest.mark.nightly}
 MODELS = {"some": ["themask_t2", "cffm", "mpvss"], "all": list(TRAINED_MODELS)}
 
 
 def parametrised(*others):
-    """Parametrises with the layouts and models of both sets, of which all of them are asked for at night."""
+    """Parametrises with the layouts and models of both sets."""
     cases = [
-        pytest.param(which, *layout, model, *other, marks=pytest.mark.nightly if which == "all" else ())
+        pytest.param(which, *layout, model, *other, marks=MARKS[which])
         for which in LAYOUTS
         for layout in LAYOUTS[which]
         for model in MODELS[which]
@@ -52,7 +53,7 @@ def runs(request, data_root, tmp_path_factory):
 
 
 @parametrised((torch.float64, 1e-10), (torch.float32, 1e-5))
-def test_a_step_is_the_same_however_it_is_spread(runs, world, layout, model, dtype, tolerance):
+def test_gradients_do_not_depend_on_processes_and_batches(runs, world, layout, model, dtype, tolerance):
     whole, spread = runs[1, "8x1", model, str(dtype)], runs[world, layout, model, str(dtype)]
     assert spread["world_size"] == world
     assert whole["gradients"].keys() == spread["gradients"].keys()
@@ -68,13 +69,14 @@ def test_a_step_is_the_same_however_it_is_spread(runs, world, layout, model, dty
 
 
 @parametrised()
-def test_five_steps_end_in_the_same_weights(runs, world, layout, model):
+def test_weights_after_five_steps_do_not_depend_on_processes_and_batches(runs, world, layout, model):
     whole, spread = runs[1, "8x1", model, "torch.float64"], runs[world, layout, model, "torch.float64"]
     assert [entry["loss"] for entry in spread["logs"]] == pytest.approx([entry["loss"] for entry in whole["logs"]])
     for name, weight in whole["weights"].items():
         torch.testing.assert_close(spread["weights"][name], weight, rtol=1e-6, atol=1e-8, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", ["some"], indirect=True)
 def test_the_clips_of_a_step_differ_in_their_number_of_targets(runs):
     shares = {entry["primary_query_share"] for entry in runs[1, "8x1", "themask_t2", "torch.float64"]["logs"]}

@@ -66,7 +66,7 @@ def test_a_diverged_run_is_drawn_too(tmp_path, loss):
     assert len(curve_in(tmp_path / "curve.svg", "loss_class")) == 1
 
 
-def test_nothing_is_drawn_of_a_run_without_losses_and_scores(tmp_path):
+def test_run_without_losses_and_scores_has_no_plot(tmp_path):
     draw_learning_curve(HISTORY[-1:], tmp_path / "curve")
     assert list(tmp_path.iterdir()) == []
 

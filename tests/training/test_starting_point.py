@@ -69,7 +69,7 @@ def test_a_new_model_can_start_from_a_pretrained_backbone(tmp_path):
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
 
 
-def test_other_classes_are_refused_unless_a_new_head_is_asked_for(stage1):
+def test_other_classes_are_rejected_without_a_new_head(stage1):
     _, path = stage1
     with pytest.raises(ValueError, match=r"2 classes must be those of .*at index 1: 'road' there, 'lane' in the data"):
         load_config(ModelArguments(model_name_or_path=path), ["sky", "lane"])
@@ -78,7 +78,7 @@ def test_other_classes_are_refused_unless_a_new_head_is_asked_for(stage1):
     assert model.class_predictor.out_features == 2 + 1  # and "no object"
 
 
-def test_sizes_that_are_not_the_checkpoints_are_refused(stage1):
+def test_sizes_other_than_the_checkpoints_are_rejected(stage1):
     _, path = stage1
     model_args = ModelArguments(model_name_or_path=path, config_overrides={"num_queries": 5})
     with pytest.raises(ValueError, match="must fit the configuration") as raised:
@@ -99,14 +99,14 @@ def test_sizes_that_are_not_the_checkpoints_are_refused(stage1):
         ({"model_type": "unet"}, "`model_type` must be one of .*themask.* Got 'unet'"),
     ],
 )
-def test_an_impossible_model_is_refused(fields, message):
+def test_invalid_config_is_rejected(fields, message):
     with pytest.raises(ValueError, match=message) as raised:
         load_config(ModelArguments(**fields), NAMES)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("ignore_mismatched_sizes", [False, True])
-def test_damaged_weights_are_refused(stage1, ignore_mismatched_sizes):
+def test_damaged_weights_are_rejected(stage1, ignore_mismatched_sizes):
     _, path = stage1
     (Path(path) / "model.safetensors").write_bytes(b"junk" * 9)
     model_args = ModelArguments(model_name_or_path=path, ignore_mismatched_sizes=ignore_mismatched_sizes)
@@ -114,14 +114,14 @@ def test_damaged_weights_are_refused(stage1, ignore_mismatched_sizes):
         load_model(model_args, load_config(model_args, NAMES))
 
 
-def test_a_damaged_processor_is_refused(stage1):
+def test_damaged_processor_is_rejected(stage1):
     _, path = stage1
     (Path(path) / PROCESSOR_FILE).write_text("{")
     with pytest.raises(ValueError, match=f"`model_name_or_path` must be .* Got {path}, which cannot be loaded"):
         load_processor(ModelArguments(model_name_or_path=path), DataArguments(), THEMaskConfig())
 
 
-def test_a_missing_backbone_is_named(tmp_path):
+def test_missing_backbone_is_named_in_the_error(tmp_path):
     model_args = ModelArguments(backbone_name_or_path=str(tmp_path / "nope"))
     config = load_config(model_args, NAMES)
     config.backbone_config = MiTConfig(**TINY_MIT)
@@ -138,12 +138,12 @@ def test_only_training_may_start_from_part_of_a_model(stage1):
         load_model(model_args, config, for_training=False)
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
+def test_folder_without_a_model_is_named_in_the_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"must be a saved model. Got {tmp_path}"):
         load_config(ModelArguments(model_name_or_path=str(tmp_path)), NAMES)
 
 
-def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
+def test_checkpoint_of_another_kind_is_rejected(tmp_path):
     SegformerConfig(id2label=dict(enumerate(NAMES))).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"must hold a themask or mask2former model\. Got 'segformer'"):
         load_config(ModelArguments(model_name_or_path=str(tmp_path)), NAMES)
@@ -223,7 +223,7 @@ def test_a_new_image_model_can_start_from_a_pretrained_backbone(tmp_path):
     assert all(torch.equal(encoder.state_dict()[name], value) for name, value in expected.items())
 
 
-def test_other_classes_of_an_image_model_are_refused_unless_a_new_head_is_asked_for(tmp_path):
+def test_other_classes_of_an_image_model_are_rejected_without_a_new_head(tmp_path):
     named_segmenter("segformer").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"2 classes must be those of .*at index 1: 'road' there, 'lane' in the data"):
         load_config(segmenter_arguments(tmp_path), ["sky", "lane"])
@@ -270,7 +270,7 @@ def test_fields_of_a_part_are_added_to_those_of_the_checkpoint(tmp_path):
         ),
     ],
 )
-def test_an_impossible_image_model_is_refused(fields, message):
+def test_invalid_image_model_is_rejected(fields, message):
     with pytest.raises(ValueError, match=message) as raised:
         load_config(ModelArguments(**fields), NAMES)
     assert "\n" not in str(raised.value)
@@ -305,7 +305,7 @@ def test_a_video_model_is_no_image_model(stage1):
         load_config(segmenter_arguments(path), NAMES)
 
 
-def test_what_an_image_model_has_not_is_refused(tmp_path):
+def test_options_without_effect_on_image_models_are_rejected(tmp_path):
     eomt = PerFrameConfig(segmenter_config=SEGMENTERS["eomt"](), num_labels=3)
     with pytest.raises(ValueError, match=r"`backbone_name_or_path` must be left out .* no separate backbone"):
         load_model(segmenter_arguments(backbone_name_or_path=str(tmp_path)), eomt)
