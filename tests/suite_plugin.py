@@ -51,12 +51,8 @@ cpu_seconds = defaultdict(float)
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Order the files, drop tests that need recordings which are not there, and set time limits by mark."""
-    order = {name: place for place, name in enumerate(HEAVY_FILES)}
-
-    def place_of(item):
-        return order.get(item.path.relative_to(config.rootpath / "tests").as_posix(), len(order))
-
-    items.sort(key=place_of)
+    order = {config.rootpath / "tests" / name: place for place, name in enumerate(HEAVY_FILES)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
     for item in items:
         limits = [TIME_LIMITS[mark] for mark in TIME_LIMITS if item.get_closest_marker(mark)]
         if limits and not item.get_closest_marker("timeout"):
