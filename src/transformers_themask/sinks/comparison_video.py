@@ -17,6 +17,7 @@ from transformers_themask.drawing.legend import (
     legend_strip,
     line_height_of,
 )
+from transformers_themask.drawing.numbers import percent
 from transformers_themask.drawing.visualization import (
     RecentClasses,
     draw_contours,
@@ -114,7 +115,7 @@ class ComparisonVideo(DrawnVideo):
         """The line below the flicker maps: how far the models agree, and what the heat means."""
         text = "The models have different classes."
         if self.has_same_classes:
-            text = f"A and B agree on {_percent(self.mean_agreement)} of the pixels so far."
+            text = f"A and B agree on {percent(self.mean_agreement)} of the pixels so far."
         strip = Image.new("RGB", (width, line_height_of(font)), PANEL_COLOR[:3])
         gap = strip.height // 4
         text = fitted_text(text, font, width - panel_width - gap)
@@ -160,9 +161,5 @@ def _panel(picture: np.ndarray) -> np.ndarray:
 
 
 def _flicker_title(flicker: FlickerMap) -> str:
-    last, mean = _percent(flicker.last_changed_share), _percent(flicker.mean_changed_share)
+    last, mean = percent(flicker.last_changed_share), percent(flicker.mean_changed_share)
     return f"flicker: {last} of the pixels changed, mean {mean}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from transformers_themask.drawing.legend import PANEL_COLOR, TEXT_COLOR, font_for, legend_strip, line_height_of
+from transformers_themask.drawing.numbers import clock
 from transformers_themask.drawing.palettes import VOID_COLOR
 from transformers_themask.drawing.visualization import (
     best_num_columns,
@@ -118,7 +119,9 @@ class ContactSheet:
             left, top = GAP + column * cell_width, GAP + row * cell_height
             sheet.paste(Image.fromarray(self._overlay(thumbnail)), (left, top))
             middle = top + height + line_height_of(font) // 2
-            draw.text((left + width // 2, middle), clock(thumbnail.time), fill=TEXT_COLOR, font=font, anchor="mm")
+            draw.text(
+                (left + width // 2, middle), clock(thumbnail.time, digits=2), fill=TEXT_COLOR, font=font, anchor="mm"
+            )
         sheet.alpha_composite(legend, (GAP // 2, size[1]))
         return sheet.convert("RGB")
 
@@ -136,15 +139,6 @@ class ContactSheet:
             for index in classes[np.argsort(-pixels, kind="stable")].tolist()
         )
         return legend_strip(entries, width, font_for(TEXT_SIDE), max_height)
-
-
-def clock(time: Fraction) -> str:
-    """`0:07.50`, `1:02:03.00`: hours where there are any, minutes, and seconds to the hundredth."""
-    hundredths = round(time * 100)
-    minutes, rest = divmod(hundredths, 6000)
-    hours, minutes = divmod(minutes, 60)
-    clock_minutes = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
-    return f"{clock_minutes}:{rest // 100:02d}.{rest % 100:02d}"
 
 
 def _thumbnail(frame: LabelledFrame) -> Thumbnail:

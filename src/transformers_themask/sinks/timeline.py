@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from transformers_themask.drawing.numbers import percent
 from transformers_themask.drawing.palettes import VOID_COLOR
 from transformers_themask.files.atomic import AtomicFile
 from transformers_themask.files.file_names import check_suffix
@@ -155,9 +156,9 @@ class ClassTimeline:
         named, other = present[:num_named], present[num_named:]
         names = [*self.class_names, "void"]
         colors = np.vstack([self.palette, [VOID_COLOR]]) / 255
-        areas = [(f"{_text(names[k])}  {_percent(means[k])}", tuple(colors[k]), shares[:, k]) for k in named]
+        areas = [(f"{_text(names[k])}  {percent(means[k], digits=0)}", tuple(colors[k]), shares[:, k]) for k in named]
         if other:
-            title = f"{len(other)} other classes  {_percent(means[other].sum())}"
+            title = f"{len(other)} other classes  {percent(means[other].sum(), digits=0)}"
             areas.append((title, OTHER_COLOR, shares[:, other].sum(axis=1)))
         return areas
 
@@ -171,7 +172,3 @@ class ClassTimeline:
 
 def _text(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"
