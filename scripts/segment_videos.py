@@ -18,44 +18,29 @@ import argparse
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers.utils import logging
 
 from themask_command.commands import add_segmentation_options
+from transformers_themask.batch.folder_run import FolderRun, Settings, logger
 from transformers_themask.batch.video_batch import (
     FoundVideo,
-    VideoRecord,
     check_result_folders,
     divide_work,
     find_videos,
-    read_record,
     summarise,
     write_summary,
 )
 from transformers_themask.batch.worker_group import WorkerGroup
-from transformers_themask.cli.command import autocast, usable_device
-from transformers_themask.cli.segment import open_sinks
-from transformers_themask.files.atomic import AtomicFolder
+from transformers_themask.cli.command import usable_device
 from transformers_themask.inference.loading import load_model
-from transformers_themask.inference.model_fingerprint import model_fingerprint
-from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.sinks.output_folder import check_output_folder
-from transformers_themask.sinks.sink import LabelledFrame
-from transformers_themask.terminal_text import counted, error_line, printable
-from transformers_themask.videos.frame_source import open_frame_source
-from transformers_themask.videos.source import IncompleteVideoError
+from transformers_themask.terminal_text import error_line, printable
 
-# Below Transformers' own logger, so that TRANSFORMERS_VERBOSITY reaches it.
-logger = logging.get_logger("transformers.segment_videos")
-
-# Flags, and what each adds to the results of a video.
+# Flags, and the file or folder that each adds to the results of a video.
 OUTPUTS = {
     "overlay": "overlay.mp4",
     "labels": "labels",
@@ -104,27 +89,43 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, group: WorkerGroup, is_stopping: Callable[[], bool]) -> int:
-    """Segment this process's share of the videos; in the main process also sum up. Returns the exit code."""
+    """Segment this process's share of the videos; the main process also writes the summary. Returns the exit code."""
     check_output_folder("--output", options.output)
     if options.output.resolve() == options.folder.resolve():
         raise ValueError(f"`--output` must differ from the folder of videos. Got {options.output} for both.")
     videos = find_videos(options.folder, options.output)
     check_result_folders("--output", (options.output / video.name for video in videos))
-    batch = Batch(options, group.local_rank, is_stopping)
+    folder_run = open_run(options, group.local_rank, is_stopping)
     share = own_share(videos, group)
     process = f"process {group.rank}, " if group.size > 1 else ""
     for position, video in enumerate(share, start=1):
         if is_stopping():
             break
-        report = batch.segment(video, progress=group.size == 1 and sys.stderr.isatty())
+        report = folder_run.segment(video, progress=group.size == 1 and sys.stderr.isatty())
         tqdm.write(f"[{process}{position}/{len(share)}] {printable(video.name)}: {report}")
         sys.stdout.flush()
     if not group.is_main:
         return group.finish()
     group.wait_for_others(is_stopping)
-    exit_code = sum_up(options.output, [batch.record_of(video) for video in videos])
+    totals = write_summary(options.output, summarise([folder_run.record_of(video) for video in videos]))
+    print(f"{totals}; {options.output / 'summary.json'}", flush=True)
+    exit_code = 0 if all(folder_run.record_of(video).status == "complete" for video in videos) else 1
     group.conclude(exit_code)
     return exit_code
+
+
+def open_run(options: argparse.Namespace, local_rank: int, is_stopping: Callable[[], bool]) -> FolderRun:
+    """Load the model on this process's device."""
+    device = usable_device(options.device)
+    if device == "cuda":
+        device = f"cuda:{local_rank % torch.cuda.device_count()}"
+    files = {name: file for name, file in OUTPUTS.items() if getattr(options, name)} or {"overlay": OUTPUTS["overlay"]}
+    if "statistics" in files:
+        files["statistics"] = f"statistics.{options.statistics}"
+    names = ("palette", "alpha", "legend", "mode", "num_frames", "frame_stride", "frame_rate", "bf16")
+    settings = Settings(files, **{name: getattr(options, name) for name in names})
+    model, processor = load_model(options.model, argument="--model")
+    return FolderRun(model.to(device), processor, options.output, settings, is_stopping)
 
 
 def own_share(videos: list[FoundVideo], group: WorkerGroup) -> list[FoundVideo]:
@@ -134,131 +135,6 @@ def own_share(videos: list[FoundVideo], group: WorkerGroup) -> list[FoundVideo]:
     # Divided without regard to what is finished, so that processes that start at different times agree.
     shares = divide_work([video.num_frames() for video in videos], group.size)
     return [videos[index] for index in shares[group.rank]]
-
-
-class Batch:
-    """What the videos of a batch have in common: the model and what is made of each video."""
-
-    def __init__(self, options: argparse.Namespace, local_rank: int, is_stopping: Callable[[], bool]):
-        self.options = options
-        self.is_stopping = is_stopping
-        self.outputs = [name for name in OUTPUTS if getattr(options, name)] or ["overlay"]
-        self.device = device = usable_device(options.device)
-        if device == "cuda":
-            device = f"cuda:{local_rank % torch.cuda.device_count()}"
-        model, processor = load_model(options.model, argument="--model")
-        self.model = model.to(device)
-        self.session = model.stream(processor, options.mode, options.num_frames, options.frame_stride)
-        self.job = {
-            "model": model_fingerprint(model, processor),
-            "mode": self.session.mode,
-            "num_frames": self.session.num_frames,
-            "frame_stride": self.session.frame_stride,
-            "outputs": [self.file_name(name) for name in self.outputs],
-            "palette": options.palette,
-            "alpha": options.alpha,
-            "legend": options.legend,
-            "folder_frame_rate": str(options.frame_rate),
-            "bf16": options.bf16,
-        }
-
-    def segment(self, video: FoundVideo, progress: bool) -> str:
-        """Bring one video to its end, unless an earlier run did; returns what became of it, in words."""
-        record = self.record_of(video)
-        if record.status == "complete":
-            return "complete, from an earlier run"
-        start = time.monotonic()
-        folder = self.options.output / video.name
-        try:
-            with AtomicFolder(folder, replace=True) as unfinished:
-                num_frames, error = self.write_results(video, unfinished, progress)
-                record = self.record(video, "incomplete" if error else "complete", start, num_frames, error)
-                record.write(unfinished)
-        except StopRequestedError:
-            return "unfinished, as the run was asked to stop"
-        except Exception as error:  # whatever is wrong with one video must not cost the others
-            logger.debug(f"{video.name} failed.", exc_info=True)
-            record = self.record(video, "failed", start, 0, error_line(error))
-            # Where not even this can be written, the summary calls the video unfinished.
-            with suppress(OSError), AtomicFolder(folder, replace=True) as unfinished:
-                record.write(unfinished)
-        speed = f", {record.frames / record.seconds:.2f} frames/s" if record.frames else ""
-        problem = f": {record.error}" if record.error else ""
-        return f"{record.status}, {counted(record.frames, 'frame')}{speed}{problem}"
-
-    def write_results(self, video: FoundVideo, folder: Path, progress: bool) -> tuple[int, str | None]:
-        """Write what was asked for; returns the number of frames and, of a damaged video, what is wrong."""
-        source = open_frame_source(video.path, self.options.frame_rate)
-        paths = {name: folder / self.file_name(name) if name in self.outputs else None for name in OUTPUTS}
-        paths["output"] = paths.pop("overlay")
-        asked = argparse.Namespace(**{**vars(self.options), **paths, "max_frames": None})
-        watch = Watch(self.is_stopping)
-        sinks = [watch, *open_sinks(asked, source, self.model.config).values()]
-        try:
-            with autocast(self.device, self.options.bf16):
-                segment_video(self.session, source, sinks, progress=progress)
-        except IncompleteVideoError as error:
-            if watch.num_frames == 0:
-                raise
-            return watch.num_frames, error_line(error)
-        return watch.num_frames, None
-
-    def record_of(self, video: FoundVideo) -> VideoRecord:
-        """What became of a video as far as anybody has written it down."""
-        record = read_record(self.options.output / video.name)
-        if record is None or record.job != self.job_of(video):
-            return VideoRecord(video.name, "unfinished")
-        return record
-
-    def record(self, video: FoundVideo, status: Any, start: float, num_frames: int, error: str | None) -> VideoRecord:
-        """What is to be written down about a video."""
-        seconds = round(time.monotonic() - start, 3)
-        return VideoRecord(video.name, status, num_frames, seconds, error, self.job_of(video))
-
-    def job_of(self, video: FoundVideo) -> dict[str, Any]:
-        """Everything that the results of a video depend on."""
-        return {**self.job, "source_bytes": video.num_bytes}
-
-    def file_name(self, output: str) -> str:
-        """Name of one of the results."""
-        return f"statistics.{self.options.statistics}" if output == "statistics" else OUTPUTS[output]
-
-
-class StopRequestedError(Exception):
-    """Raised in the middle of a video when the run is asked to stop."""
-
-
-class Watch:
-    """Sink that counts frames, and ends a video early when the run is asked to stop."""
-
-    def __init__(self, is_stopping: Callable[[], bool]):
-        self.is_stopping = is_stopping
-        self.num_frames = 0
-
-    def write(self, frame: LabelledFrame) -> None:
-        """Count the next frame."""
-        if self.is_stopping():
-            raise StopRequestedError
-        self.num_frames += 1
-
-    def close(self) -> None:
-        """Nothing is left to do."""
-
-    def abandon(self) -> None:
-        """Nothing is left behind."""
-
-
-def sum_up(output: Path, records: list[VideoRecord]) -> int:
-    """Write and print the summary; returns the exit code."""
-    summary = summarise(records)
-    output.mkdir(parents=True, exist_ok=True)
-    write_summary(output, summary)
-    totals = summary["totals"]
-    counts = ", ".join(
-        f"{totals[status]} {status}" for status in ("complete", "incomplete", "failed", "unfinished") if totals[status]
-    )
-    print(f"{counted(totals['videos'], 'video')}: {counts}; {output / 'summary.json'}", flush=True)
-    return 0 if totals["complete"] == totals["videos"] else 1
 
 
 if __name__ == "__main__":

@@ -1,21 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny model of every family, for tests that ask the same of each of them."""
+"""Tiny models of every registered family, for tests that ask the same of each of them."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tiny import TINY_MIT, random_clips, tiny_config, tiny_model
-from tiny_segmenters import per_frame_model
-from transformers_themask import (
-    CFFMConfig,
-    CFFMForVideoSemanticSegmentation,
-    MiTConfig,
-    MPVSSConfig,
-    MPVSSForVideoSemanticSegmentation,
-)
+from tiny import random_clips, tiny_config
+from transformers_themask.registry import families, family_of
 
 # Windows of 3 places and two references; the defaults are the published ones, with windows of 7 and three.
 SMALL_WINDOWS = {
@@ -28,35 +22,33 @@ SMALL_WINDOWS = {
     "reference_pooling_kernels": (3, 2),
 }
 
+# By family: the models to test, as overrides of its tiny configuration. Of other families it is the tiny model alone.
+VARIANTS: dict[str, dict[str, dict]] = {
+    "themask": {"themask_one_frame": {"num_frames": 1}, "themask_video_frame": {"num_frames": 2}},
+    "cffm": {"cffm": {}, "cffm_small_windows": {**SMALL_WINDOWS, "first_frames": "repeated"}},
+    "per_frame": {"segformer": {}},
+}
 
-def cffm_model(seed: int = 0, **overrides) -> CFFMForVideoSemanticSegmentation:
-    fields = {"hidden_dim": 16, "num_attention_heads": 4, "mining_layers": 2, "num_labels": 6}
-    if "backbone_config" not in overrides:
-        fields["backbone_config"] = MiTConfig(**TINY_MIT)
+
+def tiny_of(name: str, seed: int = 0, **overrides) -> PreTrainedModel:
+    """A tiny model of the family of a model type."""
     torch.manual_seed(seed)
-    return CFFMForVideoSemanticSegmentation(CFFMConfig(**{**fields, **overrides})).eval()
+    return family_of(name).tiny(**overrides).eval()
 
 
-def mpvss_model(seed: int = 0, segmenter: dict | None = None, **overrides) -> MPVSSForVideoSemanticSegmentation:
-    fields = {
-        "segmenter_config": tiny_config(**(segmenter or {})),
-        "motion_channels": (8, 8, 8, 16, 16, 16),
-        "motion_decoder_channels": (8, 8, 8, 8),
-        "motion_layers": 3,
-        "motion_attention_heads": 2,
-        "motion_feedforward_dim": 16,
-    }
-    torch.manual_seed(seed)
-    return MPVSSForVideoSemanticSegmentation(MPVSSConfig(**{**fields, **overrides})).eval()
+cffm_model = partial(tiny_of, "cffm")
 
 
+def mpvss_model(seed: int = 0, segmenter: dict | None = None, **overrides) -> PreTrainedModel:
+    return tiny_of("mpvss", seed, **{"segmenter_config": tiny_config(**(segmenter or {})), **overrides})
+
+
+# Without Transformers' own video models, which cannot be trained here.
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
-    "themask_one_frame": lambda: tiny_model(num_frames=1),
-    "themask_video_frame": lambda: tiny_model(num_frames=2),
-    "cffm": cffm_model,
-    "cffm_small_windows": lambda: cffm_model(**SMALL_WINDOWS, first_frames="repeated"),
-    "mpvss": mpvss_model,
-    "segformer": lambda: per_frame_model("segformer"),
+    variant: partial(tiny_of, row.name, **overrides)
+    for row in families()
+    if not row.is_native
+    for variant, overrides in VARIANTS.get(row.name, {row.name: {}}).items()
 }
 
 every_family = pytest.mark.parametrize("family", FAMILIES)

@@ -65,7 +65,9 @@ def test_an_operator_without_a_rule_that_multiplies_is_an_error():
             costs.counted(work)
 
 
-@pytest.mark.parametrize("size, interval, num_frames", [((480, 853), 5, 15), ((64, 90), 2, 3)])
+@pytest.mark.parametrize(
+    "size, interval, num_frames", [((480, 853), 5, 15), pytest.param((64, 90), 2, 3, marks=pytest.mark.nightly)]
+)
 def test_a_stream_costs_its_key_frames_and_the_frames_between(monkeypatch, size, interval, num_frames):
     monkeypatch.setattr(costs, "NUM_FRAMES", num_frames)
     stream = costs.costs_of("mpvss_r50", size, interval)
@@ -82,7 +84,10 @@ def test_a_stream_costs_its_key_frames_and_the_frames_between(monkeypatch, size,
     assert stream["official_gigaflops"]["mean"] > stream["gigaflops"]["mean"]
 
 
-@pytest.mark.parametrize("backbone, bound, printed", [("r50", 0.40, (110.6, 38.9)), ("swin_l", 0.26, (402.7, 97.3))])
+@pytest.mark.parametrize(
+    "backbone, bound, printed",
+    [("r50", 0.40, (110.6, 38.9)), pytest.param("swin_l", 0.26, (402.7, 97.3), marks=pytest.mark.nightly)],
+)
 def test_propagation_saves_what_the_paper_says(backbone, bound, printed):
     """Table 1, at its size and interval; within 1 % the released way."""
     stream = costs.costs_of(f"mpvss_{backbone}")

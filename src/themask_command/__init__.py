@@ -51,10 +51,12 @@ def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="themask", description="Video semantic segmentation.")
     parser.add_argument("--version", action="version", version=f"themask {version('transformers-themask')}")
     places = {"": parser.add_subparsers(required=True, metavar="COMMAND")}
-    for group, text in GROUPS.items():
-        places[group] = places[""].add_parser(group, help=text).add_subparsers(required=True, metavar="COMMAND")
-    for name, (text, add_options) in COMMANDS.items():
+    for name, add_options in COMMANDS.items():
         group, _, last = name.rpartition(" ")
+        if group not in places:
+            parent = places[""].add_parser(group, help=GROUPS[group])
+            places[group] = parent.add_subparsers(required=True, metavar="COMMAND")
+        text = " ".join((add_options.__doc__ or "").split())
         command = places[group].add_parser(last, help=text, description=text)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(command=name)

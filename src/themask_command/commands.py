@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sub-commands: their help and their options. `run` in `transformers_themask.cli.<name>` runs one."""
+"""The sub-commands: a function for each, which adds its options to a parser and whose docstring is its help.
+
+`run` in the module `transformers_themask.cli.NAME` runs the sub-command.
+"""
 
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -8,7 +11,7 @@ from pathlib import Path
 
 from .option_types import frame_rate, scales, share, whole_number
 
-# What the package calls them; importing it here would take seconds, so a test compares.
+# As in the package, whose import takes seconds; a test compares them.
 PALETTES = ("default", "vspw", "colour-blind")
 MODES = ("contiguous", "interleaved", "sliding", "recurrent")
 EXPORTED_MODES = ("contiguous", "sliding", "recurrent")
@@ -18,8 +21,8 @@ FLOW_DIRECTIONS = ("forward", "backward")
 PREDICTION_IDS = ("reduced", "raw")
 
 
-def add_segment_options(command: ArgumentParser) -> None:
-    """Add the options of `themask segment`."""
+def segment(command: ArgumentParser) -> None:
+    """Label every frame of a video, and show, keep or count the labels."""
     command.add_argument("input", help="video file or URL, folder of jpg or png frames, or number of a camera")
     command.add_argument("--model", required=True, metavar="DIR", help="saved model (folder or Hub id)")
     outputs = command.add_argument_group("outputs, at least one")
@@ -118,8 +121,8 @@ def _add_labelled_video_options(command: ArgumentParser) -> None:
     command.add_argument("--split", default="val", help="name of the split file of --data (default: val)")
 
 
-def add_compare_options(command: ArgumentParser) -> None:
-    """Add the options of `themask compare`."""
+def compare(command: ArgumentParser) -> None:
+    """Draw the labels of two models side by side, over maps of where each of them flickers."""
     for argument, metavar in (("first", "A"), ("second", "B")):
         command.add_argument(argument, metavar=metavar, help=f"{argument} saved model (folder or Hub id)")
     command.add_argument("input", metavar="VIDEO", help="video file or URL, or folder of jpg or png frames")
@@ -127,8 +130,8 @@ def add_compare_options(command: ArgumentParser) -> None:
     _add_labelling_options(command)
 
 
-def add_aggregate_options(command: ArgumentParser) -> None:
-    """Add the options of `themask aggregate`."""
+def aggregate(command: ArgumentParser) -> None:
+    """Keep the most stable of several results for each video. Stable is not accurate: a constant result scores 1."""
     command.add_argument(
         "results",
         nargs="+",
@@ -156,8 +159,8 @@ def add_aggregate_options(command: ArgumentParser) -> None:
     _add_clip_options(command)
 
 
-def add_correct_options(command: ArgumentParser) -> None:
-    """Add the options of `themask correct`."""
+def correct(command: ArgumentParser) -> None:
+    """Ask a vision-language model which of several look-alikes (river, lake, sea) a video shows, and relabel it."""
     command.add_argument(
         "labels", type=Path, metavar="LABELS", help="holds <frame>.png with --video, <video>/<frame>.png with --data"
     )
@@ -196,8 +199,8 @@ def add_correct_options(command: ArgumentParser) -> None:
     _add_device_option(command)
 
 
-def add_queries_options(command: ArgumentParser) -> None:
-    """Add the options of `themask queries`."""
+def queries(command: ArgumentParser) -> None:
+    """Draw the masks of the primary and the secondary query of each class in one frame."""
     command.add_argument("model", metavar="MODEL", help="saved model (folder or Hub id)")
     command.add_argument("input", metavar="INPUT", help="video file or URL, or folder of jpg or png frames")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="PNG", help="picture to write")
@@ -210,8 +213,8 @@ def add_queries_options(command: ArgumentParser) -> None:
     _add_device_option(command)
 
 
-def add_evaluate_options(command: ArgumentParser) -> None:
-    """Add the options of `themask evaluate`."""
+def evaluate(command: ArgumentParser) -> None:
+    """Score a folder of label maps against a data set."""
     command.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="holds <video>/<frame>.png")
     command.add_argument("--data", type=Path, required=True, metavar="ROOT", help="data set")
     command.add_argument("--split", default="val", help="name of the split file (default: val)")
@@ -225,8 +228,8 @@ def add_evaluate_options(command: ArgumentParser) -> None:
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to a file")
 
 
-def add_card_options(command: ArgumentParser) -> None:
-    """Add the options of `themask card`."""
+def card(command: ArgumentParser) -> None:
+    """Write the model card of a model from the results of its evaluation."""
     command.add_argument("results", type=Path, metavar="RESULTS", help="results.json of an evaluation")
     command.add_argument(
         "--model", type=Path, metavar="DIR", help="folder of the model, where the results do not name it"
@@ -240,8 +243,8 @@ def add_card_options(command: ArgumentParser) -> None:
     )
 
 
-def add_data_check_options(command: ArgumentParser) -> None:
-    """Add the options of `themask data check`."""
+def data_check(command: ArgumentParser) -> None:
+    """Check every file of a data set; the exit code is 0 if it can be used and 1 if a run would fail."""
     command.add_argument("path", type=Path, metavar="PATH", help="data set in a layout that run_vss.py reads")
     command.add_argument("--split", nargs="+", default=[], metavar="NAME", help="splits to check (default: all)")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all findings to a file")
@@ -250,8 +253,8 @@ def add_data_check_options(command: ArgumentParser) -> None:
     )
 
 
-def add_convert_options(command: ArgumentParser) -> None:
-    """Add the options of `themask convert`."""
+def convert(command: ArgumentParser) -> None:
+    """Turn an official checkpoint into a model folder; the exit code is 1 if some of its entries are unknown."""
     command.add_argument("checkpoint", type=Path, help="official .pth file")
     command.add_argument("output", type=Path, help="model folder to write")
     command.add_argument("--data", type=Path, metavar="ROOT", help="data set that names the classes")
@@ -270,8 +273,8 @@ def add_convert_options(command: ArgumentParser) -> None:
     )
 
 
-def add_export_options(command: ArgumentParser) -> None:
-    """Add the options of `themask export`."""
+def export(command: ArgumentParser) -> None:
+    """Write a model as ONNX or torch.export graphs: whole clips, and the step of a stream."""
     command.add_argument("model", help="saved model (folder or Hub id)")
     command.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="new folder for the graphs and manifest.json")
     command.add_argument(
@@ -295,8 +298,8 @@ def add_export_options(command: ArgumentParser) -> None:
     )
 
 
-def add_demo_options(command: ArgumentParser) -> None:
-    """Add the options of `themask demo`."""
+def demo(command: ArgumentParser) -> None:
+    """Train on synthetic videos, score the model and draw its labels; with --web, serve a model in the browser."""
     command.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="(default: demo)")
     web = command.add_argument_group("in the browser")
     web.add_argument("--web", action="store_true", help="serve a page that segments the videos of its visitors")
@@ -308,42 +311,17 @@ def add_demo_options(command: ArgumentParser) -> None:
 
 
 GROUPS = {"data": "Check data sets."}
-# Name, help and options of every sub-command, in the order of `themask --help`.
-COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None]]] = {
-    "segment": ("Label every frame of a video, and show, keep or count the labels.", add_segment_options),
-    "compare": (
-        "Draw the labels of two models side by side, over maps of where each of them flickers.",
-        add_compare_options,
-    ),
-    "aggregate": (
-        "Keep the most stable of several results for each video. Stable is not accurate: a constant result scores 1.",
-        add_aggregate_options,
-    ),
-    "correct": (
-        "Where a video has labels of look-alikes such as river, lake and sea, ask a vision-language model which of "
-        "them it shows.",
-        add_correct_options,
-    ),
-    "queries": (
-        "Draw the masks of the primary and the secondary query of each class in one frame.",
-        add_queries_options,
-    ),
-    "evaluate": ("Score a folder of label maps against a data set.", add_evaluate_options),
-    "card": ("Write the model card of a model from the results of its evaluation.", add_card_options),
-    "data check": (
-        "Check every file of a data set; the exit code is 0 if it can be used and 1 if a run would fail.",
-        add_data_check_options,
-    ),
-    "convert": (
-        "Turn an official checkpoint into a model folder; the exit code is 1 if some of its entries are unknown.",
-        add_convert_options,
-    ),
-    "export": (
-        "Write a model as ONNX or torch.export graphs: whole clips, and the step of a stream.",
-        add_export_options,
-    ),
-    "demo": (
-        "Train on synthetic videos, score the model and draw its labels; with --web, serve a model in the browser.",
-        add_demo_options,
-    ),
+# In the order of `themask --help`.
+COMMANDS: dict[str, Callable[[ArgumentParser], None]] = {
+    "segment": segment,
+    "compare": compare,
+    "aggregate": aggregate,
+    "correct": correct,
+    "queries": queries,
+    "evaluate": evaluate,
+    "card": card,
+    "data check": data_check,
+    "convert": convert,
+    "export": export,
+    "demo": demo,
 }

@@ -189,7 +189,12 @@ def wrapping_family(model_type: str) -> Family | None:
     return next((row for row in families() if row.accepts(model_type)), None)
 
 
+def trainable_families() -> list[Family]:
+    """All registered families that can be trained here."""
+    return [row for row in families() if not row.is_native]
+
+
 def default_family() -> Family:
     """The family of a new model where none is named."""
-    rows = [row for row in families() if not row.is_native]
+    rows = trainable_families()
     return next((row for row in rows if row.is_default), rows[0])

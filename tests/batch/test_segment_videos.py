@@ -167,6 +167,7 @@ def test_results_of_other_options_are_replaced(call, videos, tmp_path, flags):
     assert not list((tmp_path / "out").rglob(".*"))
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_one_of_them_sums_up(call, videos, model_dir, tmp_path):
     output = tmp_path / "out"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -187,6 +188,7 @@ def test_two_processes_share_the_work_and_one_of_them_sums_up(call, videos, mode
     assert written(output) == first
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_leaves_nothing_half_done(videos, frames, model_dir, tmp_path):
     write_video(videos / "trip" / "long.mp4", np.tile(frames, (60, 1, 1, 1)))
     output = tmp_path / "out"
@@ -210,8 +212,6 @@ def test_a_run_that_is_stopped_leaves_nothing_half_done(videos, frames, model_di
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--alpha", "2"], "`alpha` must"),
-        (["--num-frames", "0"], "`num_frames` must"),
         (["--mode", "recurrent"], "`mode` must be one that"),
         (["--device", "nowhere"], "`--device` must be"),
     ],
@@ -220,6 +220,20 @@ def test_bad_arguments_are_one_sentence_before_any_work(call, videos, tmp_path, 
     assert call(videos, *flags) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("segment_videos.py: ") and message in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--alpha", "2"], "argument --alpha: must be between 0 and 1. Got 2."),
+        (["--num-frames", "0"], "argument --num-frames: must be at least 1. Got 0."),
+    ],
+)
+def test_options_out_of_range_are_errors_of_the_parser(call, videos, tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as stop:
+        call(videos, *flags)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

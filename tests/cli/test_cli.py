@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from themask_command import main
 from transformers_themask.drawing.palettes import class_palette, vspw_palette
 from transformers_themask.inference.segment import segment_frames
-from transformers_themask.mvc.tta import TTA, segment_frames_augmented
+from transformers_themask.mvc.passes import segment_frames_augmented
+from transformers_themask.mvc.tta import TTA
 from transformers_themask.sinks.label_track import label_track_classes, read_label_track
 from transformers_themask.sinks.overlay_video import OverlayVideo
 from transformers_themask.videos.frame_folder import FrameFolder
@@ -264,12 +265,16 @@ def test_segment_rejects_unusable_inputs_by_name(model_dir, video_path, tmp_path
         (["--timeline", "a.png", "--contact-sheet", "./a.png"], "`--contact-sheet` and `--timeline` must differ"),
     ],
 )
-def test_segment_rejects_output_options_before_loading_the_model(flags, message, tmp_path, capsys):
+def test_segment_rejects_output_options_before_loading_the_weights(
+    model_dir, video_path, flags, message, tmp_path, capsys
+):
+    (tmp_path / "model").mkdir()
+    shutil.copy(model_dir / "config.json", tmp_path / "model")
     (tmp_path / "file").touch()
     (tmp_path / "folder.mp4").mkdir()
     paths = {"file": tmp_path / "file", "folder": tmp_path / "folder.mp4"}
     flags = [str(flag).format(**paths) for flag in flags]
-    arguments = ["segment", tmp_path / "no.mp4", "-o", tmp_path / "out.mp4", "--model", tmp_path / "no_model", *flags]
+    arguments = ["segment", video_path, "-o", tmp_path / "out.mp4", "--model", tmp_path / "model", *flags]
     assert message in error_of(arguments, capsys)
 
 

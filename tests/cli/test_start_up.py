@@ -7,16 +7,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 import themask_command
-import transformers_themask
 from themask_command import commands, option_types
 from transformers_themask.drawing.palettes import PALETTES
 from transformers_themask.export.export_model import EXPORTED_MODES
+from transformers_themask.export.formats import SUFFIXES
+from transformers_themask.metrics.prediction_folder import score_prediction_folder
 from transformers_themask.models.streaming import STEPWISE_MODES, StreamingMixin
+from transformers_themask.mvc.aggregation import DIRECTIONS
 from transformers_themask.mvc.tta import COMBINATIONS
+from transformers_themask.registry import families
 from transformers_themask.videos.camera import MAX_FRAME_RATE
 
 SCRIPT = Path(sys.executable).with_name("themask")
@@ -65,7 +69,7 @@ def test_sub_command_has_a_module_that_runs_it_and_a_help(name, capsys):
     with pytest.raises(SystemExit) as end:
         themask_command.main([*name.split(), "--help"])
     assert end.value.code == 0
-    assert " ".join(commands.COMMANDS[name][0].split()) in " ".join(capsys.readouterr().out.split())
+    assert " ".join(commands.COMMANDS[name].__doc__.split()) in " ".join(capsys.readouterr().out.split())
 
 
 def test_command_line_parser_imports_only_the_standard_library():
@@ -77,15 +81,28 @@ def test_command_line_parser_imports_only_the_standard_library():
                 assert node.module.partition(".")[0] in sys.stdlib_module_names, path
 
 
+def test_help_names_no_model_family(capsys):
+    names = {row.name for row in families()} - {"themask"} | {"the-mask", "mask2former", "segformer"}
+    for command in commands.COMMANDS:
+        with pytest.raises(SystemExit):
+            themask_command.main([*command.split(), "--help"])
+        text = capsys.readouterr().out.lower()
+        assert not [name for name in names if name in text], command
+
+
 def test_choices_are_those_of_the_package():
     assert commands.PALETTES == PALETTES
     assert commands.EXPORTED_MODES == EXPORTED_MODES
     assert commands.TTA_COMBINATIONS == COMBINATIONS
+    assert set(commands.EXPORT_FORMATS) == SUFFIXES.keys()
+    assert commands.FLOW_DIRECTIONS == DIRECTIONS
+    assert get_args(get_type_hints(score_prediction_folder)["prediction_ids"]) == commands.PREDICTION_IDS
     assert set(commands.MODES) == {*StreamingMixin.stream_modes, *STEPWISE_MODES}
     assert option_types.MAX_FRAME_RATE == MAX_FRAME_RATE
 
 
-def test_package_imports_no_library_that_it_does_not_register():
-    modules, _ = imported_modules(["-c", "import transformers_themask"], 0)
-    assert not modules & {"datasets", "evaluate", "av", "matplotlib", "pyarrow", "cv2"}
-    assert "torch" in modules and transformers_themask.__name__ in modules
+def test_package_imports_no_library_that_only_some_commands_need():
+    code = "import sys, transformers_themask; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(result.stdout.split())
+    assert "torch" in modules and not modules & {"datasets", "evaluate", "av", "matplotlib", "pyarrow", "cv2"}

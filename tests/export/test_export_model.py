@@ -22,14 +22,15 @@ from tiny_segmenters import opinionated, per_frame_model, videomt
 from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
 from transformers_themask.export.export_model import check_difference, export_model
 
-# Exporting takes long: one process does it once.
-pytestmark = pytest.mark.xdist_group("export")
-
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "export.md"
 SIZES = [(64, 96), (96, 64)]
 NAMES = dict(enumerate("abcdef"))
 # Enough for every frame that the state keeps to have been replaced.
 STREAM_LENGTH = 4
+
+
+def slow(*families):
+    return [pytest.param(family, marks=pytest.mark.slow) for family in families]
 
 
 def tiny_resnet():
@@ -172,8 +173,8 @@ def graph_for(export, mode, size=None):
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-@pytest.mark.parametrize("family", ["two_frames", "one_frame", "per_frame"])
-def test_clips_of_any_length_and_size_get_the_models_scores(family, suffix, request):
+@pytest.mark.parametrize("family", ["two_frames", *slow("one_frame", "per_frame")])
+def test_clip_graph_equals_the_model_at_any_length_and_size(family, suffix, request):
     export = request.getfixturevalue(family)
     for size in SIZES:
         graph = graph_for(export, "contiguous", size)
@@ -186,8 +187,8 @@ def test_clips_of_any_length_and_size_get_the_models_scores(family, suffix, requ
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-@pytest.mark.parametrize("family", ["two_frames", "one_frame", "per_frame"])
-def test_a_sliding_stream_gets_the_scores_of_its_windows(family, suffix, request):
+@pytest.mark.parametrize("family", ["two_frames", *slow("one_frame", "per_frame")])
+def test_sliding_graph_equals_the_model_on_windows(family, suffix, request):
     export = request.getfixturevalue(family)
     num_frames = export.manifest["num_frames"]
     for batch_size, size in zip((1, 2), SIZES, strict=True):
@@ -201,8 +202,9 @@ def test_a_sliding_stream_gets_the_scores_of_its_windows(family, suffix, request
             np.testing.assert_allclose(scores[:, index], expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-def test_a_recurrent_stream_gets_the_scores_of_the_whole_video(recurrent, suffix):
+def test_recurrent_graph_equals_the_model_on_the_whole_video(recurrent, suffix):
     graph = graph_for(recurrent, "recurrent")
     (file,) = [name for name in graph["files"] if name.endswith(suffix)]
     for batch_size in (1, 2):
@@ -211,9 +213,10 @@ def test_a_recurrent_stream_gets_the_scores_of_the_whole_video(recurrent, suffix
         np.testing.assert_allclose(scores, scores_of(recurrent.model, frames), atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 @torch.no_grad()
-def test_a_stream_of_cffm_gets_the_scores_of_the_models_own_steps(cffm, suffix):
+def test_recurrent_graph_of_cffm_equals_the_models_steps(cffm, suffix):
     """At two sizes of which the windows leave different rests; up to a frame whose references have all moved on."""
     graph = graph_for(cffm, "recurrent")
     (file,) = [name for name in graph["files"] if name.endswith(suffix)]
@@ -226,7 +229,8 @@ def test_a_stream_of_cffm_gets_the_scores_of_the_models_own_steps(cffm, suffix):
             np.testing.assert_allclose(scores[:, [index]], outputs.scores(), atol=1e-3, rtol=0)
 
 
-def test_a_stream_of_cffm_that_repeats_its_first_frame_is_exported_for_one_size(tmp_path):
+@pytest.mark.slow
+def test_cffm_with_a_repeated_first_frame_exports_at_a_fixed_size(tmp_path):
     """Its first frames are answered from references too; every file is compared with the model from there on."""
     fields = {**SMALL_WINDOWS, "first_frames": "repeated", "backbone_config": tiny_resnet(), "mining_layers": 1}
     model = opinionated(cffm_model(**fields))
@@ -235,9 +239,10 @@ def test_a_stream_of_cffm_that_repeats_its_first_frame_is_exported_for_one_size(
     assert max(differences.values()) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_key_frames_and_later_frames_are_graphs_of_their_own(mpvss, suffix, batch_size):
+def test_key_frames_and_later_frames_have_separate_graphs(mpvss, suffix, batch_size):
     """Whoever runs them takes the first one for a video's first frame and every third one."""
     runs, names = {}, {}
     for graph in mpvss.manifest["graphs"]:
@@ -256,13 +261,13 @@ def test_key_frames_and_later_frames_are_graphs_of_their_own(mpvss, suffix, batc
         assert (state["state_in_num_since"] == index % 3 + 1).all()
 
 
-def test_key_frames_that_depend_on_the_picture_are_not_exported(tmp_path):
+def test_key_frames_chosen_by_content_are_rejected(tmp_path):
     model = mpvss_model(key_frame_threshold=0.5)
     with pytest.raises(ValueError, match="`key_frame_threshold` must be None to export a step"):
         export_model(model, THEMaskVideoProcessor(), tmp_path / "out", ["torch"], SIZES[:1])
 
 
-@pytest.mark.parametrize("family", ["two_frames", "cffm"])
+@pytest.mark.parametrize("family", ["two_frames", *slow("cffm")])
 def test_the_manifest_names_what_the_onnx_graph_takes_and_returns(family, request):
     onnxruntime = pytest.importorskip("onnxruntime")
     export = request.getfixturevalue(family)
@@ -274,11 +279,12 @@ def test_the_manifest_names_what_the_onnx_graph_takes_and_returns(family, reques
             assert [{"name": x.name, "dtype": dtypes[x.type], "shape": x.shape} for x in values] == graph[described]
 
 
-def test_a_graph_does_not_tell_where_it_was_made(two_frames):
+def test_graph_contains_no_path_of_the_exporting_machine(two_frames):
     for path in two_frames.folder.glob("*.onnx"):
         assert str(Path(torch.__file__).parent).encode() not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_becomes_of_frames_and_what_classes_are_called(one_frame):
     preprocessing = one_frame.manifest["preprocessing"]
     assert preprocessing["size"] == {"shortest_edge": 64}
@@ -287,6 +293,7 @@ def test_the_manifest_says_what_becomes_of_frames_and_what_classes_are_called(on
     assert one_frame.manifest["class_names"] == list(NAMES.values())
 
 
+@pytest.mark.slow
 def test_the_command_reports_every_file(one_frame):
     assert one_frame.code == 0
     files = [path.name for path in one_frame.folder.iterdir()]
@@ -294,7 +301,7 @@ def test_the_command_reports_every_file(one_frame):
     assert all(name in one_frame.printed for name in files)
 
 
-def test_the_documented_example_labels_a_stream(two_frames, monkeypatch):
+def test_documented_example_labels_a_stream(two_frames, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(two_frames.folder.parent)
     (example,) = re.findall(r"```python\n(# A stream.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
@@ -322,40 +329,40 @@ def test_the_documented_example_labels_a_stream(two_frames, monkeypatch):
         ({"formats": ["tflite"]}, "`format` must be torch or onnx. Got 'tflite'"),
     ],
 )
-def test_what_cannot_be_exported_is_said_in_one_sentence(options, message, tmp_path):
+def test_invalid_export_options_are_rejected_with_one_line(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         export_model(tiny_model(num_frames=2), THEMaskVideoProcessor(), tmp_path / "out", **options)
 
 
-def test_a_model_that_an_exporter_refuses_is_named_with_the_reason(tmp_path):
+def test_exporter_error_is_reported_with_model_and_reason(tmp_path):
     """EoMT decides by the values of a buffer what to compute."""
-    with pytest.raises(ValueError, match=r"Got clip_64x64, which torch\.export refuses: .*data-dependent"):
+    with pytest.raises(ValueError, match=r"Got clip_64x64, which torch\.export rejects: .*data-dependent"):
         export_model(per_frame_model("eomt"), THEMaskVideoProcessor(), tmp_path / "out", formats=["torch"])
 
 
-def test_a_refused_export_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_failed_export_leaves_no_files(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers_themask.export.export_model.largest_difference", lambda *_: 1.0)
-    with pytest.raises(ValueError, match=r"must differ .* Nothing is exported"):
+    with pytest.raises(ValueError, match=r"must differ .* Nothing was exported"):
         export_model(
             tiny_model(), THEMaskVideoProcessor(), tmp_path / "out", ["torch"], [(64, 64)], modes=["contiguous"]
         )
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_folder_is_left_alone(tmp_path):
+def test_folder_with_content_is_rejected_and_unchanged(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match="`output_dir` must be a new or empty folder"):
         export_model(tiny_model(), THEMaskVideoProcessor(), tmp_path)
     assert (tmp_path / "manifest.json").read_text() == "{}"
 
 
-def test_missing_packages_are_named_with_their_remedy(tmp_path, monkeypatch):
+def test_onnx_export_names_missing_packages(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ValueError, match=r"without the packages onnxscript.*transformers-themask\[export\]"):
         export_model(tiny_model(), THEMaskVideoProcessor(), tmp_path / "out")
 
 
 @pytest.mark.parametrize("difference", [0.002, float("nan")])
-def test_a_graph_with_other_scores_is_refused(difference):
+def test_graph_with_other_scores_is_rejected(difference):
     with pytest.raises(ValueError, match=r"must differ from the model's by at most 0\.001"):
         check_difference("clip.onnx", difference)

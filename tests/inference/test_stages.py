@@ -162,6 +162,6 @@ def test_leaving_an_iteration_early_ends_the_stages_before_it():
     assert endless.is_closed
 
 
-def test_a_queue_has_room():
+def test_queue_rejects_zero_capacity():
     with pytest.raises(ValueError, match=r"`capacity` must be at least 1. Got 0"):
         StageQueue(Stages(), capacity=0)

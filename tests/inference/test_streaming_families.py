@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from selection import nightly_except
 from tiny import tiny_model
 from tiny_segmenters import opinionated, per_frame_model, save_native, videomt
 from transformers_themask import AutoModelForVideoSemanticSegmentation, THEMaskVideoProcessor
@@ -54,7 +55,7 @@ FAMILIES = {
 MODES = ("contiguous", "interleaved", "sliding", "recurrent")
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=nightly_except(FAMILIES, ["themask", "segformer", "mask2former", "videomt"]))
 def family(request, tmp_path_factory):
     model, processor = FAMILIES[request.param](tmp_path_factory.mktemp(request.param))
     return model.double(), processor

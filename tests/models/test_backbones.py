@@ -65,7 +65,7 @@ def test_backbone_configuration_survives_as_a_dictionary(name):
 
 
 @pytest.mark.parametrize("config", [Dinov2Config(**VIT, patch_size=16), DINOv3ViTConfig(**VIT)])
-def test_backbone_of_one_stride_is_refused(config):
+def test_backbone_of_one_stride_is_rejected(config):
     model = tiny_model(backbone_config=config)
     with pytest.raises(
         ValueError, match=r"strides \(4, 8, 16, 32\)\. Got feature maps \[\(4, 6\), .*Use 'mit', 'swin'"
@@ -73,14 +73,14 @@ def test_backbone_of_one_stride_is_refused(config):
         model(pixel_values_videos=torch.zeros(1, 1, 3, 64, 96))
 
 
-def test_backbone_without_stride_32_is_refused():
+def test_backbone_without_stride_32_is_rejected():
     model = tiny_model(backbone_config=SwinConfig(**{**SWIN, "num_heads": (1, 2, 3)}, depths=(1, 1, 1)))
     with pytest.raises(ValueError, match=r"strides \(4, 8, 16, 32\)\. Got feature maps"):
         model(pixel_values_videos=torch.zeros(1, 1, 3, 64, 96))
 
 
 @pytest.mark.parametrize("stages", [["stage2", "stage3", "stage4"], ["stage4"]])
-def test_fewer_than_four_stages_are_refused(stages):
+def test_fewer_than_four_stages_are_rejected(stages):
     three = {"num_encoder_blocks": 3, "sr_ratios": (8, 4, 2), "patch_sizes": (7, 3, 3), "strides": (4, 2, 2)}
     with pytest.raises(ValueError, match=r"`backbone_config.out_features` must name four stages"):
         tiny_config(backbone_config=MiTConfig(**three))
@@ -93,13 +93,13 @@ def test_fewer_than_four_stages_are_refused(stages):
 
 
 @pytest.mark.parametrize("config", [ViTConfig(**VIT), SegformerConfig()])
-def test_model_that_is_no_backbone_is_refused(config):
+def test_model_without_feature_maps_is_rejected_as_backbone(config):
     with pytest.raises(ValueError, match=rf"must describe a backbone with feature maps\. Got {type(config).__name__}"):
         tiny_config(backbone_config=config)
 
 
 @pytest.mark.parametrize("fields", [{"model_type": "nope"}, {"hidden_size": 3}])
-def test_unknown_backbone_is_named(fields):
+def test_unknown_backbone_is_named_in_the_error(fields):
     with pytest.raises(
         ValueError, match=rf"must name a known `model_type`\. Got {fields.get('model_type')!r}\. Use 'mit'"
     ):
@@ -107,12 +107,12 @@ def test_unknown_backbone_is_named(fields):
 
 
 @pytest.mark.parametrize("name", ["mit-b6", "resnet50", ""])
-def test_unknown_size_is_named(name):
+def test_unknown_size_is_named_in_the_error(name):
     with pytest.raises(ValueError, match=rf"`backbone` must be one of mit-b0, .*mit-b5\. Got {name!r}"):
         THEMaskConfig(backbone=name)
 
 
-def test_two_backbones_at_once_are_refused():
+def test_two_backbones_at_once_are_rejected():
     with pytest.raises(ValueError, match=r"`backbone` must not be given together with `backbone_config`"):
         THEMaskConfig(backbone="mit-b0", backbone_config=MiTConfig())
 

@@ -25,7 +25,7 @@ def assert_refused(call, *parts):
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 96), (2, 3, 64, 96), (1, 2, 3, 64, 96, 1)])
-def test_wrong_rank(model, shape):
+def test_frames_of_the_wrong_rank_are_rejected(model, shape):
     assert_refused(
         lambda: model(pixel_values_videos=torch.zeros(shape)),
         "`pixel_values_videos` must have 5 dimensions (batch, num_frames, 3, height, width).",
@@ -35,7 +35,7 @@ def test_wrong_rank(model, shape):
 
 
 @pytest.mark.parametrize("channels", [0, 1, 4])
-def test_wrong_channels(model, channels):
+def test_frames_without_three_channels_are_rejected(model, channels):
     shape = (1, 2, channels, 64, 96)
     assert_refused(
         lambda: model(pixel_values_videos=torch.zeros(shape)), "num_frames, 3, height", f"Got shape {shape}"
@@ -43,7 +43,7 @@ def test_wrong_channels(model, channels):
 
 
 @pytest.mark.parametrize("size", [(64, 95), (60, 96), (0, 96), (31, 31)])
-def test_size_that_is_no_multiple_of_32(model, size):
+def test_frame_size_must_be_a_multiple_of_32(model, size):
     shape = (1, 2, 3, *size)
     assert_refused(
         lambda: model(pixel_values_videos=torch.zeros(shape)),
@@ -54,14 +54,14 @@ def test_size_that_is_no_multiple_of_32(model, size):
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 3, 64, 96), (0, 2, 3, 64, 96)])
-def test_no_frames_at_all(model, shape):
+def test_clip_without_frames_is_rejected(model, shape):
     assert_refused(
         lambda: model(pixel_values_videos=torch.zeros(shape)), "must hold at least one", f"Got shape {shape}"
     )
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 96), (2, 2, 1, 64, 96), (1, 2, 64, 96), (2, 3, 64, 96), (2, 1, 64, 96)])
-def test_labels_that_do_not_go_with_the_frames(model, shape):
+def test_labels_of_another_shape_are_rejected(model, shape):
     frames = torch.zeros(2, 2, 3, 64, 96)
     assert_refused(
         lambda: model(pixel_values_videos=frames, labels=torch.zeros(shape).long()),
@@ -72,14 +72,14 @@ def test_labels_that_do_not_go_with_the_frames(model, shape):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
-def test_labels_that_are_no_integers(model, dtype):
+def test_labels_must_be_integers(model, dtype):
     frames, labels = torch.zeros(1, 2, 3, 64, 96), torch.ones(1, 2, 64, 96, dtype=dtype)
     assert_refused(
         lambda: model(pixel_values_videos=frames, labels=labels), "`labels` must be integers", f"Got {dtype}"
     )
 
 
-def test_raw_labels(model):
+def test_raw_labels_are_rejected(model):
     frames, labels = torch.zeros(1, 2, 3, 64, 96), torch.full((1, 2, 64, 96), 6)
     assert_refused(
         lambda: model(pixel_values_videos=frames, labels=labels),
@@ -91,7 +91,7 @@ def test_raw_labels(model):
 @pytest.mark.parametrize(
     "unknown", [{"pixel_values": None}, {"mask_labels": []}, {"return_dict": False}, {"num_items_in_batch": 1}]
 )
-def test_unknown_argument(model, unknown):
+def test_unknown_argument_is_rejected(model, unknown):
     frames = torch.zeros(1, 2, 3, 64, 96)
     assert_refused(lambda: model(frames, **unknown), f"Got {next(iter(unknown))}.", "go in as `pixel_values_videos`")
 
@@ -102,7 +102,7 @@ def test_unknown_arguments_are_named_together(model):
 
 
 @pytest.mark.parametrize("rounds", [0, 3, "2"])
-def test_wrong_matching_rounds(rounds):
+def test_invalid_matching_rounds_are_rejected(rounds):
     assert_refused(
         lambda: StepContext(matching_rounds=rounds),
         f"`matching_rounds` must be 1 or 2. Got {rounds}",
@@ -137,7 +137,7 @@ def test_wrong_matching_rounds(rounds):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_configuration_of_no_network(fields, message):
+def test_invalid_config_is_rejected(fields, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny_config(**fields)
 
@@ -150,7 +150,7 @@ def test_configuration_of_no_network(fields, message):
         ({"num_frames": "2"}, "'num_frames' expected int, got str"),
     ],
 )
-def test_configuration_fields_of_the_wrong_type(fields, message):
+def test_config_fields_of_the_wrong_type_are_rejected(fields, message):
     with pytest.raises(StrictDataclassError, match=re.escape(message)):
         tiny_config(**fields)
 
@@ -187,11 +187,11 @@ def test_overrides_of_a_checkpoint_are_checked(tmp_path, overrides, message):
         ),
     ],
 )
-def test_inputs_that_are_no_clips(model, inputs, message):
+def test_inputs_other_than_clips_are_rejected(model, inputs, message):
     assert_refused(lambda: model(**inputs), message)
 
 
-def test_an_ignored_value_that_is_a_class():
+def test_ignore_index_must_not_be_a_class():
     frames, labels = torch.zeros(1, 1, 3, 64, 64), torch.zeros(1, 1, 64, 64).long()
     assert_refused(
         lambda: tiny_model(ignore_value=3)(pixel_values_videos=frames, labels=labels),

@@ -144,7 +144,7 @@ ORACLE = {
 
 @pytest.mark.parametrize("case", ORACLE)
 @torch.no_grad()
-def test_attention_is_what_loops_over_tokens_give(case):
+def test_attention_equals_loops_over_tokens(case):
     sizes = ORACLE[case]
     config = CFFMConfig(
         backbone_config=MiTConfig(**TINY_MIT),
@@ -174,7 +174,7 @@ def test_attention_is_what_loops_over_tokens_give(case):
 
 @pytest.mark.parametrize("size", [(10, 17), (3, 22), (14, 8)], ids=str)
 @torch.no_grad()
-def test_plain_pooling_and_attention_are_what_loops_over_windows_and_cells_give(size):
+def test_plain_pooling_and_attention_equal_loops_over_windows_and_cells(size):
     """The paper's sizes, on frames that are multiples of neither 7 nor 4 nor 5, and with one row of windows."""
     config = CFFMConfig(backbone_config=MiTConfig(**TINY_MIT), hidden_dim=4, num_attention_heads=1, **PRINTED)
     layer = random_parameters(CrossFrameMiningLayer(config).double(), seed=2)
@@ -282,7 +282,7 @@ def test_fusion_is_that_of_segformer_in_another_order():
 
 
 @torch.no_grad()
-def test_reference_frames_stay_as_they_are_from_layer_to_layer():
+def test_layers_do_not_change_reference_frames():
     """Only the target is handed on: two layers are one after the other, both given the same references."""
     model = opinionated(cffm_model(**SMALL_WINDOWS))
     features = torch.randn(1, 3, 5, 8, 16, generator=torch.Generator().manual_seed(0))
@@ -335,7 +335,7 @@ PROTOCOLS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @torch.no_grad()
-def test_a_stream_gives_what_every_frames_clip_gives_from_scratch(protocol, dtype):
+def test_stream_equals_each_frames_clip_from_scratch(protocol, dtype):
     fields, indices = PROTOCOLS[protocol]
     model = opinionated(cffm_model(**fields)).to(dtype)
     video = random_clips(2, NUM_FRAMES, (50, 70))[0].to(dtype)
@@ -345,7 +345,7 @@ def test_a_stream_gives_what_every_frames_clip_gives_from_scratch(protocol, dtyp
 
 
 @torch.no_grad()
-def test_videos_of_one_batch_may_have_begun_at_different_times():
+def test_batched_streams_may_have_different_lengths():
     model = opinionated(cffm_model())
     video = random_clips(1, 7, (32, 64))[0]
     begun = model.initial_state()
@@ -363,7 +363,7 @@ def test_videos_of_one_batch_may_have_begun_at_different_times():
 
 
 @torch.no_grad()
-def test_the_papers_own_receptive_fields():
+def test_receptive_fields_of_the_paper():
     """Windows see 49 places of their own, 49 + 25 + 9 of the references and 49 of the target's surroundings."""
     model = cffm_model(**PRINTED)
     attention = model.head.layers[0].attention
@@ -375,7 +375,7 @@ def test_the_papers_own_receptive_fields():
 
 
 @pytest.mark.parametrize("size", [(50, 70), (33, 95), (64, 65), (31, 200)], ids=str)
-def test_frames_may_have_any_size(size):
+def test_loss_is_finite_for_frames_of_any_size(size):
     model = cffm_model().train()
     frames, labels = random_clips(2, 4, size)
     outputs = model(pixel_values_videos=frames, labels=labels)
@@ -386,7 +386,7 @@ def test_frames_may_have_any_size(size):
 
 @pytest.mark.parametrize("offsets", [(-1,), (-3, -1), (-20, -5, -2, -1)], ids=str)
 @torch.no_grad()
-def test_any_number_of_references_at_any_offsets(offsets):
+def test_every_reference_changes_the_logits_at_any_offsets(offsets):
     model = opinionated(
         cffm_model(
             reference_offsets=offsets,
@@ -443,7 +443,7 @@ def test_any_number_of_references_at_any_offsets(offsets):
     ],
     ids=str,
 )
-def test_settings_of_no_network(fields, message):
+def test_invalid_config_is_rejected(fields, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         cffm_model(**fields)
 
@@ -455,14 +455,14 @@ def test_settings_of_no_network(fields, message):
         ("num_frames", 3, "`num_frames` must be left out"),
     ],
 )
-def test_overridden_settings_are_checked(tmp_path, name, value, message):
+def test_overridden_config_fields_are_checked(tmp_path, name, value, message):
     cffm_model().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
         CFFMForVideoSemanticSegmentation.from_pretrained(tmp_path, **{name: value})
 
 
 @pytest.mark.parametrize("build", [cffm_model, tiny_model], ids=["cffm", "themask"])
-def test_a_saved_models_backbone_is_not_exchanged_by_its_name(tmp_path, build):
+def test_backbone_of_a_saved_model_cannot_be_replaced_by_name(tmp_path, build):
     model = build()
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"`backbone` must be given to a new configuration only. Got 'mit-b0' for an"):
@@ -487,7 +487,7 @@ def test_context_pooling_and_every_other_choice_are_saved(tmp_path):
 
 @pytest.mark.parametrize("call", ["clip", "stream"])
 @torch.no_grad()
-def test_frames_too_small_for_the_backbone_are_one_sentence(call):
+def test_frames_too_small_for_the_backbone_are_rejected(call):
     """The MiT's keys come from kernels of 8 places at stride 4: from 29 pixels on there are 8 places."""
     model = cffm_model()
 
@@ -514,7 +514,7 @@ def test_the_smallest_frames_follow_from_the_backbone():
 
 
 @torch.no_grad()
-def test_a_stream_keeps_its_videos_and_their_size():
+def test_stream_rejects_a_changed_batch_or_frame_size():
     model = cffm_model()
     _, state = model.streaming_step(torch.zeros(2, 1, 3, 64, 96), model.initial_state())
     with pytest.raises(ValueError, match=r"2 with maps of 8x12 at stride 8. Got 2 with maps of 8x8. Begin another"):
@@ -575,7 +575,7 @@ def test_new_parameters_start_as_in_the_official_code():
     assert checked == {id(parameter) for parameter in model.head.parameters()}
 
 
-def test_what_a_checkpoint_lacks_starts_by_the_same_rules(tmp_path):
+def test_parameters_missing_from_a_checkpoint_are_initialised_like_new_ones(tmp_path):
     model = opinionated(cffm_model())
     del model.head.layers[1]
     model.save_pretrained(tmp_path)
@@ -615,7 +615,7 @@ def test_the_loss_is_a_mean_over_all_pixels_or_over_labelled_ones(ignored_pixels
 
 
 @pytest.mark.parametrize("ignored_pixels", ["counted", "excluded"])
-def test_nothing_labelled_is_no_loss(ignored_pixels):
+def test_loss_is_zero_without_labels(ignored_pixels):
     model = cffm_model(ignored_pixels=ignored_pixels)
     frames, labels = random_clips(1, 4)
     loss = model(pixel_values_videos=frames, labels=torch.full_like(labels, 255)).loss
@@ -624,7 +624,7 @@ def test_nothing_labelled_is_no_loss(ignored_pixels):
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 5, 8])
-def test_a_clip_of_another_length_is_labelled_frame_by_frame_and_not_learnt_from(num_frames):
+def test_clip_of_another_length_is_segmented_frame_by_frame_and_has_no_loss(num_frames):
     model = opinionated(cffm_model())
     frames, labels = random_clips(1, num_frames)
     with torch.no_grad():

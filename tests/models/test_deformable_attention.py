@@ -64,20 +64,20 @@ def assert_equal(results, expected, tolerance):
 
 @pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
-def test_it_and_its_gradients_are_transformers(shapes, distance):
+def test_outputs_and_gradients_equal_transformers(shapes, distance):
     inputs = random_inputs(shapes, distance=distance)
     expected = outputs_and_gradients(multi_scale_deformable_attention, *inputs)
     assert_equal(outputs_and_gradients(deformable_attention, *inputs), expected, 1e-10)
 
 
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
-def test_float32_is_as_close_as_its_rounding(shapes):
+def test_float32_outputs_equal_transformers_up_to_rounding(shapes):
     inputs = random_inputs(shapes, torch.float32, distance=0.6)
     assert_equal([deformable_attention(*inputs)], [multi_scale_deformable_attention(*inputs)], 1e-5)
 
 
 @pytest.mark.parametrize("shapes", [[(2, 4), (4, 8), (8, 16)], [(1, 1)], [(1, 2), (4, 1)]], ids=str)
-def test_locations_on_centres_and_borders_of_cells(shapes):
+def test_locations_on_centres_and_borders_of_cells_equal_transformers(shapes):
     """Where a sample has a kink: powers of two, of which a position is exact in both forms."""
     inputs = at_cells_and_borders(shapes)
     expected = outputs_and_gradients(multi_scale_deformable_attention, *inputs)
@@ -90,14 +90,14 @@ def test_gradients_are_differences_of_the_outputs():
     assert torch.autograd.gradcheck(lambda values, *rest: deformable_attention(values, shapes, *rest), leaves)
 
 
-def test_queries_are_taken_some_at_a_time(monkeypatch):
+def test_chunks_of_queries_do_not_change_the_outputs(monkeypatch):
     inputs = random_inputs(SHAPES["odd"])
     expected = outputs_and_gradients(deformable_attention, *inputs)
     monkeypatch.setattr(module, "QUERIES_AT_ONCE", 7)
     assert_equal(outputs_and_gradients(deformable_attention, *inputs), expected, 1e-12)
 
 
-def test_a_location_that_is_not_a_number_spoils_its_query_only():
+def test_nan_location_affects_its_query_only():
     inputs = random_inputs(SHAPES["odd"])
     expected = deformable_attention(*inputs)
     inputs[2][1, 5, 2, 0, 3, 1] = float("nan")
@@ -108,13 +108,13 @@ def test_a_location_that_is_not_a_number_spoils_its_query_only():
 
 
 @pytest.mark.parametrize("fields", [{"batch_size": 0}, {"num_queries": 0}], ids=str)
-def test_nothing_gives_nothing(fields):
+def test_empty_batch_or_no_queries_give_empty_outputs(fields):
     inputs = random_inputs(SHAPES["odd"], **fields)
     assert deformable_attention(*inputs).shape == multi_scale_deformable_attention(*inputs).shape
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_it_compiles_without_a_break(training):
+def test_compiles_without_a_graph_break(training):
     inputs = random_inputs(SHAPES["odd"])
     torch._dynamo.reset()
     compiled = torch.compile(deformable_attention, fullgraph=True, backend="aot_eager")

@@ -142,7 +142,7 @@ def test_the_backbone_is_initialised_by_its_own_class():
             assert parameter.std().item() == pytest.approx(0.02, rel=0.35)  # 64 numbers in the smallest
 
 
-def test_the_seed_decides():
+def test_initial_weights_depend_on_the_seed_alone():
     first, second, other = (dict(spread_model(seed=seed).named_parameters()) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["class_predictor.weight"], other["class_predictor.weight"])
@@ -164,7 +164,7 @@ def is_dropped(what, name):
     "what",
     ["everything", "pixel decoder", "transformer", "aggregator", "weights of one layer", "biases", "embeddings"],
 )
-def test_what_a_checkpoint_lacks_starts_by_the_same_rules(tmp_path, what):
+def test_parameters_missing_from_a_checkpoint_are_initialised_like_new_ones(tmp_path, what):
     trained = spread_model()
     for parameter in trained.parameters():
         parameter.data.fill_(7.0)

@@ -95,7 +95,7 @@ def test_training_mode_without_dropout_equals_evaluation_mode(fields):
 
 @pytest.mark.parametrize("num_frames", [1, 3, 5])
 @every_model
-def test_clips_of_any_length_are_labelled_and_learnt_from(fields, num_frames):
+def test_clips_of_any_length_are_segmented_and_have_a_loss(fields, num_frames):
     model = sharp_model(**fields)
     frames, labels = clips(num_frames=num_frames)
     outputs = model(pixel_values_videos=frames, labels=labels)
@@ -107,7 +107,7 @@ def test_clips_of_any_length_are_labelled_and_learnt_from(fields, num_frames):
 
 
 @pytest.mark.parametrize("name", ["one_frame", "one_to_frame"])
-def test_frames_decoded_alone_do_not_see_one_another(name):
+def test_frames_decoded_alone_are_independent(name):
     model = sharp_model(**MODELS[name])
     frames, _ = clips(num_frames=3)
     together = run(model, frames)
@@ -209,7 +209,7 @@ def gradients_after(model, frames, labels):
     return loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def test_every_parameter_learns():
+def test_every_parameter_gets_a_gradient():
     """But for Swin-like constants and unused stages there are none that the loss does not reach."""
     for fields in MODELS.values():
         model = sharp_model(**fields).train()

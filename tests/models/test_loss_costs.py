@@ -11,6 +11,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 from benchmarks.loss import official_second_round
 from benchmarks.measuring import HostTracker, OperationCounter, peak_memory
 from point_samplers import layer_by_layer
+from selection import pairwise
 from tiny import random_clips, tiny_config, tiny_model
 from tolerances import assert_equal_up_to_rounding
 from transformers_themask.models import query_loss
@@ -128,20 +129,18 @@ def test_a_gpu_is_given_few_operations_whose_number_does_not_grow_with_the_batch
     assert ours[0] == ours[1] <= 0.15 * theirs[0]
 
 
-@pytest.mark.parametrize("chunk", ["cpu", "elsewhere"])
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize(
-    "fields",
-    [
+@pairwise(
+    chunk=["cpu", "elsewhere"],
+    recompute=[False, True],
+    fields=[
         {},
         {"decoder_layers": 6, "secondary_points": "sampled"},
         {"num_frames": 2},
         {"num_frames": 2, "ignored_pixels": "excluded"},
         {"num_frames": 2, "temporal_mode": "one_to_frame"},
     ],
-    ids=str,
+    batch_size=[1, 3],
 )
-@pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
 def test_the_host_waits_twice_per_step(batch_size, fields, recompute, chunk, monkeypatch):
     if chunk == "elsewhere":
@@ -239,9 +238,9 @@ def test_embeddings_and_features_have_the_loss_of_their_masks(fields):
     assert_same(terms_and_gradients(config, video, frame, labels, leaves), expected)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("chunk_size", [1, 3 * 64 * 64, 10 * 64 * 64, 40 * 64 * 64])
-@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+@pairwise(
+    fields=list(VARIANTS.values()), chunk_size=[1, 3 * 64 * 64, 10 * 64 * 64, 40 * 64 * 64], recompute=[False, True]
+)
 def test_the_size_of_chunks_changes_nothing(fields, chunk_size, recompute, monkeypatch):
     config = tiny_config(num_frames=2, **fields)
     video, frame, labels = both_levels(config, 2)
@@ -273,7 +272,7 @@ def test_by_default_all_layers_are_matched_at_the_same_points():
 
 
 @pytest.mark.parametrize("kind", ["matching", "video_primary_candidates"])
-def test_points_of_a_wrong_shape_are_refused(kind):
+def test_points_of_a_wrong_shape_are_rejected(kind):
     config = tiny_config()
     level, labels = embedded_level(config, 2, num_layers=2), label_maps(2, 3)
 

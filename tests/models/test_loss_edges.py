@@ -9,6 +9,7 @@ import torch
 
 from naive_loss import naive_loss_terms
 from point_samplers import layer_by_layer
+from selection import pairwise
 from tiny import random_clips, tiny_config, tiny_model
 from transformers_themask.models.matching import LevelPrediction, two_round_assignment
 from transformers_themask.models.modeling_themask import loss_settings
@@ -91,9 +92,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("rounds", [1, 2])
-@pytest.mark.parametrize("mode", ["video", "frame", "both"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pairwise(variant=list(VARIANTS), mode=["video", "frame", "both"], rounds=[1, 2])
 def test_every_variant_equals_plain_loops(variant, mode, rounds):
     num_frames = 1 if mode == "video" else 2
     config = tiny_config(num_queries=12, num_labels=5, num_frames=num_frames, train_num_points=16, **VARIANTS[variant])
@@ -251,9 +250,11 @@ def test_a_class_absent_from_a_frame_is_learnt_there_with_an_empty_mask():
 # ---- extreme numbers ----
 
 
-@pytest.mark.parametrize("mode", ["video", "both"])
-@pytest.mark.parametrize("variant", ["default", "original", "sampled", "excluded", "soft_target"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pairwise(
+    dtype=[torch.bfloat16, torch.float16, torch.float32],
+    variant=["default", "original", "sampled", "excluded", "soft_target"],
+    mode=["video", "both"],
+)
 def test_huge_logits_have_a_finite_loss_and_gradients(dtype, variant, mode):
     config = tiny_config(num_labels=5, num_frames=2, num_queries=12, **VARIANTS[variant])
     labels = label_maps(num_frames=2)
@@ -300,9 +301,11 @@ def test_a_diverged_network_shows_as_a_nan_loss_not_as_a_matching_error():
 # ---- ignored pixels ----
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("variant", [{}, {"secondary_points": "sampled"}, {"secondary_loss": "original"}], ids=str)
-@pytest.mark.parametrize("mode", ["video", "both"])
+@pairwise(
+    seed=range(4),
+    variant=[{}, {"secondary_points": "sampled"}, {"secondary_loss": "original"}],
+    mode=["video", "both"],
+)
 def test_excluded_pixels_influence_neither_loss_nor_gradient(mode, variant, seed):
     config = tiny_config(num_labels=5, num_frames=2, num_queries=12, ignored_pixels="excluded", **variant)
     labels = label_maps(num_frames=2, seed=seed)

@@ -68,7 +68,7 @@ def test_one_frame_model_is_mask2former(mask2former, mask2former_folder):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
 
 
-def test_a_saved_loss_constant_of_mask2former_is_no_surprise(mask2former_folder):
+def test_saved_loss_constant_of_mask2former_is_not_reported(mask2former_folder):
     """Transformers' loss registers its class weights as a buffer, which Mask2Former checkpoints therefore hold."""
     assert "criterion.empty_weight" in load_file(mask2former_folder / "model.safetensors")
     assert load(mask2former_folder)[2] == set()
@@ -103,7 +103,7 @@ def test_projected_features_are_mask2formers_too(tmp_path):
     torch.testing.assert_close(outputs.masks_queries_logits[:, 0], theirs, rtol=0, atol=1e-5 * theirs.abs().max())
 
 
-def test_temporal_decoder_misses_exactly_what_is_new(mask2former_folder):
+def test_missing_keys_are_exactly_the_new_parameters_of_the_temporal_decoder(mask2former_folder):
     image_model, _, _ = load(mask2former_folder)
     video_model, missing, unexpected = load(mask2former_folder, num_frames=2)
     known, both = image_model.state_dict(), video_model.state_dict()

@@ -87,7 +87,7 @@ def assert_same_fields(ours, expected):
 @pytest.mark.parametrize("threshold", [None, 0.02])
 @pytest.mark.parametrize("interval", [1, 2, 5, 20])
 @torch.no_grad()
-def test_streams_clips_batches_and_pairs_of_frames_agree(interval, threshold):
+def test_streams_batches_and_pairs_of_frames_equal_whole_clips(interval, threshold):
     model = opinionated(mpvss_model(key_frame_interval=interval, key_frame_threshold=threshold)).double()
     videos = [pictures(NUM_FRAMES, seed).double() for seed in range(2)]
     clip = model(pixel_values_videos=torch.cat(videos))
@@ -106,7 +106,7 @@ def test_streams_clips_batches_and_pairs_of_frames_agree(interval, threshold):
 
 
 @pytest.mark.parametrize("threshold", [None, 0.02])
-def test_the_state_is_bounded(threshold):
+def test_state_size_does_not_grow_with_the_stream(threshold):
     model = opinionated(mpvss_model(key_frame_threshold=threshold))
     _, states = streamed(model, random_clips(2, 30, (32, 64))[0])
     early, late = (
@@ -144,7 +144,7 @@ def warped_pixel_by_pixel(mask, flow, corrected):
 
 @pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize("factor", [1, 2, 4])
-def test_warping_is_what_a_loop_over_pixels_gives(factor, corrected):
+def test_warp_equals_a_loop_over_pixels(factor, corrected):
     generator = torch.Generator().manual_seed(0)
     masks = torch.randn(3, 1, 8, 12, generator=generator, dtype=torch.float64)
     flows = torch.randn(3, 2, 8 // factor, 12 // factor, generator=generator, dtype=torch.float64)
@@ -199,7 +199,7 @@ def test_a_clip_is_mask2former_and_one_flow_and_warp_after_another(tmp_path):
 
 
 @torch.no_grad()
-def test_a_new_flow_may_begin_as_a_copy():
+def test_identity_flow_init_copies_the_key_frames_masks():
     model = mpvss_model(flow_init="identity", corrected_warp=True)
     outputs = model(pixel_values_videos=random_clips(1, 4)[0])
     masks = outputs.frame_masks_queries_logits
@@ -362,7 +362,7 @@ def test_a_scene_cut_is_a_key_frame_at_once_and_a_still_picture_is_none():
 
 @pytest.mark.parametrize("zeroing", [None, (40, 64), (480, 853)], ids=str)
 @torch.no_grad()
-def test_the_motion_encoder_sees_zero_where_there_is_no_picture(zeroing):
+def test_motion_encoder_input_is_zero_in_the_padding(zeroing):
     model, seen = mpvss_model(), []
     model.flow.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     frames = pad(random_clips(2, 2, (48, 80))[0], (0, 16, 0, 16))
@@ -400,12 +400,12 @@ def test_the_motion_encoder_sees_zero_where_there_is_no_picture(zeroing):
     ],
     ids=str,
 )
-def test_settings_of_no_model(fields, message):
+def test_invalid_config_is_rejected(fields, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         MPVSSConfig(**fields)
 
 
-def test_bad_input_is_one_sentence():
+def test_invalid_input_is_rejected_with_one_line():
     model, (frames, labels) = mpvss_model(), random_clips(1, 2)
     adaptive = mpvss_model(key_frame_threshold=0.5)
     _, state = model.streaming_step(frames[:, :1], model.initial_state())
@@ -447,7 +447,7 @@ def test_classes_reach_the_segmenter_and_configurations_survive_a_round_trip(mak
 
 
 @pytest.mark.parametrize("propagation", ["full", "optical_flow"])
-def test_a_flow_that_a_checkpoint_lacks_begins_like_a_new_one(propagation, tmp_path):
+def test_flow_missing_from_a_checkpoint_is_initialised_like_a_new_one(propagation, tmp_path):
     fresh = mpvss_model(propagation=propagation)
     fresh.segmenter.save_pretrained(tmp_path)
     loaded = MPVSSForVideoSemanticSegmentation.from_pretrained(tmp_path, config=fresh.config)
@@ -464,7 +464,7 @@ def test_a_flow_that_a_checkpoint_lacks_begins_like_a_new_one(propagation, tmp_p
             assert 0.7 * expected.std() <= ours.std() <= 1.4 * expected.std(), name
 
 
-def test_a_flow_that_is_not_a_number_ends_in_a_loss_that_is_none():
+def test_nan_flow_gives_a_nan_loss():
     """And not in the end of the process, which torch's `grid_sample` has for its gradients."""
     model, (frames, labels) = mpvss_model(), random_clips(2, 2)
     with torch.no_grad():

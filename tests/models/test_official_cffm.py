@@ -65,7 +65,7 @@ def assert_near(ours, official, tolerance=1e-4):
 
 
 @torch.no_grad()
-def test_every_stage_of_the_head(case):
+def test_every_stage_of_the_head_equals_the_official_one(case):
     (head, _), entries = official_head(case), under(recorded(case), "eval.")
     fused = head.fusion(feature_maps(recorded(case)))
     assert_near(fused, entries["fused"])
@@ -94,7 +94,7 @@ def test_every_stage_of_the_head(case):
 
 
 @torch.no_grad()
-def test_logits(case):
+def test_logits_equal_the_official_ones(case):
     (head, _), entries = official_head(case), recorded(case)
     alone, targets = answers(head, feature_maps(entries))
     assert_near(targets, entries["eval.logits"])
@@ -102,7 +102,7 @@ def test_logits(case):
 
 
 @torch.no_grad()
-def test_what_lies_outside_the_frame(case):
+def test_mask_of_tokens_outside_the_frame_equals_the_official_one(case):
     (head, _), entries = official_head(case), under(recorded(case), "eval.block0.")
     attention = head.layers[0].attention
     rows, columns = (length // 7 for length in entries["target_padded"].shape[1:3])
@@ -114,7 +114,7 @@ def test_what_lies_outside_the_frame(case):
     assert torch.equal(-100.0 * is_outside[:, 49 + 132 :], official)
 
 
-def test_training_logits_loss_and_gradients(case):
+def test_training_logits_loss_and_gradients_equal_the_official_ones(case):
     (head, config), entries = official_head(case), recorded(case)
     model = CFFMForVideoSemanticSegmentation(config)
     head.train()
@@ -163,7 +163,7 @@ def official_model(golden_dir):
 
 @pytest.mark.golden
 @torch.no_grad()
-def test_every_frame_of_a_video(golden_dir):
+def test_every_frame_of_a_video_equals_the_official_one(golden_dir):
     """By clips of the official frames, and streamed; logits and label maps."""
     model, entries, fields = official_model(golden_dir)
     video = entries["video"][None]
@@ -182,7 +182,7 @@ def test_every_frame_of_a_video(golden_dir):
 
 
 @pytest.mark.golden
-def test_a_training_step_of_the_whole_model(golden_dir):
+def test_training_step_equals_the_official_one(golden_dir):
     model, entries, fields = official_model(golden_dir)
     model.train()
     clips = torch.stack([entries["video"][frames] for frames in fields["train_clip_frames"]])
@@ -200,7 +200,7 @@ def test_a_training_step_of_the_whole_model(golden_dir):
 
 
 @pytest.mark.parametrize("size", ["B0", "B1", "B2", "B5"])
-def test_parameter_counts(size):
+def test_parameter_counts_equal_the_official_ones(size):
     for num_labels in (19, 124):
         with torch.device("meta"):
             model = CFFMForVideoSemanticSegmentation(CFFMConfig(backbone=f"mit-{size.lower()}", num_labels=num_labels))

@@ -22,7 +22,7 @@ def assert_near(ours, official, tolerance=1e-4):
 
 
 @pytest.mark.parametrize("case", WARPS)
-def test_warping_as_released(case):
+def test_warp_equals_the_released_one(case):
     entries = tensors("warp", FOLDER)
     assert_near(warp(entries["x"], entries[f"{case}.flow"]), entries[f"{case}.out"], 1e-5)
 
@@ -67,7 +67,7 @@ def padded(frames):
     "name", ["tiny_flow_b2_60x90", "tiny_flow_b1_96x64", "tiny_flow_b1_150x270", "tiny_flow_zeroing"]
 )
 @torch.no_grad()
-def test_every_stage_of_the_flow(golden_dir, name):
+def test_every_stage_of_the_flow_equals_the_released_one(golden_dir, name):
     folder = golden_dir / "mpvss"
     estimator, mean = tiny_estimator(folder)
     entries = tensors(name, folder)
@@ -103,7 +103,7 @@ def test_every_stage_of_the_flow(golden_dir, name):
 
 @pytest.mark.golden
 @torch.no_grad()
-def test_the_flow_of_the_published_size(golden_dir):
+def test_flow_of_the_published_size_equals_the_released_one(golden_dir):
     """Weights and masks follow from a formula that comes with the recordings."""
     folder = golden_dir / "mpvss"
     spec = importlib.util.spec_from_file_location("fill_weights", folder / "fill_weights.py")

@@ -78,7 +78,7 @@ def compare_frame(outputs, official, picture_size, output_size):
 
 @pytest.mark.parametrize("name", ["tiny_clip_k4", pytest.param("tiny_clip_resize_2keys", marks=pytest.mark.golden)])
 @torch.no_grad()
-def test_a_stream_is_that_of_the_released_code(request, name):
+def test_stream_equals_the_released_one(request, name):
     folder = request.getfixturevalue("golden_dir") / "mpvss" if "resize" in name else FOLDER
     entries, facts = tensors(name, folder), manifest(folder)["fixtures"][name]
     is_key = facts["pattern"]
@@ -136,7 +136,7 @@ def training_step(golden_dir):
 
 
 @pytest.mark.golden
-def test_losses_gradients_and_a_step_of_the_released_code(golden_dir, training_step):
+def test_losses_gradients_and_a_step_equal_the_released_ones(golden_dir, training_step):
     entries, model, frames, labels, points = training_step
     with torch.no_grad():
         keys = model._segment(frames[:, :1], all_predictions=True)

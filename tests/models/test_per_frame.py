@@ -165,7 +165,7 @@ def test_shares_of_split_batches_add_up_to_the_joint_loss(name):
 
 
 @pytest.mark.parametrize("name", list(SEGMENTERS))
-def test_nothing_labelled_is_a_finite_loss_with_gradients(name):
+def test_loss_without_labels_is_finite_and_has_gradients(name):
     model = per_frame_model(name).train()
     frames, labels = clips()
     outputs = model(pixel_values_videos=frames.float(), labels=torch.full_like(labels, 255))
@@ -394,13 +394,13 @@ def test_scores_need_target_sizes():
         ("segformer", "must be the configuration of a segmentation model.* Got 'segformer'"),
     ],
 )
-def test_a_model_that_does_not_segment_images_is_refused(segmenter, message):
+def test_model_that_does_not_segment_images_is_rejected(segmenter, message):
     with pytest.raises(ValueError, match=message) as raised:
         PerFrameConfig(segmenter_config=segmenter)
     assert "\n" not in str(raised.value)
 
 
-def test_one_class_of_pixels_is_refused():
+def test_single_class_is_rejected():
     with pytest.raises(ValueError, match=r"`num_labels` must be at least 2 for segformer segmenters. Got 1"):
         per_frame_model("segformer", num_labels=1)
 
@@ -411,7 +411,7 @@ def test_frames_may_be_of_another_size_than_the_configurations(name):
     assert model(pixel_values_videos=frames, labels=labels).loss.isfinite()
 
 
-def test_inputs_of_the_wrong_size_are_refused():
+def test_inputs_of_the_wrong_size_are_rejected():
     with pytest.raises(ValueError, match=r"must be square for eomt segmenters, best .*'width': 64\}\. Got 64x96"):
         clip, labels = torch.zeros(1, 1, 3, 64, 96), torch.zeros(1, 1, 64, 96, dtype=torch.uint8)
         per_frame_model("eomt")(pixel_values_videos=clip, labels=labels)

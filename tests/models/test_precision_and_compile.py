@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from point_samplers import layer_by_layer
+from selection import nightly_except, pairwise
 from tiny import TINY_MIT, random_clips, tiny_model
 from transformers_themask import MiTConfig, THEMaskForVideoSemanticSegmentation
 from transformers_themask.models.step_context import StepContext
@@ -45,9 +46,7 @@ def step(model, dtype=torch.float32):
     return outputs, torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()])
 
 
-@pytest.mark.parametrize("how", ["autocast", "weights"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@every_model
+@pairwise(fields=list(MODELS.values()), dtype=[torch.bfloat16, torch.float16], how=["autocast", "weights"])
 def test_half_precision_is_close_to_float32(fields, dtype, how):
     """Within a few units of the last place: 2^-8 in bfloat16, 2^-11 in float16, some ten operations deep."""
     precision = torch.finfo(dtype).eps
@@ -108,13 +107,15 @@ def assert_compiled_equals_eager(fields, training, backend):
             torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@every_model
+@pytest.mark.parametrize(
+    "training", [pytest.param(False, id="eval", marks=pytest.mark.nightly), pytest.param(True, id="train")]
+)
+@pytest.mark.parametrize("fields", nightly_except(MODELS.values(), [MODELS["video_frame"]]), ids=MODELS)
 def test_compiled_decoder_equals_the_eager_one(fields, training):
     assert_compiled_equals_eager(fields, training, "aot_eager")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @every_model
 def test_decoder_compiled_to_machine_code_equals_the_eager_one(fields, training):

@@ -24,7 +24,7 @@ def close(outputs, expected):
 
 
 @torch.no_grad()
-def test_clips_from_their_start_are_those_of_transformers(tmp_path):
+def test_clips_from_their_start_equal_transformers(tmp_path):
     native = save_videomt(tmp_path).double()
     model, loading = AutoModelForVideoSemanticSegmentation.from_pretrained(
         tmp_path, dtype=torch.float64, output_loading_info=True
@@ -44,7 +44,7 @@ def test_clips_from_their_start_are_those_of_transformers(tmp_path):
 
 @pytest.mark.parametrize("lengths", [(1, 2), (2, 1), (1, 1, 1)])
 @torch.no_grad()
-def test_steps_give_what_one_call_gives(lengths):
+def test_steps_equal_one_call(lengths):
     model, videos = model_and_video()
     state, parts = model.initial_state(), []
     for part in videos.split(lengths, dim=1):
@@ -54,7 +54,7 @@ def test_steps_give_what_one_call_gives(lengths):
 
 
 @torch.no_grad()
-def test_frames_before_matter_and_only_through_the_state():
+def test_earlier_frames_act_through_the_state_alone():
     model, videos = model_and_video()
     whole = model(videos)
     alone = model(videos[:, 2:])
@@ -68,7 +68,7 @@ def test_frames_before_matter_and_only_through_the_state():
 
 
 @torch.no_grad()
-def test_videos_of_a_batch_do_not_meet():
+def test_batch_items_are_independent():
     model, videos = model_and_video()
     outputs = model(videos)
     for index in range(2):
@@ -76,7 +76,7 @@ def test_videos_of_a_batch_do_not_meet():
         close({name: outputs[name][index : index + 1] for name in FIELDS}, alone)
 
 
-def test_what_it_saves_is_a_checkpoint_of_transformers(tmp_path):
+def test_saved_checkpoint_loads_in_transformers(tmp_path):
     model, videos = model_and_video(batch_size=1)
     model.save_pretrained(tmp_path)
     native = AutoModelForUniversalSegmentation.from_pretrained(tmp_path, dtype=torch.float64)
@@ -102,7 +102,7 @@ def test_what_it_saves_is_a_checkpoint_of_transformers(tmp_path):
         ),
     ],
 )
-def test_what_it_cannot_take_is_said_in_one_sentence(arguments, message):
+def test_invalid_input_is_rejected_with_one_line(arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         model_and_video()[0](**arguments)
     assert "\n" not in str(error.value)

@@ -221,7 +221,7 @@ def test_saving_again_from_remote_code_keeps_everything(saved, loaded_without_th
     assert_same_logits(logits_of(AutoModel.from_pretrained(again)), expected)
 
 
-def test_saved_folder_carries_its_sources(saved):
+def test_saved_folder_contains_its_source_files(saved):
     folder, _ = saved
     assert {path.name for path in folder.glob("*.py")} == SOURCES
     config = json.loads((folder / "config.json").read_text())

@@ -83,7 +83,7 @@ def test_a_sliding_window_in_float32_is_as_close_as_a_flipped_mask_allows():
     torch.testing.assert_close(scores, expected, rtol=0, atol=2e-3)
 
 
-def test_a_step_leaves_the_state_it_was_given_as_it_is_and_remembers_a_window_at_most():
+def test_step_does_not_change_its_input_state_and_keeps_one_window_at_most():
     model = exact_model()
     video, _ = random_clips(batch_size=1, num_frames=8)
     video = video.double()
@@ -169,7 +169,7 @@ def test_frames_are_answered_as_soon_as_their_mode_allows(video):
 
 
 @pytest.mark.parametrize("mode", ["contiguous", "interleaved", "sliding"])
-def test_reset_forgets_everything(mode, video):
+def test_reset_clears_the_state(mode, video):
     model, processor = exact_model(), ScoreProcessor(size={"shortest_edge": 32, "longest_edge": 64})
     session = model.stream(processor, mode)
     fresh = session.step(video) + session.flush()
@@ -182,7 +182,7 @@ def test_reset_forgets_everything(mode, video):
     assert all(np.array_equal(one, other) for (_, one), (_, other) in zip(fresh, again, strict=True))
 
 
-def test_every_kind_of_frame_is_the_same_frame(video):
+def test_arrays_pictures_and_tensors_of_a_frame_are_equal(video):
     model, processor = exact_model(), THEMaskVideoProcessor(size={"shortest_edge": 32, "longest_edge": 64})
     session = model.stream(processor, "sliding")
     expected = session.step(video) + session.flush()
@@ -210,7 +210,7 @@ def test_options_are_filled_in_as_their_mode_needs():
     assert options("sliding", None, 3) == ("sliding", 3, 3)
 
 
-def test_what_no_stream_can_do_is_said():
+def test_unsupported_mode_or_option_is_rejected():
     model, processor = exact_model(), THEMaskVideoProcessor(size={"shortest_edge": 32})
     with pytest.raises(ValueError, match=r"`mode` must be one that THEMask.* has: .*sliding. Got 'recurrent'"):
         model.stream(processor, "recurrent")

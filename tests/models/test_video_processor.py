@@ -92,7 +92,7 @@ def test_frames_with_transparency_are_read_as_rgb():
     assert torch.equal(processor(transparent, return_tensors="pt")["pixel_values_videos"], expected)
 
 
-def test_a_missing_file_is_named():
+def test_missing_file_is_named_in_the_error():
     with pytest.raises(FileNotFoundError, match=r"existing files\. Got nowhere\.mp4"):
         THEMaskVideoProcessor()("nowhere.mp4")
 
@@ -193,7 +193,7 @@ def test_video_and_frame_scores_count_half_each():
     assert torch.equal(labels.long(), (video + frame)[0].argmax(1))
 
 
-def test_scores_are_computed_in_float32_whatever_the_network_was():
+def test_scores_of_half_precision_outputs_are_computed_in_float32():
     generator = torch.Generator().manual_seed(0)
     classes, masks = (torch.randn(shape, generator=generator) for shape in ((1, 20, 7), (1, 1, 20, 16, 24)))
     outputs, processor = outputs_with(classes, masks), THEMaskVideoProcessor()
@@ -205,7 +205,7 @@ def test_scores_are_computed_in_float32_whatever_the_network_was():
 
 @pytest.mark.parametrize("via_input_size", [False, True])
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
-def test_label_maps_lie_where_the_frames_were(fit, via_input_size):
+def test_label_maps_are_aligned_with_the_frames(fit, via_input_size):
     """A network that copies its input, class 1 where a frame is bright: the label map must show the bright square."""
     frames = np.zeros((1, 120, 200, 3), dtype=np.uint8)
     frames[:, 40:80, 60:140] = 255
@@ -264,6 +264,6 @@ def test_without_target_sizes_labels_have_the_networks_input_size():
         ),
     ],
 )
-def test_bad_input_gets_one_clear_sentence(act, words):
+def test_invalid_input_is_rejected_with_one_line(act, words):
     with pytest.raises(ValueError, match=words):
         act(THEMaskVideoProcessor())

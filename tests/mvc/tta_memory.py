@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from transformers_themask import MiTConfig, THEMaskConfig, THEMaskForVideoSemanticSegmentation, THEMaskVideoProcessor
-from transformers_themask.mvc.tta import TTA, open_passes, segment_video_in_passes
+from transformers_themask.mvc.passes import open_passes, segment_video_in_passes
+from transformers_themask.mvc.tta import TTA
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 
 # The label maps of all passes would take 118 MiB if they stayed in memory.

@@ -123,6 +123,7 @@ def test_model_processor_card_and_source_files_are_pushed(published):
     assert "POST /api/validate-yaml" in hub.requests
 
 
+@pytest.mark.slow
 def test_pushed_repository_segments_in_a_fresh_process(published, frames, tmp_path):
     hub, folder = published
     run_client(hub, SEGMENT, REPOSITORY, tmp_path / "frames.npy", tmp_path / "maps.npz", home=tmp_path / "home")
@@ -131,6 +132,7 @@ def test_pushed_repository_segments_in_a_fresh_process(published, frames, tmp_pa
     assert np.array_equal(maps["from_pipeline"], from_pipeline)
 
 
+@pytest.mark.slow
 def test_pushed_repository_loads_without_the_package(published, frames, tmp_path):
     hub, folder = published
     arguments = [REPOSITORY, tmp_path / "frames.npy", tmp_path / "maps.npz"]

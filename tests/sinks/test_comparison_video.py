@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import shutil
 from fractions import Fraction
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_paired_session_holds_back_no_more_than_its_longer_block(segmenter, fram
         segmenter.model.stream(segmenter.processor, mode="sliding"),
         segmenter.model.stream(segmenter.processor, **options),
     )
-    assert session.num_frames * session.frame_stride == 6
+    assert session.max_held_frames == 6
     num_given = 0
     for index, frame in enumerate(frames):
         for clip in session.advance(session.prepare(frame)):
@@ -195,7 +196,9 @@ def test_compare_delivers_what_a_damaged_folder_still_has(model_dir, frame_folde
     assert len([*VideoReader(output)]) == 5
 
 
-def test_compare_rejects_a_bad_output_name_before_it_loads_anything(video_path, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["compare", "nowhere", "nowhere", str(video_path), "-o", "out.avi"]) == 2
+def test_compare_rejects_a_bad_output_name_before_it_loads_the_weights(model_dir, video_path, tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    shutil.copy(model_dir / "config.json", tmp_path / "model")
+    models = [str(tmp_path / "model")] * 2
+    assert main(["compare", *models, str(video_path), "-o", str(tmp_path / "out.avi")]) == 2
     assert "`--output` must be a file whose name ends in .mp4" in capsys.readouterr().err

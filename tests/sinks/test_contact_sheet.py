@@ -7,7 +7,7 @@ from PIL import Image
 
 from full_disk import full_disk
 from transformers_themask.drawing.palettes import class_palette
-from transformers_themask.sinks.contact_sheet import ContactSheet, clock
+from transformers_themask.sinks.contact_sheet import ContactSheet
 from transformers_themask.sinks.sink import LabelledFrame
 
 PALETTE = class_palette(3)
@@ -76,12 +76,6 @@ def test_the_sheet_is_wider_than_high_and_names_the_classes_on_it(tmp_path, heig
     # What covers most comes first.
     positions = [np.flatnonzero((legend == PALETTE[k]).all(axis=2).any(axis=0)).min() for k in (2, 0)]
     assert positions == sorted(positions)
-
-
-def test_times_are_read_like_a_clock():
-    assert clock(Fraction(15, 2)) == "0:07.50"
-    assert clock(Fraction(59_999, 1000)) == "1:00.00"
-    assert clock(Fraction(3723)) == "1:02:03.00"
 
 
 def test_an_abandoned_sheet_leaves_nothing(tmp_path):

@@ -131,7 +131,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
 
 
 def test_timeline_names_what_does_not_fit(tmp_path):
-    with pytest.raises(ValueError, match=r"`path` must be a file whose name ends in .png, .svg, .pdf. Got .*a.mp4"):
+    with pytest.raises(
+        ValueError, match=r"`path` must be a file whose name ends in .png or .svg or .pdf. Got .*a.mp4"
+    ):
         ClassTimeline(tmp_path / "a.mp4", NAMES, class_palette(3))
     with pytest.raises(ValueError, match=r"`max_bins` must be an even number of at least 2. Got 3."):
         ClassTimeline(tmp_path / "a.png", NAMES, class_palette(3), max_bins=3)

@@ -35,7 +35,7 @@ def test_statistics_are_shared_between_processes_on_gpus(device_type, world_size
     ],
     ids=["cffm", "segformer", "themask"],
 )
-def test_a_models_batch_norms_and_nothing_else(build, expected):
+def test_only_batch_norms_are_converted(build, expected):
     model = build()
     before = {name: type(module) for name, module in model.named_modules()}
     parameters = dict(model.named_parameters())
@@ -50,7 +50,7 @@ def test_a_models_batch_norms_and_nothing_else(build, expected):
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-def test_layers_that_do_not_learn_keep_to_themselves():
+def test_frozen_batch_norms_are_not_shared():
     layers = nn.ModuleDict(
         {
             "one": nn.BatchNorm1d(3),

@@ -30,7 +30,7 @@ def write_checkpoint(output_dir, step, config=None):
     return output_dir / folder.name
 
 
-def test_the_last_whole_checkpoint_is_found_by_its_step(tmp_path):
+def test_last_complete_checkpoint_is_found_by_its_step(tmp_path):
     for step in (2, 10, 9):
         write_checkpoint(tmp_path, step)
     assert find_checkpoints(tmp_path) == (tmp_path / "checkpoint-10", [])
@@ -38,7 +38,7 @@ def test_the_last_whole_checkpoint_is_found_by_its_step(tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["truncated", "missing", "unsealed", "unreadable seal"])
-def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path, harm):
+def test_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, harm):
     whole, damaged = write_checkpoint(tmp_path, 2), write_checkpoint(tmp_path, 4)
     if harm == "truncated":
         (damaged / "weights.bin").write_bytes(bytes(50))
@@ -55,7 +55,7 @@ def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path, harm):
         checkpoint_to_resume(tmp_path, str(damaged), tiny_config(), RECIPE)
 
 
-def test_what_was_being_written_is_named_and_replaced(tmp_path):
+def test_half_written_checkpoint_is_reported_and_replaced(tmp_path):
     unfinished = tmp_path / WRITING_DIR / "checkpoint-4"
     unfinished.mkdir(parents=True)
     (unfinished / "weights.bin").write_bytes(bytes(3))
@@ -66,7 +66,7 @@ def test_what_was_being_written_is_named_and_replaced(tmp_path):
     assert checkpoint_damage(again) is None and not (tmp_path / WRITING_DIR).exists()
 
 
-def test_the_checkpoint_to_resume_from(tmp_path):
+def test_checkpoint_to_resume_from_is_the_last_or_the_one_named(tmp_path):
     assert checkpoint_to_resume(tmp_path, "auto", tiny_config(), RECIPE) == (None, [])
     last = write_checkpoint(tmp_path, 2)
     assert checkpoint_to_resume(tmp_path, "auto", tiny_config(), RECIPE) == (last, [])
@@ -82,13 +82,13 @@ def test_the_checkpoint_to_resume_from(tmp_path):
         ("auto", {}, {"seed": 3}, "The recipe of .* Got `seed` = None there and 3 here"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(tmp_path, wanted, config, recipe, message):
+def test_checkpoint_of_another_recipe_is_rejected(tmp_path, wanted, config, recipe, message):
     write_checkpoint(tmp_path, 2)
     with pytest.raises(ValueError, match=message):
         checkpoint_to_resume(tmp_path, wanted, tiny_config(**config), {**RECIPE, **recipe})
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
+def test_folder_without_a_checkpoint_is_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no trainer_state\.json"):
         checkpoint_to_resume(tmp_path, str(tmp_path), tiny_config(), RECIPE)
 
@@ -96,3 +96,21 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
 def test_a_recipe_survives_as_json(tmp_path):
     write_recipe(RECIPE, tmp_path)
     assert json.loads((tmp_path / "recipe.json").read_text()) == {"learning_rate": 1e-4, "crop_size": [480, 480]}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "current"),
+    [
+        ({"freeze_pixel_level": True, "draw_distance": False}, {"freeze": ["pixel_level"], "clip_sampler": "offsets"}),
+        ({"freeze_pixel_level": False, "draw_distance": True}, {"freeze": [], "clip_sampler": "pair"}),
+    ],
+)
+def test_recipe_with_earlier_argument_names_resumes(tmp_path, earlier, current):
+    write_recipe({**RECIPE, **earlier}, write_checkpoint(tmp_path, 2))
+    (tmp_path / "checkpoint-2" / SEAL_FILE).unlink()
+    seal_checkpoint(tmp_path / "checkpoint-2")
+    checkpoint, _ = checkpoint_to_resume(tmp_path, "auto", tiny_config(), {**RECIPE, **current})
+    assert checkpoint == tmp_path / "checkpoint-2"
+    other = {**RECIPE, **current, "freeze": ["decoder"]}
+    with pytest.raises(ValueError, match=r"Got `freeze` = \["):
+        checkpoint_to_resume(tmp_path, "auto", tiny_config(), other)

@@ -18,7 +18,7 @@ from transformers_themask.batch.video_batch import divide_work
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.metrics.prediction_folder import score_prediction_folder
 from transformers_themask.metrics.video_scores import named_scores
-from transformers_themask.models.streaming import VideoSession, evaluation_clips
+from transformers_themask.models.streaming import evaluation_clips
 from transformers_themask.mvc.tta import TTA
 from transformers_themask.mvc.voting import vote
 from transformers_themask.training.evaluation import EvaluationVideos, evaluate_videos
@@ -99,7 +99,7 @@ def test_a_model_without_clips_is_scored_frame_by_frame(processor, videos):
         state, label_maps = model.initial_state(), []
         for index in range(row["num_frames"]):
             inputs = processor([selected.videos.read_frame(row, index)], return_tensors="pt")
-            outputs, state = model.streaming_step(inputs["pixel_values_videos"], state)
+            outputs, state = model.clip_step(inputs["pixel_values_videos"], state)
             label_maps.append(processor.post_process_semantic_segmentation(outputs, target_sizes=[(64, 80)])[0][0])
         masks = [selected.videos.read_mask(row, index) for index in range(row["num_frames"])]
         collected[row["video_id"]] = (np.stack(label_maps), np.stack(masks))
@@ -125,8 +125,8 @@ def test_passes_are_combined_before_they_are_scored(processor, videos, tmp_path,
             passes.append(np.stack(backwards)[..., ::-1])
             passes.append(np.stack([label_map for _, label_map in segment_frames(model, scaled, frames, **options)]))
         collected[row["video_id"]] = (vote(np.stack(passes), range(4)), np.stack(masks))
-    calls, run = [], VideoSession._run
-    monkeypatch.setattr(VideoSession, "_run", lambda *arguments: (calls.append(1), run(*arguments))[1])
+    calls, run = [], type(model).clip_step
+    monkeypatch.setattr(type(model), "clip_step", lambda *arguments: (calls.append(1), run(*arguments))[1])
     scores = evaluate_videos(model, processor, selected, prediction_dir=tmp_path)
     assert len(calls) == sum(selected.num_calls(model, row) for row in selected.videos.rows)
     assert scores["mean_iou"] == pytest.approx(naive_mean_iou(collected, 8), abs=1e-12)
@@ -136,7 +136,7 @@ def test_passes_are_combined_before_they_are_scored(processor, videos, tmp_path,
         assert np.array_equal([np.array(Image.open(file)) for file in files], collected[row["video_id"]][0])
 
 
-def test_run_vss_scores_in_passes_and_writes_which(
+def test_run_vss_records_its_test_time_augmentation(
     run_vss, data_root, processor, videos, tmp_path, monkeypatch, capsys
 ):
     selected = replace(videos(2), tta=TTA((1.0, 2.0), flip=True, combine="scores"))
@@ -210,7 +210,7 @@ def with_one_mask(videos, mask, path):
     return EvaluationVideos(replace(videos.videos, rows=[row]), 1)
 
 
-def test_a_mask_of_another_size_than_its_frame_is_named(processor, videos, tmp_path):
+def test_mask_of_another_size_than_its_frame_is_rejected(processor, videos, tmp_path):
     wrong = with_one_mask(videos(), np.ones((8, 8), np.uint8), tmp_path / "mask.png")
     with pytest.raises(ValueError, match=r"mask\.png must have its frame's size .* \(64, 80\)\. Got \(8, 8\)"):
         evaluate_videos(tiny_model(num_labels=8), processor, wrong)
@@ -224,7 +224,7 @@ def test_a_label_out_of_range_names_the_file_and_the_raw_id(processor, videos, t
 
 
 @pytest.mark.parametrize(("num_frames", "frame_stride", "name"), [(0, 3, "num_frames"), (2, 0, "frame_stride")])
-def test_clips_without_frames_are_refused(videos, num_frames, frame_stride, name):
+def test_clips_without_frames_are_rejected(videos, num_frames, frame_stride, name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1. Got 0"):
         videos(num_frames, frame_stride)
 

@@ -74,6 +74,7 @@ def history(output_dir: Path) -> list[dict]:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_exactly_like_an_undisturbed_one(run, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     undisturbed = run(whole)
@@ -87,7 +88,7 @@ def test_a_run_killed_again_and_again_ends_exactly_like_an_undisturbed_one(run, 
 
     terminated = run(killed, "terminate-in-step:2")
     assert terminated.returncode == 128 + signal.SIGTERM, terminated.stderr
-    assert "Skipping half-written" in terminated.stdout and "checkpoint-9" in terminated.stdout
+    assert "Skipping incomplete" in terminated.stdout and "checkpoint-9" in terminated.stdout
     assert "stopped at step 8 with a checkpoint" in terminated.stdout
     assert not (killed / "model.safetensors").exists()
 
@@ -102,7 +103,8 @@ def test_a_run_killed_again_and_again_ends_exactly_like_an_undisturbed_one(run, 
     assert all(weights[name].equal(value) for name, value in expected.items())
 
 
-def test_two_processes_go_on_in_the_middle_of_a_later_epoch(run_on_two, tmp_path):
+@pytest.mark.slow
+def test_two_processes_resume_in_the_middle_of_a_later_epoch(run_on_two, tmp_path):
     """Three steps an epoch; checkpoint 4 lies inside the second. Persistent workers start once more than before."""
     options = {"max_steps": 6, "save_steps": 2, "gradient_accumulation_steps": 1, "dataloader_num_workers": 1}
     options["dataloader_persistent_workers"] = "true"

@@ -10,12 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from tiny import random_clips, tiny_model
 from transformers_themask.models.step_context import StepContext
 
 
+@pytest.mark.slow
 def test_a_sharded_step_equals_one_process_and_reloads(tmp_path):
     worker = Path(__file__).with_name("fsdp_worker.py")
     done = subprocess.run(
@@ -38,7 +40,8 @@ def test_a_sharded_step_equals_one_process_and_reloads(tmp_path):
         torch.testing.assert_close(reloaded.state_dict()[name], weight, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_asking_for_fsdp_on_the_cpu_is_refused_in_one_sentence(data_root, tmp_path):
+@pytest.mark.slow
+def test_fsdp_on_the_cpu_is_rejected(data_root, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = ["scripts/run_vss.py", "recipes/smoke.yaml", "--use_cpu", "--fsdp=full_shard"]
     done = subprocess.run(

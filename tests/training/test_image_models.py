@@ -128,7 +128,9 @@ def test_the_evaluation_may_be_streamed(processor, videos):
     assert calls == {None: sum(-(-length // 2) for length in lengths), "sliding": sum(lengths)}
 
 
-def test_what_cannot_be_scored_is_one_sentence(run_vss, data_root, labelled, tmp_path, monkeypatch, capsys):
+def test_invalid_evaluation_options_are_rejected_with_one_line(
+    run_vss, data_root, labelled, tmp_path, monkeypatch, capsys
+):
     folder = tmp_path / "native"
     native_checkpoint("segformer", folder)
 

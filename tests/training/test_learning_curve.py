@@ -61,12 +61,12 @@ def test_plot_holds_every_logged_point_of_losses_scores_and_shares(tmp_path):
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 0.0])
-def test_a_diverged_run_is_drawn_too(tmp_path, loss):
+def test_plot_handles_infinite_and_missing_losses(tmp_path, loss):
     draw_learning_curve([HISTORY[0], {"step": 20, "epoch": 1.0, "loss": loss}], tmp_path / "curve")
     assert len(curve_in(tmp_path / "curve.svg", "loss_class")) == 1
 
 
-def test_nothing_is_drawn_of_a_run_without_losses_and_scores(tmp_path):
+def test_run_without_losses_and_scores_has_no_plot(tmp_path):
     draw_learning_curve(HISTORY[-1:], tmp_path / "curve")
     assert list(tmp_path.iterdir()) == []
 

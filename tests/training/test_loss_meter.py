@@ -20,7 +20,7 @@ def test_shares_are_summed_per_step_and_statistics_averaged_per_batch():
     assert meter.pop_means(Accelerator(cpu=True), step=3) == {}
 
 
-def test_a_meter_goes_on_from_its_saved_state(tmp_path):
+def test_meter_resumes_from_its_saved_state(tmp_path):
     meter, resumed = LossMeter(), LossMeter()
     meter.add(*batch(1.0, 0.2))
     torch.save(meter.state_dict(), tmp_path / "meter.pt")

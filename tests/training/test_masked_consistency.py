@@ -82,7 +82,7 @@ def test_a_frame_is_divided_into_as_many_patches_as_in_the_recordings(case):
     assert draw_patches((2, *size), patch_size, 1).shape == (2, *recorded[f"{case}.u"].shape[-2:])
 
 
-def test_no_number_is_zero_and_one_is_possible(monkeypatch):
+def test_patch_numbers_are_above_zero_and_at_most_one(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *shape, **options: torch.zeros(*shape))
     assert draw_patches((1, 20, 20), 10, 1).unique().tolist() == [1.0]
 
@@ -243,6 +243,6 @@ def test_the_second_pass_needs_no_more_memory_than_a_further_batch(clips, traini
         ({"mask_tube_length": -1}, "`mask_tube_length` must be at least 0. Got -1"),
     ],
 )
-def test_impossible_settings(fields, message, training_arguments):
+def test_impossible_settings_are_rejected(fields, message, training_arguments):
     with pytest.raises(ValueError, match=message):
         training_arguments(**fields)

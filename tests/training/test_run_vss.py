@@ -62,7 +62,7 @@ def test_train_resume_evaluate_and_predict(call, data_root, tmp_path, capsys):
     assert json.loads((again / "all_results.json").read_text())["eval_mean_iou"] == results["eval_mean_iou"]
 
 
-def test_the_checkpoint_of_another_recipe_is_refused_in_one_sentence(call, tmp_path, capsys):
+def test_checkpoint_of_another_recipe_is_rejected_with_one_line(call, tmp_path, capsys):
     smoke = [RECIPES / "smoke.yaml", "--output_dir", tmp_path / "run", "--max_steps", 2, "--do_eval", "false"]
     assert call(*smoke) == 0
     capsys.readouterr()
@@ -108,6 +108,7 @@ def test_models_of_pixels_train_resume_and_get_their_card(call, tmp_path, recipe
     assert json.loads((again / "results_val.json").read_text())["mean_iou"] == facts["mean_iou"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["demo", "camvid_small"])
 def test_recipes_of_both_stages_train(call, tmp_path, experiment):
     two_steps = ["--max_steps", 2, "--per_device_train_batch_size", 2, "--dataloader_num_workers", 0]
@@ -166,19 +167,19 @@ def test_recipes_of_both_stages_train(call, tmp_path, experiment):
         ),
     ],
 )
-def test_a_problem_with_the_input_is_one_sentence_and_exit_code_2(call, tmp_path, capsys, flags, message):
+def test_invalid_input_is_rejected_with_one_line_and_exit_code_2(call, tmp_path, capsys, flags, message):
     assert call(*flags, "--output_dir", tmp_path / "run") == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("run_vss.py: ") and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_data_folder_is_named(call, tmp_path, capsys):
+def test_missing_data_folder_is_named_in_the_error(call, tmp_path, capsys):
     assert call("--do_train", root=tmp_path / "nowhere") == 2
     assert str(tmp_path / "nowhere") in capsys.readouterr().err
 
 
-def test_a_model_of_other_classes_is_refused(call, tmp_path, capsys):
+def test_model_of_other_classes_is_rejected(call, tmp_path, capsys):
     tiny_config(num_labels=3).save_pretrained(tmp_path / "model")
     assert call("--do_eval", "--model_name_or_path", tmp_path / "model") == 2
     assert "The data set's 8 classes must be those of" in capsys.readouterr().err
@@ -198,7 +199,7 @@ def test_the_traceback_is_logged_for_debugging(call):
         logger.setLevel(logging.NOTSET)
 
 
-def test_an_output_folder_that_cannot_be_is_named(call, tmp_path, capsys):
+def test_unusable_output_folder_is_named_in_the_error(call, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert call("--do_train", "--output_dir", tmp_path / "file" / "run") == 2
     assert "`output_dir` must lie in a folder that can be written to" in capsys.readouterr().err
@@ -236,7 +237,7 @@ def test_a_mask_of_another_size_is_found_before_training(call, damaged, tmp_path
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_masks_found_broken_in_training_are_one_sentence_in_the_end(call, damaged, tmp_path, capsys, num_workers):
+def test_broken_masks_end_training_with_one_line(call, damaged, tmp_path, capsys, num_workers):
     root, masks = damaged
     for mask in masks["train"].parents[2].glob("train*/mask/*.png"):
         content = mask.read_bytes()
@@ -257,7 +258,8 @@ def test_a_wrong_label_of_the_split_to_score_is_found_before_training(call, dama
     assert error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
-def test_processes_that_do_not_find_one_another_are_refused(data_root, tmp_path):
+@pytest.mark.slow
+def test_processes_without_a_process_group_are_rejected(data_root, tmp_path):
     """Without a usable GPU each would train a whole run of its own, all in one folder."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = [

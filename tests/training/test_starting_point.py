@@ -13,9 +13,9 @@ from transformers import (
 
 from tiny import TINY_MIT, tiny_model
 from tiny_segmenters import SEGMENTERS, per_frame_model, save_native
-from transformers_themask import MiTConfig, PerFrameConfig
+from transformers_themask import MiTConfig, PerFrameConfig, THEMaskConfig
 from transformers_themask.inference.loading import load_model as load_checkpoint
-from transformers_themask.training.arguments import DataArguments, ModelArguments
+from transformers_themask.training.arguments import DataArguments, ModelArguments, recipe_of
 from transformers_themask.training.starting_point import (
     PROCESSOR_FILE,
     load_config,
@@ -39,7 +39,7 @@ def stage1(tmp_path):
 
 def test_stage_two_takes_over_every_weight_of_stage_one(stage1):
     model, path = stage1
-    model_args = ModelArguments(model_name_or_path=path, config_overrides={"num_frames": 2}, freeze_pixel_level=True)
+    model_args = ModelArguments(model_name_or_path=path, config_overrides={"num_frames": 2}, freeze=["pixel_level"])
     continued = load_model(model_args, load_config(model_args, NAMES))
     weights = continued.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
@@ -69,7 +69,7 @@ def test_a_new_model_can_start_from_a_pretrained_backbone(tmp_path):
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
 
 
-def test_other_classes_are_refused_unless_a_new_head_is_asked_for(stage1):
+def test_other_classes_are_rejected_without_a_new_head(stage1):
     _, path = stage1
     with pytest.raises(ValueError, match=r"2 classes must be those of .*at index 1: 'road' there, 'lane' in the data"):
         load_config(ModelArguments(model_name_or_path=path), ["sky", "lane"])
@@ -78,7 +78,7 @@ def test_other_classes_are_refused_unless_a_new_head_is_asked_for(stage1):
     assert model.class_predictor.out_features == 2 + 1  # and "no object"
 
 
-def test_sizes_that_are_not_the_checkpoints_are_refused(stage1):
+def test_sizes_other_than_the_checkpoints_are_rejected(stage1):
     _, path = stage1
     model_args = ModelArguments(model_name_or_path=path, config_overrides={"num_queries": 5})
     with pytest.raises(ValueError, match="must fit the configuration") as raised:
@@ -96,17 +96,17 @@ def test_sizes_that_are_not_the_checkpoints_are_refused(stage1):
         ),
         ({"config_overrides": {"matching_rounds": 7}}, "`matching_rounds` must be 1 or 2. Got 7"),
         ({"config_overrides": {"backbone": "mit-b9"}}, "`backbone` must be one of"),
-        ({"model_type": "unet"}, "`model_type` must be a registered architecture. Got 'unet'"),
+        ({"model_type": "unet"}, "`model_type` must be one of .*themask.* Got 'unet'"),
     ],
 )
-def test_an_impossible_model_is_refused(fields, message):
+def test_invalid_config_is_rejected(fields, message):
     with pytest.raises(ValueError, match=message) as raised:
         load_config(ModelArguments(**fields), NAMES)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("ignore_mismatched_sizes", [False, True])
-def test_damaged_weights_are_refused(stage1, ignore_mismatched_sizes):
+def test_damaged_weights_are_rejected(stage1, ignore_mismatched_sizes):
     _, path = stage1
     (Path(path) / "model.safetensors").write_bytes(b"junk" * 9)
     model_args = ModelArguments(model_name_or_path=path, ignore_mismatched_sizes=ignore_mismatched_sizes)
@@ -114,14 +114,14 @@ def test_damaged_weights_are_refused(stage1, ignore_mismatched_sizes):
         load_model(model_args, load_config(model_args, NAMES))
 
 
-def test_a_damaged_processor_is_refused(stage1):
+def test_damaged_processor_is_rejected(stage1):
     _, path = stage1
     (Path(path) / PROCESSOR_FILE).write_text("{")
     with pytest.raises(ValueError, match=f"`model_name_or_path` must be .* Got {path}, which cannot be loaded"):
-        load_processor(ModelArguments(model_name_or_path=path), DataArguments())
+        load_processor(ModelArguments(model_name_or_path=path), DataArguments(), THEMaskConfig())
 
 
-def test_a_missing_backbone_is_named(tmp_path):
+def test_missing_backbone_is_named_in_the_error(tmp_path):
     model_args = ModelArguments(backbone_name_or_path=str(tmp_path / "nope"))
     config = load_config(model_args, NAMES)
     config.backbone_config = MiTConfig(**TINY_MIT)
@@ -138,12 +138,12 @@ def test_only_training_may_start_from_part_of_a_model(stage1):
         load_model(model_args, config, for_training=False)
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
+def test_folder_without_a_model_is_named_in_the_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"must be a saved model. Got {tmp_path}"):
         load_config(ModelArguments(model_name_or_path=str(tmp_path)), NAMES)
 
 
-def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
+def test_checkpoint_of_another_kind_is_rejected(tmp_path):
     SegformerConfig(id2label=dict(enumerate(NAMES))).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"must hold a themask or mask2former model\. Got 'segformer'"):
         load_config(ModelArguments(model_name_or_path=str(tmp_path)), NAMES)
@@ -159,14 +159,39 @@ def test_a_mask2former_checkpoint_can_be_fine_tuned(tmp_path):
 
 
 def test_the_processor_is_the_checkpoints_unless_a_size_is_given(tmp_path):
-    new = load_processor(ModelArguments(), DataArguments())
+    config = THEMaskConfig()
+    new = load_processor(ModelArguments(), DataArguments(), config)
     assert dict(new.size) == {"shortest_edge": 480, "longest_edge": 853}
-    small = load_processor(ModelArguments(), DataArguments(eval_shortest_edge=64, eval_longest_edge=96))
+    small = load_processor(ModelArguments(), DataArguments(eval_shortest_edge=64, eval_longest_edge=96), config)
     small.save_pretrained(tmp_path)
     model_args = ModelArguments(model_name_or_path=str(tmp_path))
-    assert dict(load_processor(model_args, DataArguments()).size) == {"shortest_edge": 64, "longest_edge": 96}
-    other = load_processor(model_args, DataArguments(eval_shortest_edge=32, eval_longest_edge=64))
+    assert dict(load_processor(model_args, DataArguments(), config).size) == {"shortest_edge": 64, "longest_edge": 96}
+    other = load_processor(model_args, DataArguments(eval_shortest_edge=32, eval_longest_edge=64), config)
     assert dict(other.size) == {"shortest_edge": 32, "longest_edge": 64}
+
+
+def test_unknown_part_to_freeze_is_rejected_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"Got 'neck'\. It has pixel_level\."):
+        load_config(ModelArguments(freeze=["neck"]), NAMES)
+    with pytest.raises(ValueError, match=r"of a cffm model\. Got 'pixel_level'\. It has none\."):
+        load_config(ModelArguments(model_type="cffm", freeze=["pixel_level"]), NAMES)
+
+
+def test_freeze_pixel_level_is_a_name_for_freezing_that_part():
+    assert ModelArguments(freeze_pixel_level=True).freeze == ["pixel_level"]
+    assert ModelArguments(freeze=["pixel_level"], freeze_pixel_level=True).freeze == ["pixel_level"]
+
+
+def test_defaults_that_are_not_given_are_those_of_the_architecture(training_arguments):
+    resolved = {}
+    for name in ("themask", "cffm", "mpvss"):
+        model_args = ModelArguments(model_type=name)
+        recipe = recipe_of(model_args, DataArguments(), training_arguments(), load_config(model_args, NAMES))
+        resolved[name] = recipe["undecayed_norms"], recipe["clip_sampler"]
+    assert resolved == {"themask": ("head", "offsets"), "cffm": ("backbone", "offsets"), "mpvss": ("all", "pair")}
+    given = DataArguments(draw_distance=False), training_arguments(undecayed_norms="head")
+    recipe = recipe_of(model_args, *given, load_config(model_args, NAMES))
+    assert (recipe["undecayed_norms"], recipe["clip_sampler"]) == ("head", "offsets")
 
 
 # ---- models that work frame by frame ----
@@ -222,7 +247,7 @@ def test_a_new_image_model_can_start_from_a_pretrained_backbone(tmp_path):
     assert all(torch.equal(encoder.state_dict()[name], value) for name, value in expected.items())
 
 
-def test_other_classes_of_an_image_model_are_refused_unless_a_new_head_is_asked_for(tmp_path):
+def test_other_classes_of_an_image_model_are_rejected_without_a_new_head(tmp_path):
     named_segmenter("segformer").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"2 classes must be those of .*at index 1: 'road' there, 'lane' in the data"):
         load_config(segmenter_arguments(tmp_path), ["sky", "lane"])
@@ -249,7 +274,7 @@ def test_fields_of_a_part_are_added_to_those_of_the_checkpoint(tmp_path):
     [
         (
             {"model_type": "segformer"},
-            "must be an architecture for videos. Got 'segformer'. An image model",
+            "`model_type` must be one of .* Got 'segformer'. An image model is trained as `per_frame`",
         ),
         (
             {"model_type": "per_frame", "config_overrides": {"segmenter_config": {"model_type": "detr"}}},
@@ -269,7 +294,7 @@ def test_fields_of_a_part_are_added_to_those_of_the_checkpoint(tmp_path):
         ),
     ],
 )
-def test_an_impossible_image_model_is_refused(fields, message):
+def test_invalid_image_model_is_rejected(fields, message):
     with pytest.raises(ValueError, match=message) as raised:
         load_config(ModelArguments(**fields), NAMES)
     assert "\n" not in str(raised.value)
@@ -279,14 +304,14 @@ def test_the_evaluation_size_reaches_the_image_processor_of_a_saved_model(tmp_pa
     save_native("segformer", tmp_path / "native", size={"height": 64, "width": 96})
     for part in load_checkpoint(tmp_path / "native"):
         part.save_pretrained(tmp_path / "video")
-    model_args = segmenter_arguments(tmp_path / "video")
-    assert load_processor(model_args, DataArguments()).resized_size(100, 200) == (64, 96)
+    model_args, config = segmenter_arguments(tmp_path / "video"), PerFrameConfig.from_pretrained(tmp_path / "video")
+    assert load_processor(model_args, DataArguments(), config).resized_size(100, 200) == (64, 96)
     sized = DataArguments(eval_shortest_edge=40, eval_longest_edge=60)
-    assert load_processor(model_args, sized).resized_size(100, 200) == (30, 60)
+    assert load_processor(model_args, sized, config).resized_size(100, 200) == (30, 60)
     assert load_checkpoint(tmp_path / "native", size={"shortest_edge": 32})[1].resized_size(100, 200) == (32, 64)
 
 
-def test_oneformer_is_told_its_task_by_its_checkpoint(tmp_path):
+def test_task_of_oneformer_comes_from_its_checkpoint(tmp_path):
     save_native("oneformer", tmp_path, num_labels=2)
     model_args = segmenter_arguments(tmp_path, ignore_mismatched_sizes=True)
     model = load_model(model_args, load_config(model_args, NAMES))
@@ -298,18 +323,18 @@ def test_oneformer_is_told_its_task_by_its_checkpoint(tmp_path):
         load_model(model_args, load_config(model_args, NAMES))
 
 
-def test_a_video_model_is_no_image_model(stage1):
+def test_video_model_as_image_segmenter_is_rejected(stage1):
     _, path = stage1
     with pytest.raises(ValueError, match=r"must describe a model that segments single images .* Got 'themask'"):
         load_config(segmenter_arguments(path), NAMES)
 
 
-def test_what_an_image_model_has_not_is_refused(tmp_path):
+def test_options_without_effect_on_image_models_are_rejected(tmp_path):
     eomt = PerFrameConfig(segmenter_config=SEGMENTERS["eomt"](), num_labels=3)
     with pytest.raises(ValueError, match=r"`backbone_name_or_path` must be left out .* no separate backbone"):
         load_model(segmenter_arguments(backbone_name_or_path=str(tmp_path)), eomt)
-    with pytest.raises(ValueError, match="`freeze_pixel_level` must be false for PerFrame"):
-        load_model(segmenter_arguments(freeze_pixel_level=True), eomt)
+    with pytest.raises(ValueError, match=r"`freeze` must name parts of a PerFrame\w+: none\. Got 'pixel_level'"):
+        load_model(segmenter_arguments(freeze=["pixel_level"]), eomt)
 
 
 def test_the_processor_has_the_square_size_that_an_image_model_needs():

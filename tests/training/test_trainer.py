@@ -38,7 +38,7 @@ def test_only_the_first_optimizer_steps_match_in_one_round(pixel_classifier, cli
     assert pixel_classifier.received_rounds == [1] * 6 + [None] * 2
 
 
-def test_the_warm_up_goes_on_where_it_was_after_resuming(pixel_classifier, clips, training_arguments, processor):
+def test_warm_up_resumes_where_it_stopped(pixel_classifier, clips, training_arguments, processor):
     args = training_arguments(max_steps=4, one_round_steps=3, save_strategy="steps", save_steps=2)
     VSSTrainer(pixel_classifier, args, processor, train_dataset=clips()).train()
     resumed = copy.deepcopy(pixel_classifier)
@@ -48,10 +48,9 @@ def test_the_warm_up_goes_on_where_it_was_after_resuming(pixel_classifier, clips
     assert resumed.received_rounds == [1, None]
 
 
-def test_a_warm_up_is_refused_for_a_model_without_rounds(pixel_classifier, training_arguments, processor):
+def test_warm_up_is_rejected_for_a_model_without_rounds(pixel_classifier, training_arguments, processor):
     class PlainModel(type(pixel_classifier)):
-        def forward(self, pixel_values_videos, labels=None):
-            raise NotImplementedError
+        has_matching_rounds = False
 
     with pytest.raises(ValueError, match="`one_round_steps` must be 0 for PlainModel"):
         VSSTrainer(PlainModel(pixel_classifier.config), training_arguments(one_round_steps=3), processor)
@@ -154,7 +153,7 @@ def test_a_saved_run_holds_model_and_processor(clips, training_arguments, proces
     assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in reloaded.state_dict().items())
 
 
-def test_a_complete_run_is_not_trained_on(pixel_classifier, clips, training_arguments, processor):
+def test_resuming_a_complete_run_only_loads_its_model(pixel_classifier, clips, training_arguments, processor):
     args = training_arguments(max_steps=2, save_strategy="steps", save_steps=2, lr_scheduler_type="constant")
     VSSTrainer(copy.deepcopy(pixel_classifier), args, processor, train_dataset=clips()).train()
     again = VSSTrainer(pixel_classifier, args, processor, train_dataset=clips())
@@ -166,7 +165,7 @@ def test_a_complete_run_is_not_trained_on(pixel_classifier, clips, training_argu
     )
 
 
-def test_an_undefined_score_is_the_worst(clips, videos, training_arguments, processor):
+def test_undefined_score_is_never_the_best(clips, videos, training_arguments, processor):
     args = training_arguments(
         max_steps=2, eval_strategy="steps", eval_steps=1, metric_for_best_model="vc16", save_strategy="best"
     )
@@ -179,7 +178,7 @@ def test_an_undefined_score_is_the_worst(clips, videos, training_arguments, proc
     assert trainer.state.global_step == 2
 
 
-def test_clips_that_the_model_does_not_take_are_refused(clips, training_arguments, processor):
+def test_clips_of_another_length_are_rejected(clips, training_arguments, processor):
     with pytest.raises(ValueError, match=r"one entry per frame of the model\. Got \[-3, 0\] for `num_frames` = 1"):
         VSSTrainer(TRAINED_MODELS["themask_t1"].build(), training_arguments(), processor, train_dataset=clips((-3, 0)))
     with pytest.raises(ValueError, match=r"`reference_offsets` .* and 0, \[-2, -1, 0\]\. Got \[-4, -2, 0\]\."):
@@ -187,7 +186,7 @@ def test_clips_that_the_model_does_not_take_are_refused(clips, training_argument
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
-def test_a_run_whose_weights_are_lost_stops(name, pixel_classifier, clips, training_arguments, processor):
+def test_run_with_nan_weights_stops(name, pixel_classifier, clips, training_arguments, processor):
     weight = pixel_classifier.classifier.weight
     if name == "loss":
         weight.data.fill_(float("nan"))
@@ -195,18 +194,18 @@ def test_a_run_whose_weights_are_lost_stops(name, pixel_classifier, clips, train
         weight.register_hook(lambda gradient: gradient * float("nan"))
     trainer = VSSTrainer(pixel_classifier, training_arguments(max_steps=4), processor, train_dataset=clips())
     with pytest.raises(
-        ValueError, match=r"Loss and gradients must be finite\. Got 1 steps whose gradients are not up to"
+        ValueError, match=r"Loss and gradients must be finite\. Got 1 steps with non-finite gradients up to"
     ):
         trainer.train()
 
 
 @pytest.mark.parametrize("fields", [{"save_strategy": "steps", "save_steps": 2, "max_steps": 4}, {"max_steps": 2}])
-def test_weights_that_are_lost_are_not_saved_though_nothing_was_logged(
+def test_nan_weights_are_not_saved_even_without_logging(
     fields, pixel_classifier, clips, training_arguments, processor
 ):
     pixel_classifier.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
     args = training_arguments(logging_steps=50, **fields)
     trainer = VSSTrainer(pixel_classifier, args, processor, train_dataset=clips())
-    with pytest.raises(ValueError, match="Got 2 steps whose gradients are not up to step 2"):
+    with pytest.raises(ValueError, match="Got 2 steps with non-finite gradients up to step 2"):
         trainer.train()
     assert not list(Path(args.output_dir).glob("checkpoint-*"))

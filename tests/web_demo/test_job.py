@@ -7,7 +7,6 @@ import time
 import numpy as np
 import pytest
 
-from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.sinks.label_track import read_label_track
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 from transformers_themask.web_demo.job import Coloring, SegmentationJob
@@ -18,7 +17,7 @@ FRAME = np.zeros((48, 64, 3), dtype=np.uint8)
 
 def job_for(segmenter, frames, folder, stopping=None):
     session = segmenter.model.stream(segmenter.processor, "sliding")
-    coloring = Coloring(list(NAMES.values()), class_palette(len(NAMES)), 0.5)
+    coloring = Coloring(list(NAMES.values()), "default", 0.5)
     return SegmentationJob(session, FramesInMemory(frames), coloring, folder, stopping or threading.Event())
 
 
@@ -39,7 +38,7 @@ def test_a_stopped_job_keeps_what_it_has_read(segmenter, tmp_path):
     with job_for(segmenter, frames(), tmp_path, stopping) as job:
         wait_for(job)
         files = job.results().files
-        assert len(list(read_label_track(files["labels"]))) == 5
+        assert len(list(read_label_track(files["label_track"]))) == 5
         assert all(path.stat().st_size > 0 for path in files.values())
     end = time.monotonic() + 30
     while list(tmp_path.iterdir()):

@@ -18,6 +18,9 @@ from transformers_themask.videos.video_reader import VideoReader
 from web_demo.conftest import NAMES
 from web_demo.visitors import find_browser, opened_page, seen_result, upload, visit_with_client
 
+# With a browser where there is one, else through the client.
+pytestmark = pytest.mark.slow
+
 # Asks the video element of the result whether it has pictures and how far it has played.
 VIDEO_STATE = "video => [video.readyState, video.videoWidth, video.videoHeight, video.duration, video.error]"
 

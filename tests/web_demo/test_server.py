@@ -11,6 +11,7 @@ def gradio_variables():
     return {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
 
 
+@pytest.mark.slow
 def test_a_huge_file_is_refused_and_the_server_leaves_nothing_behind(segmenter, clip, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = gradio_variables()

@@ -45,4 +45,4 @@ def test_shares_of_the_whole_video_count_every_stretch_by_its_length():
 
 def test_a_long_timeline_counts_minutes():
     page = timeline_html(NAMES, PALETTE, np.array([0.0, 3600.0]), np.array([[1.0, 0, 0, 0]]))
-    assert re.findall("<span>([0-9:]+)</span>", page) == ["15:00", "30:00", "45:00", "60:00"]
+    assert re.findall("<span>([0-9:]+)</span>", page) == ["0:00", "15:00", "30:00", "45:00", "1:00:00"]

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transformers_themask.data.image_folder import FRAME_SUFFIXES
 from transformers_themask.data.video_file import VIDEO_SUFFIXES
 from transformers_themask.files.atomic import AtomicFile
+from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import open_frame_source
 
 # Besides those that data sets come in, what people have: cameras, old archives, recordings.
@@ -25,6 +26,7 @@ RECORD_FILE = "record.json"
 SUMMARY_COLUMNS = ("video", "status", "frames", "seconds", "frames_per_second", "error")
 
 Status = Literal["complete", "incomplete", "failed", "unfinished"]
+STATUSES = get_args(Status)
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def summarise(records: Sequence[VideoRecord]) -> dict[str, Any]:
     frames, seconds = sum(record.frames for record in records), sum(record.seconds for record in records)
     totals = {
         "videos": len(records),
-        **{status: counts[status] for status in ("complete", "incomplete", "failed", "unfinished")},
+        **{status: counts[status] for status in STATUSES},
         "frames": frames,
         "seconds": round(seconds, 3),
         "frames_per_second": round(frames / seconds, 3) if seconds else None,
@@ -188,12 +190,15 @@ def summarise(records: Sequence[VideoRecord]) -> dict[str, Any]:
     return {"totals": totals, "videos": [record.row() for record in records]}
 
 
-def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+def write_summary(folder: Path, summary: dict[str, Any]) -> str:
     """Write `summary.json` and, with the rows only, `summary.csv`; a reader never sees half of one.
 
     Args:
         folder (`Path`): Folder of all results.
         summary (`dict`): As [`summarise`] makes it.
+
+    Returns:
+        `str`: The number of videos of each status, in words.
     """
     with AtomicFile(folder / "summary.json") as hidden:
         hidden.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -205,3 +210,6 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
         writer = csv.DictWriter(file, SUMMARY_COLUMNS)
         writer.writeheader()
         writer.writerows(summary["videos"])
+    totals = summary["totals"]
+    counts = ", ".join(f"{totals[status]} {status}" for status in STATUSES if totals[status])
+    return f"{counted(totals['videos'], 'video')}: {counts}"

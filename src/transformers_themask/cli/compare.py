@@ -3,10 +3,9 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from transformers_themask.drawing.palettes import named_palette
-from transformers_themask.inference.loading import load_model
+from transformers_themask.inference.loading import load_class_names, load_model
 from transformers_themask.inference.paired_session import PairedSession
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.sinks.comparison_video import ComparedModel, ComparisonVideo
@@ -14,51 +13,42 @@ from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.source import IncompleteVideoError
-from transformers_themask.videos.video_writer import check_mp4_path
 
 from .command import check_apart, usable_device
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw what two models see in a video side by side, over maps of where each of them flickers."""
-    _check_options(options)
+    """Draw both models' labels, and print how far they flicker and agree."""
+    check_apart("--output", options.output, options.input)
+    check_output_folder("--output", options.output.parent)
     device = usable_device(options.device)
     source = open_frame_source(options.input, options.frame_rate)
-    titles = [f"{letter}: {Path(path).name}" for letter, path in (("A", options.first), ("B", options.second))]
-    loaded = [load_model(path, device, letter) for letter, path in (("A", options.first), ("B", options.second))]
-    sessions = [
-        model.stream(processor, options.mode, options.num_frames, options.frame_stride) for model, processor in loaded
-    ]
-    first, second = (
-        _compared(title, model.config, options.palette) for title, (model, _) in zip(titles, loaded, strict=True)
-    )
-    sink = ComparisonVideo(options.output, source, (first, second), options.alpha)
-    session: Any = PairedSession(*sessions)  # not a VideoSession by name
+    paths = {"A": options.first, "B": options.second}
+    first, second = (_compared(letter, path, options.palette) for letter, path in paths.items())
+    # Before the weights are loaded: what is wrong with the output is found at once.
+    sink = ComparisonVideo(options.output, source, (first, second), options.alpha, argument="--output")
+    sessions = []
+    for letter, path in paths.items():
+        model, processor = load_model(path, device, letter)
+        sessions.append(model.stream(processor, options.mode, options.num_frames, options.frame_stride))
     try:
-        segment_video(session, source, [sink], progress=True)
+        segment_video(PairedSession(*sessions), source, [sink], progress=True)
     except IncompleteVideoError:
-        _report(options.output, titles, sink)
+        _report(options.output, sink)
         raise
-    _report(options.output, titles, sink)
+    _report(options.output, sink)
 
 
-def _check_options(options: argparse.Namespace) -> None:
-    """Find what is wrong before anything is loaded."""
-    check_apart("--output", options.output, options.input)
-    check_mp4_path(options.output, "--output")
-    check_output_folder("--output", options.output.parent)
+def _compared(letter: str, path: str, palette: str) -> ComparedModel:
+    class_names = load_class_names(path, letter)
+    return ComparedModel(f"{letter}: {Path(path).name}", class_names, named_palette(palette, len(class_names)))
 
 
-def _compared(title: str, config: Any, palette: str) -> Any:
-    class_names = [config.id2label[index] for index in sorted(config.id2label)]
-    return ComparedModel(title, class_names, named_palette(palette, len(class_names)))
-
-
-def _report(output: Path, titles: list[str], sink: Any) -> None:
+def _report(output: Path, sink: ComparisonVideo) -> None:
     print(f"{output}: {counted(sink.num_frames, 'frame')}")
-    for title, changed_share in zip(titles, sink.mean_changed_shares, strict=True):
+    for model, changed_share in zip(sink.models, sink.mean_changed_shares, strict=True):
         share = "-" if changed_share is None else f"{changed_share:.2%}"
-        print(f"{title}: {share} of the pixels change their label from frame to frame")
+        print(f"{model.title}: {share} of the pixels change their label from frame to frame")
     if sink.has_same_classes:
         print(f"A and B agree on {sink.mean_agreement:.2%} of the pixels")
     else:

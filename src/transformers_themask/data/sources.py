@@ -17,21 +17,15 @@ from .video_table import OnError, video_table
 
 @dataclass(frozen=True)
 class Layout:
-    """A layout of videos in a folder.
-
-    Args:
-        name (`str`): Its name in messages.
-        markers (`tuple[str, ...]`): Files or folders of which only this layout has one.
-        split_names (`Callable`): Lists the splits of a folder.
-        list_videos (`Callable`): Lists the videos of a folder's split as rows; its last argument handles errors.
-        read_classes (`Callable`): Reads the class names of a folder, and the raw id of each value in its mask files
-            (`None`: the values are raw ids).
-    """
+    """A layout of videos in a folder: its name in messages, and its functions of the folder."""
 
     name: str
+    # Files or folders of which only this layout has one.
     markers: tuple[str, ...]
     split_names: Callable[[Path], list[str]]
+    # Rows of a split; the last argument handles errors.
     list_videos: Callable[[Path, str, OnError], Iterator[dict[str, Any]]]
+    # Class names, and the raw id of each value in mask files (`None`: the values are raw ids).
     read_classes: Callable[[Path], tuple[list[str], np.ndarray | None]]
 
 

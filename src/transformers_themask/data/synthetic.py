@@ -38,19 +38,10 @@ JPEG_QUALITY = 92
 class SyntheticObject:
     """One moving object.
 
-    Args:
-        class_id (`int`): Raw label id.
-        shape (`str`): Key of `SHAPES`.
-        pattern (`str`): Key of `PATTERNS`.
-        tint (`Color`): Factor on each colour channel.
-        pattern_scale (`float`): Factor on the pattern's frequency.
-        pattern_phase (`tuple[float, float]`): Shift of the pattern, in radii.
-        center (`tuple[float, float]`): Column and row at time 0.
-        velocity (`tuple[float, float]`): Columns and rows per frame.
-        radius (`float`): Mean radius.
-        stretch (`float`): Factor on the extent along the object's own first axis.
-        swelling (`tuple[float, float, float]`): Relative amplitude, angular speed and phase of the radius.
-        rotation (`tuple[float, float]`): Angle at time 0 and angular speed.
+    `shape` and `pattern` are keys of `SHAPES` and `PATTERNS`, `tint` is a factor per colour channel. `pattern_scale`
+    is a factor on the pattern's frequency, `pattern_phase` its shift in radii. `center` (at time 0) and `velocity` are
+    columns and rows, `radius` is the mean radius and `stretch` a factor along the object's first axis. `swelling` is
+    the relative amplitude, angular speed and phase of the radius, `rotation` the angle at time 0 and angular speed.
     """
 
     class_id: int
@@ -69,14 +60,10 @@ class SyntheticObject:
 
 @dataclass(frozen=True)
 class SyntheticScene:
-    """Everything in front of the camera.
+    """Objects from back to front, the landscape, and camera and light.
 
-    Args:
-        objects (`tuple[SyntheticObject, ...]`): From back to front.
-        landscape_seed (`int`): Seed of clouds, hills and grass.
-        pan_speed (`float`): Columns per frame by which the camera moves; the sky moves at 0.4 of it.
-        flicker (`tuple[float, float, float]`): Amplitude, angular speed and phase of the light.
-        light (`Color`): Factor on each colour channel.
+    `pan_speed` is the columns per frame by which the camera moves (the sky moves at 0.4 of it), `flicker` the
+    amplitude, angular speed and phase of the light, `light` a factor per colour channel.
     """
 
     objects: tuple[SyntheticObject, ...]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoVideoProcessor, BaseVideoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoVideoProcessor, BaseVideoProcessor, PreTrainedConfig, PreTrainedModel
 
 from transformers_themask.auto import AutoModelForVideoSemanticSegmentation
 from transformers_themask.models.video_processing import SHARED_OPTIONS, VideoSegmentationProcessor
@@ -50,6 +50,23 @@ def load_model(
     with loading_errors_as_sentences(argument, path):
         processor = load_processor(path, model, size)
     return (model if device is None else model.to(device)), processor
+
+
+def load_class_names(path: str | Path, argument: str = "model") -> list[str]:
+    """Names of the classes of a saved model, from its configuration alone.
+
+    Args:
+        path (`str` or `Path`):
+            Folder or Hub repository.
+        argument (`str`, *optional*, defaults to `"model"`):
+            Name of the argument that asks for the model, for the errors.
+
+    Raises:
+        ValueError: If the configuration cannot be loaded.
+    """
+    with loading_errors_as_sentences(argument, path):
+        id2label = AutoConfig.from_pretrained(path).id2label
+    return [id2label[index] for index in sorted(id2label)]
 
 
 def load_processor(

@@ -2,49 +2,51 @@
 """Two models on the same video."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
+from transformers_themask.models.protocols import PreparedFrame, SegmentedClip
+from transformers_themask.models.streaming import VideoSession
+
+PreparedPair = tuple[PreparedFrame, PreparedFrame]
+ClipOfOne = tuple[int, SegmentedClip]
+
 
 class PairedSession:
-    """Two sessions that label the same video; goes wherever one goes in [`segment_video`].
+    """A session that labels every frame with two models.
 
-    A frame's label map has the shape `(2, height, width)`. It comes when both sessions have answered; no more than the
-    frames of the longer of their blocks wait.
+    A frame's label map has the shape `(2, height, width)`. It comes when both models have answered; at most the frames
+    of the longer of their blocks are held back.
 
     Args:
-        first (`VideoSession`):
-            The session of the first model.
-        second (`VideoSession`):
-            The session of the second.
+        first ([`VideoSession`]): The session of the first model.
+        second ([`VideoSession`]): The session of the second.
     """
 
-    def __init__(self, first: Any, second: Any):
+    def __init__(self, first: VideoSession, second: VideoSession):
         self._sessions = (first, second)
-        # In the terms of a session: the frames that may be held back.
-        self.num_frames = max(session.num_frames * session.frame_stride for session in self._sessions)
-        self.frame_stride = 1
+        self.max_held_frames = max(first.max_held_frames, second.max_held_frames)
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: the next frame is the first of a video."""
+        """Drop all state: the next frame is the first of a video."""
         self._label_maps: tuple[dict[int, np.ndarray], dict[int, np.ndarray]] = ({}, {})
         for session in self._sessions:
             session.reset()
 
-    def prepare(self, frame: Any) -> tuple[Any, ...]:
+    def prepare(self, frame: np.ndarray) -> PreparedPair:
         """Turn one frame into the input of both models."""
-        return tuple(session.prepare(frame) for session in self._sessions)
+        first, second = self._sessions
+        return first.prepare(frame), second.prepare(frame)
 
-    def advance(self, prepared: tuple[Any, ...] | None) -> Iterator[tuple[int, Any]]:
+    def advance(self, prepared: PreparedPair | None) -> Iterator[ClipOfOne]:
         """Run both models as far as the next frame allows, or for `None` to the end."""
         for position, session in enumerate(self._sessions):
             for clip in session.advance(None if prepared is None else prepared[position]):
                 yield position, clip
 
-    def label(self, clip: tuple[int, Any]) -> list[tuple[int, np.ndarray]]:
-        """Turn outputs into the pairs of label maps that are complete with them; in one thread, in order."""
+    def label(self, clip: ClipOfOne) -> list[tuple[int, np.ndarray]]:
+        """The pairs of label maps that a clip completes; in one thread, in order."""
         position, outputs = clip
         self._label_maps[position].update(self._sessions[position].label(outputs))
         complete = sorted(self._label_maps[0].keys() & self._label_maps[1].keys())

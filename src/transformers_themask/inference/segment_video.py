@@ -12,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from transformers_themask.models.streaming import PreparedFrame, SegmentedClip, VideoSession
+from transformers_themask.models.protocols import Clip, Prepared, Session
 from transformers_themask.sinks.sink import LabelledFrame, Sink
 from transformers_themask.videos.source import FrameSource, IncompleteVideoError, TimedFrame
 
@@ -32,7 +32,7 @@ class EndOfVideo(NamedTuple):
 
 
 def segment_video(
-    session: VideoSession,
+    session: Session[Prepared, Clip],
     source: FrameSource,
     sinks: Sequence[Sink],
     *,
@@ -46,8 +46,8 @@ def segment_video(
     the video. The first error stops all threads, and no sink keeps anything.
 
     Args:
-        session ([`VideoSession`]):
-            The video's session, as `model.stream(processor)` makes it. It is reset first.
+        session ([`Session`]):
+            The video's session, for example as `model.stream(processor)` makes it. It is reset first.
         source ([`FrameSource`]):
             The video, as [`open_frame_source`] returns it. A frame that is not later than the one before
             is shown one tick after it, with a warning.
@@ -69,7 +69,7 @@ def segment_video(
     with ExitStack() as unfinished:
         for sink in sinks:
             unfinished.callback(sink.abandon)
-        with tqdm(total=_expected_frames(source, max_frames), unit="frame", disable=not progress) as bar:
+        with tqdm(total=expected_frames(source, max_frames), unit="frame", disable=not progress) as bar:
             end = _run_stages(session, source, sinks, max_frames, bar)
         if end.num_frames == 0:
             raise ValueError(f"The video must have at least one frame. Got none from {source.path}.")
@@ -81,7 +81,8 @@ def segment_video(
     return end.num_frames
 
 
-def _expected_frames(source: FrameSource, max_frames: int | None) -> int | None:
+def expected_frames(source: FrameSource, max_frames: int | None) -> int | None:
+    """Number of frames that will be read, as far as the source tells."""
     known = [number for number in (source.num_frames, max_frames) if number is not None]
     return min(known, default=None)
 
@@ -93,17 +94,17 @@ def check_max_frames(max_frames: int | None) -> None:
 
 
 def _run_stages(
-    session: VideoSession, source: FrameSource, sinks: Sequence[Sink], max_frames: int | None, bar: tqdm
+    session: Session[Prepared, Clip], source: FrameSource, sinks: Sequence[Sink], max_frames: int | None, bar: tqdm
 ) -> EndOfVideo:
     """Pass every frame through the threads."""
     # The model takes and gives frames by the block: as many may wait on either side, so that neither side idles.
-    block = session.num_frames * session.frame_stride
+    block = session.max_held_frames
     # Frames that are with the model or on the way from it.
     waiting: deque[TimedFrame] = deque()
     with Stages() as stages:
         decoded = stages.run(_decode(source, max_frames), SHORT_QUEUE)
         prepared = stages.run(_prepare(session, decoded), block)
-        clips: StageQueue[SegmentedClip] = StageQueue(stages, SHORT_QUEUE)
+        clips: StageQueue[Clip] = StageQueue(stages, SHORT_QUEUE)
         branches: list[StageQueue[LabelledFrame]] = [StageQueue(stages, block) for _ in sinks]
         stages.start(partial(_distribute, _label(session, clips, waiting, source), branches, bar))
         for sink, branch in zip(sinks, branches, strict=True):
@@ -145,33 +146,32 @@ def _growing_times(timed_frames: Iterable[TimedFrame], source: FrameSource) -> I
 
 
 def _prepare(
-    session: VideoSession, decoded: Iterable[TimedFrame | EndOfVideo]
-) -> Generator[tuple[TimedFrame, PreparedFrame] | EndOfVideo, None, None]:
+    session: Session[Prepared, Clip], decoded: Iterable[TimedFrame | EndOfVideo]
+) -> Generator[tuple[TimedFrame, Prepared] | EndOfVideo, None, None]:
     for frame in decoded:
         yield frame if isinstance(frame, EndOfVideo) else (frame, session.prepare(frame.picture))
 
 
 def _advance(
-    session: VideoSession,
-    prepared: Iterable[tuple[TimedFrame, PreparedFrame] | EndOfVideo],
+    session: Session[Prepared, Clip],
+    prepared: Iterable[tuple[TimedFrame, Prepared] | EndOfVideo],
     waiting: deque[TimedFrame],
-    clips: StageQueue[SegmentedClip],
+    clips: StageQueue[Clip],
 ) -> EndOfVideo:
     end = EndOfVideo(0)
     for item in prepared:
         if isinstance(item, EndOfVideo):
-            end, inputs = item, None
+            end = item
         else:
-            frame, inputs = item
-            waiting.append(frame)
-        for clip in session.advance(inputs):
+            waiting.append(item[0])
+        for clip in session.advance(None if isinstance(item, EndOfVideo) else item[1]):
             clips.put(clip)
     clips.end()
     return end
 
 
 def _label(
-    session: VideoSession, clips: Iterable[SegmentedClip], waiting: deque[TimedFrame], source: FrameSource
+    session: Session[Prepared, Clip], clips: Iterable[Clip], waiting: deque[TimedFrame], source: FrameSource
 ) -> Generator[LabelledFrame, None, None]:
     """Label clips; frames of interleaved clips wait until the ones before them are labelled."""
     label_maps: dict[int, np.ndarray] = {}

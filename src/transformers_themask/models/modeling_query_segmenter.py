@@ -2,6 +2,7 @@
 """A segmenter of single frames with queries: Mask2Former (Cheng et al., CVPR 2022), and the parts that it shares."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,9 @@ class PixelLevelModule(nn.Module):
 
 class QuerySegmenterModel(nn.Module):
     """Pixel level and transformer module, under the names of Transformers' `Mask2FormerModel`."""
+
+    pixel_level_module: PixelLevelModule
+    transformer_module: Any
 
     def __init__(self, config: QuerySegmenterConfig, transformer_module: type[TransformerModule] = TransformerModule):
         super().__init__()

@@ -252,7 +252,7 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
             return self(pixel_values_videos), None
         check_inputs(pixel_values_videos, None, {})
         check_single_frames(pixel_values_videos)
-        transformer = self.model.transformer_module
+        transformer: THEMaskTransformerModule = self.model.transformer_module
         if transformer.decodes_frames_alone:
             return self(pixel_values_videos), state
         feature_maps, mask_features = self.model.pixel_level_module(pixel_values_videos.squeeze(1))

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The base of all families' outputs: class scores of frames, whichever way a model predicts them."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
@@ -71,6 +73,24 @@ class VideoSegmentationOutput(ModelOutput):
                 )[0]
             scores.append(query_scores(frame_classes.float(), frame_masks))
         return sum(scores[1:], start=scores[0]) / len(scores)
+
+
+@dataclass
+class PlainOutput(VideoSegmentationOutput):
+    """Outputs that came as a plain mapping, such as tensors read from a file."""
+
+    logits: Tensor | None = None
+    class_queries_logits: Tensor | None = None
+    masks_queries_logits: Tensor | None = None
+    frame_class_queries_logits: Tensor | None = None
+    frame_masks_queries_logits: Tensor | None = None
+
+
+def as_output(outputs: Mapping[str, Tensor]) -> VideoSegmentationOutput:
+    """Give a mapping of output fields the methods of [`VideoSegmentationOutput`]; such outputs are returned as is."""
+    if hasattr(outputs, "levels"):  # not by class: remote code has a copy of its own
+        return cast(VideoSegmentationOutput, outputs)
+    return PlainOutput(**{name: outputs.get(name) for name in PlainOutput.__dataclass_fields__})
 
 
 __all__ = ["QueryLevel", "VideoSegmentationOutput"]

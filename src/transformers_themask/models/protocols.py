@@ -2,7 +2,7 @@
 """The interfaces between models, video processors and sessions."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,11 @@ class SegmentedClip(NamedTuple):
 class VideoProcessor(Protocol):
     """From frames to a model's input, and from its outputs to label maps; see [`VideoSegmentationProcessor`]."""
 
+    ignore_index: int
+    do_resize: Any
+    size: Any
+    size_divisor: int
+
     def __call__(self, videos: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
         """Prepare videos and, with them, their label maps."""
 
@@ -52,6 +57,9 @@ class VideoProcessor(Protocol):
     def reduce_labels(self, raw_ids: Tensor) -> Tensor:
         """Turn raw ids into class indices."""
 
+    def scaled(self, scale: float) -> "VideoProcessor":
+        """A processor whose target size is scaled."""
+
     def input_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """The size of the network's input for frames of a given size."""
 
@@ -62,26 +70,45 @@ class VideoProcessor(Protocol):
         """Write the processor's configuration."""
 
 
-class Session(Protocol):
+Prepared = TypeVar("Prepared")
+Clip = TypeVar("Clip")
+
+
+class Session(Protocol[Prepared, Clip]):
+    """Labels the frames of one video; see [`VideoSession`].
+
+    `prepare` and `label` may run in any thread, `advance` in one thread, in order.
+    """
+
+    @property
+    def max_held_frames(self) -> int:
+        """Number of frames that may come before the first of them is answered."""
+
+    def reset(self) -> None:
+        """Drop all state: the next frame is the first of a video."""
+
+    def prepare(self, frame: np.ndarray) -> Prepared:
+        """Turn one frame into the input of `advance`."""
+
+    def advance(self, prepared: Prepared | None) -> Iterator[Clip]:
+        """Continue as far as the next frame allows, or for `None` to the end."""
+
+    def label(self, clip: Clip) -> list[tuple[int, np.ndarray]]:
+        """Index and label map of the frames of a clip."""
+
+
+class ModelSession(Session[PreparedFrame, SegmentedClip], Protocol):
     """The state of one video on its way through a model; see [`VideoSession`]."""
+
+    mode: str
+    num_frames: int
+    frame_stride: int
 
     def step(self, frame: Any) -> list[tuple[int, np.ndarray]]:
         """Take in the next frame or frames; returns index and label map of every frame that can be answered now."""
 
     def flush(self) -> list[tuple[int, np.ndarray]]:
         """End the video; returns index and label map of the frames that were held back."""
-
-    def reset(self) -> None:
-        """Drop all state."""
-
-    def prepare(self, frame: Any) -> PreparedFrame:
-        """Turn one frame into the model's input."""
-
-    def advance(self, prepared: PreparedFrame | None) -> Iterator[SegmentedClip]:
-        """Run the model as far as the next frame allows, or for `None` to the end."""
-
-    def label(self, clip: SegmentedClip) -> list[tuple[int, np.ndarray]]:
-        """Turn outputs into label maps."""
 
 
 class VideoModel(Protocol):
@@ -121,7 +148,7 @@ class VideoModel(Protocol):
         mode: str | None = None,
         num_frames: int | None = None,
         frame_stride: int | None = None,
-    ) -> Session:
+    ) -> ModelSession:
         """Open a session for one video."""
 
     def freeze(self, *parts: str) -> None:
@@ -146,4 +173,4 @@ class VideoModel(Protocol):
         """Write configuration and weights."""
 
 
-__all__ = ["PreparedFrame", "SegmentedClip", "Session", "VideoModel", "VideoProcessor"]
+__all__ = ["ModelSession", "PreparedFrame", "SegmentedClip", "Session", "VideoModel", "VideoProcessor"]

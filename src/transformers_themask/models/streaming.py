@@ -134,6 +134,11 @@ class VideoSession:
         self.frame_stride = frame_stride
         self.reset()
 
+    @property
+    def max_held_frames(self) -> int:
+        """Number of frames that may come before the first of them is answered."""
+        return self.num_frames * self.frame_stride
+
     def reset(self) -> None:
         """Drop all state: the next frame is the first of a video."""
         self._num_advanced = 0

@@ -17,7 +17,7 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import load_video
 
-from .outputs import VideoSegmentationOutput
+from .outputs import VideoSegmentationOutput, as_output
 from .point_sampling import map_size
 from .scores_to_labels import enlarged_argmax, twice_enlarged_argmax
 
@@ -168,7 +168,7 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
         options given to a single call.
 
         Args:
-            outputs ([`VideoSegmentationOutput`]): Outputs of a model of any family.
+            outputs ([`VideoSegmentationOutput`] or a mapping with its fields): Outputs of a model of any family.
             target_sizes (`Sequence[tuple[int, int]]`, *optional*): Height and width of each video's original frames.
                 Defaults to the size of the network's input; required for `logits`, whose stride is the model's own.
             via_input_size (`bool`, *optional*, defaults to `False`): Resize twice, by way of the network's input size
@@ -183,12 +183,12 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
         Raises:
             ValueError: If `outputs` hold neither masks nor `logits`, or `target_sizes` has not one entry per video.
         """
+        fields, outputs = sorted(outputs), as_output(outputs)
         pixel_logits, levels = outputs.pixel_logits(), outputs.levels()
         scored = [pixel_logits] if pixel_logits is not None else [level.mask_logits for level in levels]
         if not scored:
             raise ValueError(
-                "`outputs` must hold masks of video or frame queries, or `logits` of pixels. "
-                f"Got {sorted(outputs.keys())}."
+                f"`outputs` must hold masks of video or frame queries, or `logits` of pixels. Got {fields}."
             )
         batch_size, num_frames = scored[0].shape[:2]
         cells = map_size(scored[0])

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transformers_themask.files.atomic import AtomicFile
+from transformers_themask.files.file_names import check_suffix
 
 from .sink import LabelledFrame
 
@@ -30,12 +31,6 @@ ROWS_PER_GROUP = 8192
 Row = tuple[int, float, int, str, int, float]
 
 
-def check_statistics_path(path: Path, argument: str = "path") -> None:
-    """Raise a `ValueError` that names the argument unless [`ClassStatistics`] can write a file of this name."""
-    if path.suffix not in TABLE_WRITERS or path.is_dir():
-        raise ValueError(f"`{argument}` must be a file whose name ends in .csv or .parquet. Got {path}.")
-
-
 class ClassStatistics:
     """Sink that writes one row for every class in every frame, as CSV or Parquet.
 
@@ -47,11 +42,13 @@ class ClassStatistics:
             File to write, ending in `.csv` or `.parquet`; its folder is made if needed.
         class_names (`Sequence[str]`):
             Name of each class; an index without one is void.
+        argument (`str`, *optional*, defaults to `"path"`):
+            Name of the argument that gives the path, for the errors.
     """
 
-    def __init__(self, path: str | Path, class_names: Sequence[str]):
-        check_statistics_path(Path(path))
+    def __init__(self, path: str | Path, class_names: Sequence[str], argument: str = "path"):
         self.path = Path(path)
+        check_suffix(self.path, tuple(TABLE_WRITERS), argument)
         self._class_names = class_names
         self._unfinished = AtomicFile(self.path)
         self._table: _TableWriter | None = None

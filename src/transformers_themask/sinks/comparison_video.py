@@ -17,6 +17,7 @@ from transformers_themask.drawing.legend import (
     legend_strip,
     line_height_of,
 )
+from transformers_themask.drawing.numbers import percent
 from transformers_themask.drawing.visualization import (
     RecentClasses,
     draw_contours,
@@ -50,21 +51,27 @@ class ComparisonVideo(DrawnVideo):
     Args:
         models (`tuple[ComparedModel, ComparedModel]`):
             What to show of the two.
-        path, source, alpha:
+        path, source, alpha, argument:
             As in [`DrawnVideo`].
 
     Attributes:
+        models (`tuple[ComparedModel, ComparedModel]`): As given.
         has_same_classes (`bool`): Whether both models have the same classes, in the same order.
         num_frames (`int`): Number of frames so far.
     """
 
     def __init__(
-        self, path: str | Path, source: FrameSource, models: tuple[ComparedModel, ComparedModel], alpha: float = 0.5
+        self,
+        path: str | Path,
+        source: FrameSource,
+        models: tuple[ComparedModel, ComparedModel],
+        alpha: float = 0.5,
+        argument: str = "path",
     ):
-        super().__init__(path, source, alpha)
+        super().__init__(path, source, alpha, argument=argument)
         self.has_same_classes = list(models[0].class_names) == list(models[1].class_names)
         self.num_frames = 0
-        self._models = models
+        self.models = models
         self._flicker = (FlickerMap(), FlickerMap())
         self._recent_classes = (RecentClasses(self._hold_frames), RecentClasses(self._hold_frames))
         self._sum_of_agreements = 0.0
@@ -89,7 +96,7 @@ class ComparisonVideo(DrawnVideo):
         picture = _panel(frame.picture)
         overlays = [
             (model.title, self._overlay(picture, label_map, model.palette))
-            for model, label_map in zip(self._models, frame.label_map, strict=True)
+            for model, label_map in zip(self.models, frame.label_map, strict=True)
         ]
         heat = [(_flicker_title(flicker), flicker.draw(picture)) for flicker in self._flicker]
         top, bottom = side_by_side(overlays), side_by_side(heat)
@@ -108,7 +115,7 @@ class ComparisonVideo(DrawnVideo):
         """The line below the flicker maps: how far the models agree, and what the heat means."""
         text = "The models have different classes."
         if self.has_same_classes:
-            text = f"A and B agree on {_percent(self.mean_agreement)} of the pixels so far."
+            text = f"A and B agree on {percent(self.mean_agreement)} of the pixels so far."
         strip = Image.new("RGB", (width, line_height_of(font)), PANEL_COLOR[:3])
         gap = strip.height // 4
         text = fitted_text(text, font, width - panel_width - gap)
@@ -122,12 +129,12 @@ class ComparisonVideo(DrawnVideo):
         """Names of the classes of both models, or of each below its panels; of one height throughout the video."""
         shown = [recent.update(label_map) for recent, label_map in zip(self._recent_classes, label_maps, strict=True)]
         if self.has_same_classes:
-            columns = [(0, width, self._models[0], list(dict.fromkeys(shown[0] + shown[1])))]
+            columns = [(0, width, self.models[0], list(dict.fromkeys(shown[0] + shown[1])))]
         else:
             lefts = (0, width - panel_width)
             columns = [
                 (left, panel_width, model, indices)
-                for left, model, indices in zip(lefts, self._models, shown, strict=True)
+                for left, model, indices in zip(lefts, self.models, shown, strict=True)
             ]
         max_height = MAX_LEGEND_ROWS * line_height_of(font)
         height = max(
@@ -154,9 +161,5 @@ def _panel(picture: np.ndarray) -> np.ndarray:
 
 
 def _flicker_title(flicker: FlickerMap) -> str:
-    last, mean = _percent(flicker.last_changed_share), _percent(flicker.mean_changed_share)
+    last, mean = percent(flicker.last_changed_share), percent(flicker.mean_changed_share)
     return f"flicker: {last} of the pixels changed, mean {mean}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from transformers_themask.drawing.legend import PANEL_COLOR, TEXT_COLOR, font_for, legend_strip, line_height_of
+from transformers_themask.drawing.numbers import clock
 from transformers_themask.drawing.palettes import VOID_COLOR
 from transformers_themask.drawing.visualization import (
     best_num_columns,
@@ -19,6 +20,7 @@ from transformers_themask.drawing.visualization import (
     shrunk_label_map,
 )
 from transformers_themask.files.atomic import AtomicFile
+from transformers_themask.files.file_names import check_suffix
 
 from .sink import LabelledFrame
 
@@ -35,12 +37,6 @@ class Thumbnail(NamedTuple):
     time: Fraction
     picture: np.ndarray
     label_map: np.ndarray
-
-
-def check_contact_sheet_path(path: Path, argument: str = "path") -> None:
-    """Raise a `ValueError` that names the argument unless [`ContactSheet`] can write a file of this name."""
-    if path.suffix != ".png" or path.is_dir():
-        raise ValueError(f"`{argument}` must be a file whose name ends in .png. Got {path}.")
 
 
 class ContactSheet:
@@ -60,6 +56,8 @@ class ContactSheet:
             Number of pictures; a shorter video has one for each frame.
         alpha (`float`, *optional*, defaults to 0.5):
             Opacity of the colours, outlined at full opacity.
+        argument (`str`, *optional*, defaults to `"path"`):
+            Name of the argument that gives the path, for the errors.
     """
 
     def __init__(
@@ -70,12 +68,13 @@ class ContactSheet:
         *,
         num_pictures: int = 20,
         alpha: float = 0.5,
+        argument: str = "path",
     ):
-        check_contact_sheet_path(Path(path))
+        self.path = Path(path)
+        check_suffix(self.path, (".png",), argument)
         check_alpha(alpha)
         if num_pictures < 1:
             raise ValueError(f"`num_pictures` must be at least 1. Got {num_pictures}.")
-        self.path = Path(path)
         self._class_names = class_names
         self._palette = palette
         self._num_pictures = num_pictures
@@ -120,7 +119,9 @@ class ContactSheet:
             left, top = GAP + column * cell_width, GAP + row * cell_height
             sheet.paste(Image.fromarray(self._overlay(thumbnail)), (left, top))
             middle = top + height + line_height_of(font) // 2
-            draw.text((left + width // 2, middle), clock(thumbnail.time), fill=TEXT_COLOR, font=font, anchor="mm")
+            draw.text(
+                (left + width // 2, middle), clock(thumbnail.time, digits=2), fill=TEXT_COLOR, font=font, anchor="mm"
+            )
         sheet.alpha_composite(legend, (GAP // 2, size[1]))
         return sheet.convert("RGB")
 
@@ -138,15 +139,6 @@ class ContactSheet:
             for index in classes[np.argsort(-pixels, kind="stable")].tolist()
         )
         return legend_strip(entries, width, font_for(TEXT_SIDE), max_height)
-
-
-def clock(time: Fraction) -> str:
-    """`0:07.50`, `1:02:03.00`: hours where there are any, minutes, and seconds to the hundredth."""
-    hundredths = round(time * 100)
-    minutes, rest = divmod(hundredths, 6000)
-    hours, minutes = divmod(minutes, 60)
-    clock_minutes = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
-    return f"{clock_minutes}:{rest // 100:02d}.{rest % 100:02d}"
 
 
 def _thumbnail(frame: LabelledFrame) -> Thumbnail:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from transformers_themask.drawing.visualization import check_alpha
+from transformers_themask.files.file_names import check_suffix
 from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
-from transformers_themask.videos.video_writer import VideoWriter, check_mp4_path
+from transformers_themask.videos.video_writer import VideoWriter
 
 from .sink import LabelledFrame
 
@@ -31,12 +32,21 @@ class DrawnVideo(ABC):
             Opacity of the colours, outlined at full opacity; 0 leaves the frames as they are.
         cut_sound (`bool`, *optional*, defaults to `False`):
             Whether the sound ends with the last frame, because the source is not read to its end.
+        argument (`str`, *optional*, defaults to `"path"`):
+            Name of the argument that gives the path, for the errors.
     """
 
-    def __init__(self, path: str | Path, source: FrameSource, alpha: float = 0.5, cut_sound: bool = False):
-        check_mp4_path(Path(path))
-        check_alpha(alpha)
+    def __init__(
+        self,
+        path: str | Path,
+        source: FrameSource,
+        alpha: float = 0.5,
+        cut_sound: bool = False,
+        argument: str = "path",
+    ):
         self.path = Path(path)
+        check_suffix(self.path, (".mp4",), argument)
+        check_alpha(alpha)
         self._source = source
         self._frame_rate = source.frame_rate or DEFAULT_FRAME_RATE
         self._hold_frames = round(LEGEND_HOLD_SECONDS * self._frame_rate)

@@ -31,11 +31,13 @@ class LabelFolder:
     Args:
         folder (`str` or `Path`):
             New or empty folder.
+        argument (`str`, *optional*, defaults to `"folder"`):
+            Name of the argument that gives the folder, for the errors.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, argument: str = "folder"):
         self.folder = Path(folder)
-        check_new_folder("folder", self.folder)
+        check_new_folder(argument, self.folder)
         self._unfinished = AtomicFolder(self.folder)
         self._hidden: Path | None = None
 

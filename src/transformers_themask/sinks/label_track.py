@@ -12,6 +12,7 @@ import av
 import numpy as np
 
 from transformers_themask.files.atomic import AtomicFile
+from transformers_themask.files.file_names import check_suffix
 from transformers_themask.videos.ffmpeg_files import ffmpeg_location
 from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
 
@@ -22,12 +23,6 @@ CLASS_NAMES, PALETTE, TIME_BASE = "CLASS_NAMES", "PALETTE", "TIME_BASE"
 # Matroska rounds times to milliseconds. A second stream of tiny pictures holds the exact ones: the number of ticks
 # of the source's time base, big-endian, as eight grey pixels.
 TICKS = np.dtype(">i8")
-
-
-def check_label_track_path(path: Path, argument: str = "path") -> None:
-    """Raise a `ValueError` that names the argument unless [`LabelTrack`] can write a file of this name."""
-    if path.suffix != ".mkv" or path.is_dir():
-        raise ValueError(f"`{argument}` must be a file whose name ends in .mkv. Got {path}.")
 
 
 class LabelTrack:
@@ -45,11 +40,20 @@ class LabelTrack:
             Name of each class.
         palette (`np.ndarray` of shape `(num_classes, 3)`):
             RGB colour of each class.
+        argument (`str`, *optional*, defaults to `"path"`):
+            Name of the argument that gives the path, for the errors.
     """
 
-    def __init__(self, path: str | Path, source: FrameSource, class_names: Sequence[str], palette: np.ndarray):
-        check_label_track_path(Path(path))
+    def __init__(
+        self,
+        path: str | Path,
+        source: FrameSource,
+        class_names: Sequence[str],
+        palette: np.ndarray,
+        argument: str = "path",
+    ):
         self.path = Path(path)
+        check_suffix(self.path, (".mkv",), argument)
         self._unfinished = AtomicFile(self.path)
         self._frame_rate = source.frame_rate or DEFAULT_FRAME_RATE
         self._time_base = source.time_base

@@ -26,7 +26,7 @@ class OverlayVideo(DrawnVideo):
             RGB colour of each class.
         legend (`bool`, *optional*, defaults to `True`):
             Whether to name the colours along the bottom edge of pictures whose sides have at least 200 pixels.
-        path, source, alpha, cut_sound:
+        path, source, alpha, cut_sound, argument:
             As in [`DrawnVideo`].
 
     Attributes:
@@ -43,8 +43,9 @@ class OverlayVideo(DrawnVideo):
         alpha: float = 0.5,
         legend: bool = True,
         cut_sound: bool = False,
+        argument: str = "path",
     ):
-        super().__init__(path, source, alpha, cut_sound)
+        super().__init__(path, source, alpha, cut_sound, argument)
         self.has_legend = False
         self._class_names = class_names
         self._palette = palette

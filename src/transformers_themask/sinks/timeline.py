@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from transformers_themask.drawing.numbers import percent
 from transformers_themask.drawing.palettes import VOID_COLOR
 from transformers_themask.files.atomic import AtomicFile
+from transformers_themask.files.file_names import check_suffix
 
 from .sink import LabelledFrame
 
@@ -31,12 +33,6 @@ FIGURE_SIZE = (11.0, 4.2)  # inches; the names take a quarter of the width
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "timeline"}
 
 
-def check_timeline_path(path: Path, argument: str = "path") -> None:
-    """Raise a `ValueError` that names the argument unless [`ClassTimeline`] can write a file of this name."""
-    if path.suffix not in FORMATS or path.is_dir():
-        raise ValueError(f"`{argument}` must be a file whose name ends in {', '.join(FORMATS)}. Got {path}.")
-
-
 class ClassTimeline:
     """A sink that plots the share of each class over time, stacked, in the colours of the classes.
 
@@ -51,11 +47,20 @@ class ClassTimeline:
             RGB colour of each class.
         max_bins (`int`, *optional*, defaults to 1024):
             Number of bins at which they are merged; even.
+        argument (`str`, *optional*, defaults to `"path"`):
+            Name of the argument that gives the path, for the errors.
     """
 
-    def __init__(self, path: str | Path, class_names: Sequence[str], palette: np.ndarray, max_bins: int = MAX_BINS):
+    def __init__(
+        self,
+        path: str | Path,
+        class_names: Sequence[str],
+        palette: np.ndarray,
+        max_bins: int = MAX_BINS,
+        argument: str = "path",
+    ):
         self.path = Path(path)
-        check_timeline_path(self.path)
+        check_suffix(self.path, FORMATS, argument)
         if max_bins < 2 or max_bins % 2:
             raise ValueError(f"`max_bins` must be an even number of at least 2. Got {max_bins}.")
         self.class_names = class_names
@@ -151,9 +156,9 @@ class ClassTimeline:
         named, other = present[:num_named], present[num_named:]
         names = [*self.class_names, "void"]
         colors = np.vstack([self.palette, [VOID_COLOR]]) / 255
-        areas = [(f"{_text(names[k])}  {_percent(means[k])}", tuple(colors[k]), shares[:, k]) for k in named]
+        areas = [(f"{_text(names[k])}  {percent(means[k], digits=0)}", tuple(colors[k]), shares[:, k]) for k in named]
         if other:
-            title = f"{len(other)} other classes  {_percent(means[other].sum())}"
+            title = f"{len(other)} other classes  {percent(means[other].sum(), digits=0)}"
             areas.append((title, OTHER_COLOR, shares[:, other].sum(axis=1)))
         return areas
 
@@ -167,7 +172,3 @@ class ClassTimeline:
 
 def _text(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"

@@ -1,64 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments of a training run: what a recipe or the command line sets.
+"""The arguments of a training run, set by a recipe or on the command line.
 
-The defaults are the paper's training on VSPW (An et al., BMVC 2023, section 4.1, and the released configurations).
+The defaults are the training of THE-Mask on VSPW (An et al., BMVC 2023, section 4.1, and the released configurations).
 """
 
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainingArguments, get_scheduler
+from transformers import PreTrainedConfig, TrainingArguments, get_scheduler
+from transformers.hf_argparser import HfArg
 
 from transformers_themask.config_overrides import mapping_from_text
 from transformers_themask.data.clip_dataset import ClipDataset
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.data.transforms import ClipAugmentation
+from transformers_themask.models.protocols import VideoModel
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.mvc.tta import TTA
 from transformers_themask.publishing.licenses import check_license
+from transformers_themask.registry import default_family, trainable_families
 
 from .evaluation import EvaluationVideos, frames_per_clip
-from .parameter_groups import UNDECAYED_NORMS
+from .parameter_groups import UNDECAYED_NORMS, default_undecayed_norms
 
 BEST_MODEL_METRICS = ("mean_iou", "weighted_iou", "pixel_accuracy", "mean_accuracy", "vc8", "vc16")
 # The stride of the coarsest feature map.
 SIZE_DIVISOR = 32
+PIXEL_LEVEL = "pixel_level"
 
 
 @dataclass
 class ModelArguments:
     """Which model to train, and from which weights."""
 
-    model_type: str = field(default="themask", metadata={"help": "Architecture of a new model."})
-    model_name_or_path: str | None = field(
+    model_type: str = HfArg(
+        default_factory=lambda: default_family().name,
+        help=f"Architecture of a new model: {', '.join(row.name for row in trainable_families())}.",
+    )
+    model_name_or_path: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "Checkpoint to start from: a saved model of this package or a Mask2Former; with `per_frame` also "
-            "any Transformers segmentation model, or its encoder. Without training any of these, or a VidEoMT; "
-            "`model_type` then does not matter."
-        },
+        help="Checkpoint to start from: a saved model of this package, or one of Transformers that the "
+        "architecture can start from. Without training, any video or image segmentation model; `model_type` is "
+        "then ignored.",
     )
-    backbone_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pretrained weights for the backbone of a new model, e.g. nvidia/mit-b1."}
+    backbone_name_or_path: str | None = HfArg(
+        default=None, help="Pretrained weights for the backbone of a new model, e.g. nvidia/mit-b1."
     )
-    config_overrides: dict | str | None = field(
-        default=None,
-        metadata={"help": "Configuration fields as a mapping, e.g. '{backbone: mit-b1, num_frames: 2}'."},
+    config_overrides: dict | str | None = HfArg(
+        default=None, help="Configuration fields as a mapping, e.g. '{backbone: mit-b1, num_frames: 2}'."
     )
-    ignore_mismatched_sizes: bool = field(
-        default=False,
-        metadata={"help": "Start a new classification head when the checkpoint's classes are not the data set's."},
+    ignore_mismatched_sizes: bool = HfArg(
+        default=False, help="Start a new classification head when the checkpoint has other classes than the data set."
     )
-    freeze_pixel_level: bool = field(
-        default=False, metadata={"help": "Keep the backbone and the pixel decoder as they are in the checkpoint."}
-    )
+    freeze: list[str] = HfArg(default_factory=list, help="Parts of the model that are not trained, e.g. pixel_level.")
+    freeze_pixel_level: bool = HfArg(default=False, help="The same as `--freeze pixel_level`.")
 
     def __post_init__(self):
         self.config_overrides = self.overrides
+        if self.freeze_pixel_level and PIXEL_LEVEL not in self.freeze:
+            self.freeze = [*self.freeze, PIXEL_LEVEL]
         if self.model_name_or_path is not None and self.backbone_name_or_path is not None:
             raise ValueError(
                 "`backbone_name_or_path` must not be given together with `model_name_or_path`, which has a backbone. "
@@ -67,7 +72,7 @@ class ModelArguments:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """The configuration fields as a mapping, however they were given."""
+        """The configuration fields as a mapping, parsed if they were given as text."""
         if isinstance(self.config_overrides, str):
             return mapping_from_text("config_overrides", self.config_overrides)
         return self.config_overrides or {}
@@ -77,89 +82,70 @@ class ModelArguments:
 class DataArguments:
     """Which videos to train and score on, and how clips are cut from them."""
 
-    data_root: str | None = field(
-        default=None, metadata={"help": "Folder of labelled videos: VSPW, Cityscapes sequences or a folder of videos."}
+    data_root: str | None = HfArg(
+        default=None, help="Folder of labelled videos: VSPW, Cityscapes sequences or a folder of videos."
     )
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "What results call the data set. Default: the name of its folder."}
+    dataset_name: str | None = HfArg(
+        default=None, help="What results call the data set. Default: the name of its folder."
     )
-    train_split: str = field(default="train", metadata={"help": "Name of the split file to train on."})
-    eval_split: str = field(default="val", metadata={"help": "Name of the split file to score."})
-    frame_offsets: list[int] = field(
-        default_factory=lambda: [0],
-        metadata={"help": "Frames of a training clip relative to its last frame, e.g. -9 -6 -3 0."},
+    train_split: str = HfArg(default="train", help="Name of the split file to train on.")
+    eval_split: str = HfArg(default="val", help="Name of the split file to score.")
+    frame_offsets: list[int] = HfArg(
+        default_factory=lambda: [0], help="Frames of a training clip relative to its last frame, e.g. -9 -6 -3 0."
     )
-    draw_distance: bool = field(
-        default=False,
-        metadata={
-            "help": "Draw the distance of a clip's two frames, up to that of `frame_offsets` (MPVSS). Otherwise it is "
-            "fixed, and half of the clips run backwards."
-        },
+    draw_distance: bool | None = HfArg(
+        default=None,
+        help="Draw the distance of a clip's two frames, up to that of `frame_offsets`. If false, it is fixed, "
+        "and half of the clips run backwards. Default: that of the architecture.",
     )
-    clips_per_video: int = field(default=1, metadata={"help": "Training clips drawn from each video per epoch."})
-    sample_by: str = field(
-        default="video",
-        metadata={"help": "Draw every 'video' equally often (the paper) or in proportion to its length ('frame')."},
+    clips_per_video: int = HfArg(default=1, help="Training clips drawn from each video per epoch.")
+    sample_by: str = HfArg(
+        default="video", help="Draw every 'video' equally often (the paper) or in proportion to its length ('frame')."
     )
-    base_size: list[int] = field(
+    base_size: list[int] = HfArg(
         default_factory=lambda: [853, 480],
-        metadata={"help": "Longest and shortest edge that frames are scaled to before the random scale."},
+        help="Longest and shortest edge that frames are scaled to before the random scale.",
     )
-    ratio_range: list[float] = field(
-        default_factory=lambda: [0.5, 2.0], metadata={"help": "Smallest and largest random scale."}
+    ratio_range: list[float] = HfArg(default_factory=lambda: [0.5, 2.0], help="Smallest and largest random scale.")
+    crop_size: list[int] = HfArg(default_factory=lambda: [480, 480], help="Height and width of a crop.")
+    cat_max_ratio: float = HfArg(
+        default=0.75, help="Share of a crop that one class may cover before it is drawn again."
     )
-    crop_size: list[int] = field(default_factory=lambda: [480, 480], metadata={"help": "Height and width of a crop."})
-    cat_max_ratio: float = field(
-        default=0.75, metadata={"help": "Share of a crop that one class may cover before it is drawn again."}
-    )
-    flip_probability: float = field(default=0.5, metadata={"help": "Share of the clips that are mirrored."})
-    photometric: bool = field(default=True, metadata={"help": "Vary brightness, contrast, saturation and hue."})
-    photometric_on: str = field(
+    flip_probability: float = HfArg(default=0.5, help="Share of the clips that are mirrored.")
+    photometric: bool = HfArg(default=True, help="Vary brightness, contrast, saturation and hue.")
+    photometric_on: str = HfArg(
         default="cpu",
-        metadata={
-            "help": "Where colours are varied: on the `cpu`, exactly as the reference, or, faster, the `device`."
-        },
+        help="Where colours are varied: on the `cpu`, exactly as the reference, or, faster, the `device`.",
     )
-    eval_shortest_edge: int | None = field(
+    eval_shortest_edge: int | None = HfArg(
         default=None,
-        metadata={
-            "help": "Shortest edge of the network's input in evaluation and use; saved with the video processor. "
-            "Default: that of the checkpoint, or 480."
-        },
+        help="Shortest edge of the network's input in evaluation and use; saved with the video processor. "
+        "Default: that of the checkpoint, or 480.",
     )
-    eval_longest_edge: int | None = field(
-        default=None, metadata={"help": "The same for the longest edge. Default: that of the checkpoint, or 853."}
+    eval_longest_edge: int | None = HfArg(
+        default=None, help="The same for the longest edge. Default: that of the checkpoint, or 853."
     )
-    eval_num_frames: int | None = field(
-        default=None, metadata={"help": "Frames per clip in evaluation. Default: the model's `num_frames`."}
+    eval_num_frames: int | None = HfArg(
+        default=None, help="Frames per clip in evaluation. Default: the model's `num_frames`."
     )
-    eval_frame_stride: int = field(
-        default=3,
-        metadata={"help": "Distance between the frames of a clip in evaluation, where its mode leaves that open."},
+    eval_frame_stride: int = HfArg(
+        default=3, help="Distance between the frames of a clip in evaluation, where its mode leaves that open."
     )
-    eval_mode: str | None = field(
+    eval_mode: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "How clips are formed in evaluation: interleaved, contiguous, sliding or recurrent. Default: "
-            "interleaved, the official evaluation; recurrent for a model without clips."
-        },
+        help="How clips are formed in evaluation: interleaved, contiguous, sliding or recurrent. Default: "
+        "interleaved, the official evaluation; recurrent for a model without clips.",
     )
-    eval_scales: list[float] = field(
+    eval_scales: list[float] = HfArg(
         default_factory=lambda: [1.0],
-        metadata={
-            "help": "Test-time augmentation in evaluation: sizes of the network's input against its usual one, e.g. "
-            "0.9 1.0 1.1 1.2, with a pass over the video for each."
-        },
+        help="Test-time augmentation in evaluation: sizes of the network's input against its usual one, e.g. "
+        "0.9 1.0 1.1 1.2, with a pass over the video for each.",
     )
-    eval_flip: bool = field(
-        default=False, metadata={"help": "In evaluation, a pass with mirrored frames for each scale, too."}
-    )
-    eval_combine: str = field(
+    eval_flip: bool = HfArg(default=False, help="In evaluation, a pass with mirrored frames for each scale, too.")
+    eval_combine: str = HfArg(
         default="votes",
-        metadata={
-            "help": "What is made of the passes: the label of most (`votes`), or of the highest average score "
-            "(`scores`), the only choice for two passes."
-        },
+        help="How the passes are combined: majority vote (`votes`), or highest average score (`scores`), the "
+        "only choice for two passes.",
     )
 
     def __post_init__(self):
@@ -195,14 +181,16 @@ class DataArguments:
             photometric=self.photometric,
         )
 
-    def clip_dataset(self, videos: LabelledVideos, processor: VideoSegmentationProcessor, seed: int) -> ClipDataset:
-        """The training clips.
+    def clip_sampler(self, config: PreTrainedConfig) -> str:
+        """Name of the sampler of training clips: the configuration's unless `draw_distance` is set."""
+        if self.draw_distance is None:
+            return config.clip_sampler
+        return "pair" if self.draw_distance else "offsets"
 
-        Args:
-            videos ([`~transformers_themask.data.labelled_videos.LabelledVideos`]): The videos of `train_split`.
-            processor (`VideoSegmentationProcessor`): The model's video processor.
-            seed (`int`): Seed of every draw.
-        """
+    def clip_dataset(
+        self, videos: LabelledVideos, processor: VideoSegmentationProcessor, config: PreTrainedConfig, seed: int
+    ) -> ClipDataset:
+        """The training clips of a model with this processor and configuration."""
         return ClipDataset(
             videos=videos,
             frame_offsets=self.frame_offsets,
@@ -212,20 +200,15 @@ class DataArguments:
             clips_per_video=self.clips_per_video,
             sample_by=self.sample_by,
             photometric_on=self.photometric_on,
-            clip_sampler="pair" if self.draw_distance else "offsets",
+            clip_sampler=self.clip_sampler(config),
         )
 
     def tta(self) -> TTA:
         """The test-time augmentation of the evaluation."""
         return TTA(tuple(self.eval_scales), self.eval_flip, self.eval_combine)
 
-    def evaluation_videos(self, videos: LabelledVideos, model: PreTrainedModel) -> EvaluationVideos:
-        """The videos to score, with the model's number of frames per clip unless another is set.
-
-        Args:
-            videos ([`~transformers_themask.data.labelled_videos.LabelledVideos`]): The videos of `eval_split`.
-            model (`PreTrainedModel`): The model.
-        """
+    def evaluation_videos(self, videos: LabelledVideos, model: VideoModel) -> EvaluationVideos:
+        """The videos to score, with the model's number of frames per clip unless another is set."""
         return EvaluationVideos(
             videos,
             num_frames=frames_per_clip(model) if self.eval_num_frames is None else self.eval_num_frames,
@@ -239,78 +222,62 @@ class DataArguments:
 class VSSTrainingArguments(TrainingArguments):
     """`TrainingArguments` with the defaults of video semantic segmentation and a few arguments of its own."""
 
-    one_round_steps: int = field(
-        default=0,
-        metadata={"help": "Optimiser steps with one round of matching at the start (paper: 30000 of 160000)."},
+    one_round_steps: int = HfArg(
+        default=0, help="Optimiser steps with one round of matching at the start, e.g. 30000 of 160000."
     )
-    consistency_weight: float = field(
+    consistency_weight: float = HfArg(
         default=0.0,
-        metadata={
-            "help": "Weight of the loss of a second pass with hidden patches, masked video consistency (MVC, Eq. 4). "
-            "The code it builds on has 1. A step then takes twice as long; its memory is that of an accumulated "
-            "step. 0: no such pass."
-        },
+        help="Weight of the loss of a second pass with hidden patches, masked video consistency (MVC, Eq. 4), "
+        "e.g. 1. It doubles the time of a step and needs the memory of one accumulated batch. 0: no such pass.",
     )
-    mask_patch_size: int = field(
-        default=64,
-        metadata={"help": "Edge of a hidden patch in pixels of the crop: 64 for crops of 1024, 32 for 480."},
+    mask_patch_size: int = HfArg(
+        default=64, help="Edge of a hidden patch in pixels of the crop: 64 for crops of 1024, 32 for 480."
     )
-    mask_ratio: float = field(default=0.7, metadata={"help": "Expected share of hidden patches."})
-    mask_tube_length: int = field(
+    mask_ratio: float = HfArg(default=0.7, help="Expected share of hidden patches.")
+    mask_tube_length: int = HfArg(
         default=1,
-        metadata={
-            "help": "Consecutive frames of a clip that hide the same patches: 1 draws for every frame on its own, so "
-            "that another frame may show what one hides; 2 and more make tubes; 0 hides the same in the whole clip."
-        },
+        help="Consecutive frames of a clip that hide the same patches: 1 draws for each frame independently, "
+        "2 and more make tubes, 0 hides the same patches in the whole clip.",
     )
-    backbone_learning_rate_factor: float = field(
-        default=0.1, metadata={"help": "The backbone's learning rate relative to `learning_rate`."}
+    backbone_learning_rate_factor: float = HfArg(
+        default=0.1, help="The backbone's learning rate relative to `learning_rate`."
     )
-    undecayed_norms: str = field(
-        default="head",
-        metadata={
-            "help": "Where norm layers have no weight decay: in the `head` (THE-Mask), the `backbone` (CFFM) or in "
-            "`all` of the model, with the embeddings (MPVSS)."
-        },
-    )
-    clips_per_step: int | None = field(
+    undecayed_norms: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "What processes times batch size times accumulation must give, so that a recipe's schedule fits. "
-            "Default: whatever they give."
-        },
+        help="Part whose norm layers have no weight decay: the `head`, the `backbone`, or `all`, with the "
+        "embeddings. Default: that of the architecture.",
     )
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the weights for the model card, an id of the Hub, e.g. mit."}
+    clips_per_step: int | None = HfArg(
+        default=None,
+        help="Required product of processes, batch size and accumulation, which a recipe's schedule is made "
+        "for. Default: no requirement.",
     )
-    do_predict: bool = field(
-        default=False, metadata={"help": "Write the label maps of `eval_split` to <output_dir>/predictions."}
+    license: str | None = HfArg(
+        default=None, help="Licence of the weights for the model card, an id of the Hub, e.g. mit."
     )
+    do_predict: bool = HfArg(default=False, help="Write the label maps of `eval_split` to <output_dir>/predictions.")
 
-    output_dir: str | None = field(default="runs/vss", metadata={"help": "Folder of the model, checkpoints, scores."})
-    resume_from_checkpoint: str | None = field(
+    output_dir: str | None = HfArg(default="runs/vss", help="Folder of the model, checkpoints, scores.")
+    resume_from_checkpoint: str | None = HfArg(
         default="auto",
-        metadata={
-            "help": "A checkpoint folder, or `auto` for the last complete one in `output_dir`, if any: the same "
-            "command goes on where a killed run was. `none` refuses a folder with checkpoints."
-        },
+        help="A checkpoint folder, or `auto` for the last complete one in `output_dir`, if any: repeating the "
+        "command resumes a killed run. `none` rejects a folder with checkpoints.",
     )
-    learning_rate: float = field(default=1e-4, metadata={"help": "Initial learning rate of AdamW."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
-    lr_scheduler_type: str = field(default="polynomial", metadata={"help": "Learning rate schedule."})
-    lr_scheduler_kwargs: dict | str | None = field(
-        default=None,
-        metadata={"help": "Arguments of the schedule. Default of `polynomial`: '{power: 0.9, lr_end: 0.0}'."},
+    learning_rate: float = HfArg(default=1e-4, help="Initial learning rate of AdamW.")
+    weight_decay: float = HfArg(default=0.05, help="Weight decay of AdamW.")
+    lr_scheduler_type: str = HfArg(default="polynomial", help="Learning rate schedule.")
+    lr_scheduler_kwargs: dict | str | None = HfArg(
+        default=None, help="Arguments of the schedule. Default of `polynomial`: '{power: 0.9, lr_end: 0.0}'."
     )
-    max_grad_norm: float = field(default=0.01, metadata={"help": "Largest L2 norm of all gradients together."})
-    metric_for_best_model: str | None = field(default="mean_iou", metadata={"help": "What the best checkpoint is."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide non-finite losses from the log, at the cost of one GPU wait per step."}
+    max_grad_norm: float = HfArg(default=0.01, help="Largest L2 norm of all gradients together.")
+    metric_for_best_model: str | None = HfArg(default="mean_iou", help="Score of the best checkpoint.")
+    logging_nan_inf_filter: bool = HfArg(
+        default=False, help="Hide non-finite losses from the log, at the cost of one GPU wait per step."
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: clips are no table columns."})
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Keys of the labels."})
-    report_to: None | str | list[str] = field(  # noqa: RUF036 (the order that HfArgumentParser understands)
-        default="none", metadata={"help": "Experiment trackers to report to."}
+    remove_unused_columns: bool = HfArg(default=False, help="Must be false for clips.")
+    label_names: list[str] | None = HfArg(default_factory=lambda: ["labels"], help="Keys of the labels.")
+    report_to: None | str | list[str] = HfArg(  # noqa: RUF036 (the order that HfArgumentParser understands)
+        default="none", help="Experiment trackers to report to."
     )
 
     def __post_init__(self):
@@ -320,7 +287,7 @@ class VSSTrainingArguments(TrainingArguments):
             self.lr_scheduler_kwargs = mapping_from_text("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         if self.license is not None:
             check_license("license", self.license)
-        if self.undecayed_norms not in UNDECAYED_NORMS:
+        if self.undecayed_norms not in (None, *UNDECAYED_NORMS):
             raise ValueError(
                 f"`undecayed_norms` must be one of {', '.join(UNDECAYED_NORMS)}. Got {self.undecayed_norms!r}."
             )
@@ -328,14 +295,14 @@ class VSSTrainingArguments(TrainingArguments):
             self.lr_scheduler_kwargs = {"power": 0.9, "lr_end": 0.0}
         self._check_numbers()
         super().__post_init__()
-        # Launchers set both; a cluster's own WORLD_SIZE alone says nothing.
+        # Launchers set both; a cluster may set WORLD_SIZE alone.
         num_launched = int(os.environ["WORLD_SIZE"]) if {"WORLD_SIZE", "RANK"} <= os.environ.keys() else 1
         if num_launched != self.world_size:
             raise ValueError(
                 f"The {num_launched} processes of the launcher must find one another. Got {self.world_size}, because "
                 "there is no usable GPU for them. Give `--use_cpu`, or repair CUDA."
             )
-        self.dataloader_pin_memory &= self.device.type != "cpu"  # else torch warns that it does nothing
+        self.dataloader_pin_memory &= self.device.type != "cpu"  # a no-op there, of which torch warns
 
     def _check_numbers(self) -> None:
         at_least = {
@@ -377,7 +344,7 @@ class VSSTrainingArguments(TrainingArguments):
             )
 
 
-# The training arguments that the result depends on; batch size, accumulation and processes count as their product.
+# Training arguments that the result depends on, besides the product of batch size, accumulation and processes.
 RECIPE_FIELDS = (
     "seed",
     "data_seed",
@@ -402,7 +369,7 @@ RECIPE_FIELDS = (
     "bf16",
     "fp16",
 )
-# Where the data lie and how results are looked at does not change what is learned.
+# Data arguments that do not affect training, and the one that `clip_sampler` resolves.
 VOLATILE_DATA_FIELDS = {
     "data_root",
     "dataset_name",
@@ -413,15 +380,12 @@ VOLATILE_DATA_FIELDS = {
     "eval_scales",
     "eval_flip",
     "eval_combine",
+    "draw_distance",
 }
 
 
 def clips_per_step(args: VSSTrainingArguments) -> int:
-    """Number of clips of one optimiser step, over batches, accumulation and processes.
-
-    Raises:
-        ValueError: If `clips_per_step` of the arguments asks for another number.
-    """
+    """Number of clips of one optimiser step; a `ValueError` if the argument `clips_per_step` differs."""
     product = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     if args.clips_per_step is not None and product != args.clips_per_step:
         raise ValueError(
@@ -433,21 +397,36 @@ def clips_per_step(args: VSSTrainingArguments) -> int:
 
 
 def recipe_of(
-    model_args: ModelArguments, data_args: DataArguments, training_args: VSSTrainingArguments
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: VSSTrainingArguments,
+    config: PreTrainedConfig,
 ) -> dict[str, Any]:
     """The arguments that the result of a run depends on, as JSON can hold them.
 
-    `max_steps` is left out: a run may be extended, with the schedule of its new length.
-
-    Args:
-        model_args ([`ModelArguments`]): The model.
-        data_args ([`DataArguments`]): The data.
-        training_args ([`VSSTrainingArguments`]): The training.
+    Defaults of the architecture are resolved. `max_steps` is left out: a run may be extended, with the schedule of its
+    new length.
     """
+    model = {name: value for name, value in asdict(model_args).items() if name != "freeze_pixel_level"}
     data = {name: value for name, value in asdict(data_args).items() if name not in VOLATILE_DATA_FIELDS}
     training = {name: getattr(training_args, name) for name in RECIPE_FIELDS}
-    recipe = {**asdict(model_args), **data, **training, "clips_per_step": clips_per_step(training_args)}
-    return json.loads(json.dumps(recipe, default=str))
+    resolved = {
+        "freeze": sorted(model_args.freeze),
+        "clip_sampler": data_args.clip_sampler(config),
+        "undecayed_norms": training_args.undecayed_norms or default_undecayed_norms(config),
+        "clips_per_step": clips_per_step(training_args),
+    }
+    return json.loads(json.dumps({**model, **data, **training, **resolved}, default=str))
+
+
+def in_current_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe of [`recipe_of`], also of an earlier version, whose renamed arguments get their current names."""
+    current = dict(recipe)
+    if "freeze_pixel_level" in current:
+        current["freeze"] = [PIXEL_LEVEL] if current.pop("freeze_pixel_level") else []
+    if "draw_distance" in current:
+        current["clip_sampler"] = "pair" if current.pop("draw_distance") else "offsets"
+    return current
 
 
 def check_schedule(args: VSSTrainingArguments) -> None:

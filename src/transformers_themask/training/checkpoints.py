@@ -16,6 +16,8 @@ from transformers import PreTrainedConfig
 
 from transformers_themask.files.atomic import publish_folder, sync
 
+from .arguments import in_current_names
+
 AUTO_RESUME = "auto"
 WRITING_DIR = "_writing"
 SEAL_FILE = "checkpoint_files.json"
@@ -118,7 +120,8 @@ def require_same_recipe(checkpoint: Path, recipe: Mapping[str, Any]) -> None:
     path = checkpoint / RECIPE_FILE
     if not path.is_file():
         return
-    saved, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(recipe))
+    saved = in_current_names(json.loads(path.read_text(encoding="utf-8")))
+    wanted = json.loads(json.dumps(recipe))
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
             raise ValueError(

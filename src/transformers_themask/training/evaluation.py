@@ -11,16 +11,16 @@ import torch
 from accelerate.state import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
 from transformers_themask.batch.video_batch import divide_work
 from transformers_themask.data.frame_checks import check_mask_size
 from transformers_themask.data.labelled_videos import LabelledVideos, VideoFrames
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.metrics.video_scores import VideoScores, named_scores
+from transformers_themask.models.protocols import VideoModel, VideoProcessor
 from transformers_themask.models.streaming import STEPWISE_MODES, check_clip_options, evaluation_clips, stream_options
-from transformers_themask.models.video_processing import VideoSegmentationProcessor
-from transformers_themask.mvc.tta import TTA, segment_frames_augmented
+from transformers_themask.mvc.passes import segment_frames_augmented
+from transformers_themask.mvc.tta import TTA
 from transformers_themask.sinks.label_maps import write_label_map
 
 from .sharding import gather_in_steps
@@ -56,7 +56,7 @@ class EvaluationVideos:
         """Number of frames of all videos."""
         return self.videos.num_frames
 
-    def num_calls(self, model: Any, row: Mapping[str, Any]) -> int:
+    def num_calls(self, model: VideoModel, row: Mapping[str, Any]) -> int:
         """Number of calls of a model for a video, in all passes over it together."""
         options = self.options_for(model)
         num_passes = len(self.tta.passes)
@@ -65,11 +65,11 @@ class EvaluationVideos:
         clips = evaluation_clips(row["num_frames"], self.num_frames, options.get("frame_stride", 1))
         return num_passes * len(clips)
 
-    def num_frames_of_call(self, model: Any) -> int:
+    def num_frames_of_call(self, model: VideoModel) -> int:
         """Number of frames of a video that a model segments in one call."""
         return 1 if self.options_for(model)["mode"] in STEPWISE_MODES else self.num_frames
 
-    def options_for(self, model: Any) -> dict[str, Any]:
+    def options_for(self, model: VideoModel) -> dict[str, Any]:
         """How a model's session forms the clips, as options of [`segment_frames`]."""
         mode = self.mode
         if mode is None:
@@ -78,7 +78,7 @@ class EvaluationVideos:
         ignored = {"contiguous": ["frame_stride"], "recurrent": ["num_frames", "frame_stride"]}.get(mode, [])
         return {name: value for name, value in options.items() if name not in ignored}
 
-    def clips_of(self, model: Any) -> dict[str, Any] | None:
+    def clips_of(self, model: VideoModel) -> dict[str, Any] | None:
         """How videos are cut into clips and augmented, for the result file; `None` if they are neither."""
         options = self.options_for(model)
         clips: dict[str, Any] = {}
@@ -89,15 +89,15 @@ class EvaluationVideos:
         return clips or None
 
 
-def frames_per_clip(model: Any) -> int:
+def frames_per_clip(model: VideoModel) -> int:
     """Number of frames that a model is given at once by default."""
     _, num_frames, _ = stream_options(model, mode=None, num_frames=None, frame_stride=None)
     return num_frames
 
 
 def evaluate_videos(
-    model: PreTrainedModel,
-    processor: VideoSegmentationProcessor,
+    model: VideoModel,
+    processor: VideoProcessor,
     videos: EvaluationVideos,
     *,
     device: torch.device | str | None = None,
@@ -111,8 +111,8 @@ def evaluate_videos(
     grow with the number of frames.
 
     Args:
-        model (`PreTrainedModel`): The model; it is put in eval mode.
-        processor (`VideoSegmentationProcessor`): Its video processor; it also reduces the labels.
+        model ([`VideoModel`]): The model; it is put in eval mode.
+        processor ([`VideoProcessor`]): Its video processor; it also reduces the labels.
         videos ([`EvaluationVideos`]): The videos and their clips.
         device (`torch.device` or `str`, *optional*): Where to run; defaults to where the model is.
         progress (`bool`, *optional*, defaults to `False`): Whether the main process shows a progress bar.
@@ -163,8 +163,8 @@ def evaluate_videos(
 class _Segmentation:
     """A model at work on evaluation videos."""
 
-    model: PreTrainedModel
-    processor: VideoSegmentationProcessor
+    model: VideoModel
+    processor: VideoProcessor
     videos: EvaluationVideos
     device: torch.device | str | None
 

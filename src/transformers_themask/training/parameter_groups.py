@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which learning rate and weight decay each parameter gets."""
+"""Learning rate and weight decay of each parameter."""
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
+
+from transformers_themask.registry import family_of
 
 NORM_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
@@ -12,8 +14,14 @@ NORM_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 DECAYED_NORM_PARENT = "input_projections"
 
 # The part of the model whose norms are not decayed: as released with THE-Mask, with SegFormer and CFFM, and by
-# detectron2 with Mask2Former and MPVSS, where embeddings are not either.
+# detectron2 with Mask2Former and MPVSS, where embeddings are not decayed either.
 UNDECAYED_NORMS = ("head", "backbone", "all")
+
+
+def default_undecayed_norms(config: PreTrainedConfig) -> str:
+    """The `undecayed_norms` of a model's family; `"head"` for a model of no family."""
+    row = family_of(config)
+    return "head" if row is None else row.undecayed_norms
 
 
 def parameter_groups(
@@ -26,7 +34,7 @@ def parameter_groups(
     """Sort the trainable parameters into optimiser groups as the official trainings do.
 
     A backbone's parameters get a reduced learning rate. Everything is decayed, biases and embeddings included, except
-    the norm layers of one part of the model, or as `undecayed_norms` says.
+    what `undecayed_norms` names.
 
     Args:
         model (`torch.nn.Module`): The model; its backbone is found by [`backbones`].
@@ -34,8 +42,8 @@ def parameter_groups(
         weight_decay (`float`): Weight decay of all decayed parameters.
         backbone_learning_rate_factor (`float`): Multiplies the learning rate of the backbone.
         undecayed_norms (`str`, *optional*, defaults to `"head"`): The part whose norm layers are not decayed: the
-            `"head"`, which is everything but the backbone and here also without what is inside `input_projections`
-            (THE-Mask), the `"backbone"` (SegFormer, CFFM), or `"all"` norms, and embeddings (MPVSS).
+            `"head"` (everything outside the backbone and `input_projections`), the `"backbone"`, or `"all"`, which
+            includes embeddings.
 
     Returns:
         Groups for a torch optimiser, none of them empty, with the `name` `"backbone"` or `"head"`.
@@ -55,17 +63,13 @@ def parameter_groups(
             groups.setdefault((rate, decay, "backbone" if is_backbone else "head"), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "weight_decay": decay, "name": name}
-        # The highest rate first: the log shows that of the first group.
+        # The highest rate first: the log shows the rate of the first group.
         for (rate, decay, name), parameters in sorted(groups.items(), key=lambda item: -item[0][0])
     ]
 
 
 def backbones(model: nn.Module) -> list[PreTrainedModel]:
-    """Find the backbones inside a model: by their type, or else what the model names as its base model.
-
-    Args:
-        model (`torch.nn.Module`): Any model.
-    """
+    """The backbones inside a model, found by their type, or else its base model."""
     found = [module for module in model.modules() if isinstance(module, BackboneMixin)]
     if not found and isinstance(model, PreTrainedModel) and isinstance(model.base_model, PreTrainedModel):
         found = [model.base_model] if model.base_model is not model else []
@@ -75,7 +79,7 @@ def backbones(model: nn.Module) -> list[PreTrainedModel]:
 def _parameters_of(
     model: nn.Module, types: tuple[type[nn.Module], ...], decayed_parent: str | None = None
 ) -> set[int]:
-    """Identities of the parameters of all modules of some types, but for those within modules of a name."""
+    """Identities of the parameters of all modules of some types, except inside modules of a name."""
     return {
         id(parameter)
         for name, module in model.named_modules()

@@ -4,11 +4,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import PreTrainedModel, set_seed
+from transformers import set_seed
 
 from transformers_themask.data.file_checks import MAX_CHECKED_FRAMES, check_files
 from transformers_themask.data.labelled_videos import LabelledVideos
 from transformers_themask.data.sources import load_videos
+from transformers_themask.models.protocols import VideoModel
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.mvc.tta import check_sizes, scaled_processors
 from transformers_themask.sinks.output_folder import check_output_folder
@@ -63,7 +64,7 @@ def _prepare_training(
     train_videos = load_videos(str(data_args.data_root), data_args.train_split)
     config = load_config(model_args, eval_videos.class_names)
     check_clip_length(config, data_args.frame_offsets)
-    recipe = {**recipe_of(model_args, data_args, training_args), "train_videos": train_videos.fingerprint()}
+    recipe = {**recipe_of(model_args, data_args, training_args, config), "train_videos": train_videos.fingerprint()}
     checkpoint, skipped = checkpoint_to_resume(
         Path(str(training_args.output_dir)), training_args.resume_from_checkpoint, config, recipe
     )
@@ -75,7 +76,7 @@ def _prepare_training(
     # A video that cannot be scored must not come to light after days of training.
     check_files(eval_videos, progress=progress, decode=training_args.do_eval)
     check_files(train_videos, max_frames=MAX_CHECKED_FRAMES, seed=seed, progress=progress, allow_damaged=True)
-    clips = data_args.clip_dataset(train_videos, processor, seed)
+    clips = data_args.clip_dataset(train_videos, processor, config, seed)
     model = load_model(model_args, config)
     scored = _videos_to_score(eval_videos, data_args, model, processor)
     return VSSTrainer(model, training_args, processor, clips, scored, recipe), checkpoint
@@ -97,7 +98,7 @@ def _check_arguments(
 
 
 def _videos_to_score(
-    videos: LabelledVideos, data_args: DataArguments, model: PreTrainedModel, processor: VideoSegmentationProcessor
+    videos: LabelledVideos, data_args: DataArguments, model: VideoModel, processor: VideoSegmentationProcessor
 ) -> EvaluationVideos:
     """The evaluation videos, checked at every scale of the test-time augmentation."""
     scored = data_args.evaluation_videos(videos, model)

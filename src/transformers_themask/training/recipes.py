@@ -96,7 +96,7 @@ class RecipeParser(HfArgumentParser):
         if kind_of_value(value) not in kinds or (name == "config_overrides" and not isinstance(value, dict)):
             expected = "a mapping" if dict in kinds else "a list" if list in kinds else "one value"
             raise ValueError(f"`{name}` in {source} must be {expected}. Got {value!r}.")
-        if isinstance(value, dict) or (isinstance(value, list) and kinds != {list}):
+        if isinstance(value, dict) or value == [] or (isinstance(value, list) and kinds != {list}):
             return value
         # argparse converts and checks all other values exactly as it does flags.
         flag = [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]

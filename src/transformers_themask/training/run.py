@@ -69,16 +69,9 @@ def write_result_file(
     model_args: ModelArguments,
     recipe: str | None,
 ) -> None:
-    """Write the scores and what was scored on what, for the model card.
+    """Write the scores with data set, model and training, for the model card.
 
-    A training's file lies beside its model, an evaluation's is named after the split.
-
-    Args:
-        trainer ([`VSSTrainer`]): The trainer, after training and evaluation.
-        metrics (`Mapping[str, Any]`): What its `evaluate` returned.
-        data_args ([`DataArguments`]): Data set and split.
-        model_args ([`ModelArguments`]): The model that the run started from.
-        recipe (`str`, *optional*): Path of the recipe.
+    A training's file is `results.json` beside its model, an evaluation's is named after the split.
     """
     args, videos = trainer.args, trainer.eval_dataset
     measured = {f"eval_{name}" for name in ("runtime", "samples_per_second", "steps_per_second")}

@@ -24,7 +24,7 @@ def own_class(model: nn.Module) -> Iterator[None]:
         model.__class__ = sharded_class
 
 
-def gather_in_steps(model: nn.Module) -> None:
+def gather_in_steps(model: object) -> None:
     """Make a sharded model gather its weights for `clip_step` as it does for `forward`."""
-    if isinstance(model, FSDPModule) and "clip_step" not in vars(model):
+    if isinstance(model, nn.Module) and isinstance(model, FSDPModule) and "clip_step" not in vars(model):
         register_fsdp_forward_method(model, "clip_step")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model and the processor a run starts from, checked against the data set before anything is trained."""
+"""The model and the processor that a run starts from, checked against the data set before training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +12,7 @@ from transformers_themask.config_overrides import build_config
 from transformers_themask.inference import loading
 from transformers_themask.inference.loading import load_pretrained, loading_errors_as_sentences
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
+from transformers_themask.registry import ANY_OTHER, Family, family_of, trainable_families, wrapping_family
 
 from .arguments import DataArguments, ModelArguments
 from .parameter_groups import backbones
@@ -19,9 +20,6 @@ from .recipe_files import merged
 
 NEW_PROCESSOR_SIZE = {"shortest_edge": 480, "longest_edge": 853}
 PROCESSOR_FILE = "video_preprocessor_config.json"
-
-# The field of a configuration that holds the whole configuration of an image model.
-SEGMENTER_PART = "segmenter_config"
 
 
 def load_config(model_args: ModelArguments, class_names: Sequence[str]) -> PreTrainedConfig:
@@ -31,39 +29,24 @@ def load_config(model_args: ModelArguments, class_names: Sequence[str]) -> PreTr
         model_args ([`ModelArguments`]): Checkpoint and overrides.
         class_names (`Sequence[str]`): The data set's classes in the order of their indices.
 
-    Returns:
-        The configuration, with the data set's classes.
-
     Raises:
-        ValueError: For an unknown architecture or field, or a checkpoint with other classes.
+        ValueError: For an unknown architecture, field or part to freeze, or a checkpoint with other classes.
         FileNotFoundError: If the checkpoint holds no configuration.
     """
-    if model_args.model_type not in CONFIG_MAPPING:
-        raise ValueError(f"`model_type` must be a registered architecture. Got {model_args.model_type!r}.")
-    config_class = CONFIG_MAPPING[model_args.model_type]
-    if not hasattr(config_class, "num_frames"):
-        raise ValueError(
-            f"`model_type` must be an architecture for videos. Got {model_args.model_type!r}. An image model is "
-            "trained as `per_frame`, with its checkpoint as `model_name_or_path` or its fields as `segmenter_config`."
-        )
+    row = _family_named(model_args.model_type)
+    for part in model_args.freeze:
+        if part not in row.freezable:
+            remedy = f"It has {', '.join(row.freezable)}." if row.freezable else "It has none."
+            raise ValueError(f"`freeze` must name freezable parts of a {row.name} model. Got {part!r}. {remedy}")
     id2label = dict(enumerate(class_names))
     label2id = {name: index for index, name in id2label.items()}
-    saved = {} if model_args.model_name_or_path is None else _saved_config(model_args, config_class, id2label)
-    overrides = _on_top_of_parts(saved, model_args.overrides, config_class)
-    return build_config(config_class, saved, {**overrides, "id2label": id2label, "label2id": label2id})
+    saved = {} if model_args.model_name_or_path is None else _saved_config(model_args, row, id2label)
+    overrides = _on_top_of_parts(saved, model_args.overrides, row.config)
+    return build_config(row.config, saved, {**overrides, "id2label": id2label, "label2id": label2id})
 
 
 def check_clip_length(config: PreTrainedConfig, frame_offsets: Sequence[int]) -> None:
-    """Check that training clips are what a model takes.
-
-    Args:
-        config (`PreTrainedConfig`): The model's configuration. One with `reference_offsets` decides where the frames
-            lie, one with `num_frames` only how many they are.
-        frame_offsets (`Sequence[int]`): Frames of a clip relative to its last frame.
-
-    Raises:
-        ValueError: If they are not.
-    """
+    """Raise a `ValueError` unless clips have the model's number of frames, at its `reference_offsets` if any."""
     got, references = list(frame_offsets), getattr(config, "reference_offsets", None)
     num_frames = getattr(config, "num_frames", len(got))
     if references is not None and got != [*references, 0]:
@@ -79,17 +62,10 @@ def check_clip_length(config: PreTrainedConfig, frame_offsets: Sequence[int]) ->
 def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_training: bool = True) -> PreTrainedModel:
     """Build the model, with the checkpoint's weights if there is one.
 
-    Args:
-        model_args ([`ModelArguments`]): Checkpoint and whether its pixel level stays as it is.
-        config ([`PreTrainedConfig`]): What [`load_config`] returned.
-        for_training (`bool`, *optional*, defaults to `True`): Whether the model is trained next. If not, the
-            checkpoint must hold all of it.
-
-    Returns:
-        The model. Weights that the checkpoint lacks are new and named in a warning.
+    With `for_training`, weights that the checkpoint lacks are new and named in a warning.
 
     Raises:
-        ValueError: If the checkpoint cannot be loaded or does not fit.
+        ValueError: If the checkpoint cannot be loaded, does not fit or, to evaluate, is incomplete.
     """
     if model_args.model_name_or_path is None:
         model = AutoModel.from_config(config)
@@ -104,65 +80,42 @@ def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_trainin
             allow_mismatched=for_training and model_args.ignore_mismatched_sizes,
             config=config,
         )
-    if model_args.freeze_pixel_level:
-        if not hasattr(model, "freeze_pixel_level"):
-            raise ValueError(
-                f"`freeze_pixel_level` must be false for {type(model).__name__}, which has no pixel level. Got true."
-            )
-        model.freeze_pixel_level()
+    model.freeze(*model_args.freeze)
     return model
 
 
 def load_processor(
-    model_args: ModelArguments, data_args: DataArguments, config: PreTrainedConfig | None = None
+    model_args: ModelArguments, data_args: DataArguments, config: PreTrainedConfig
 ) -> VideoSegmentationProcessor:
-    """Take the checkpoint's video processor or a new one, at the evaluation size asked for.
+    """Load the checkpoint's video processor or, if it has none, build a new one that reduces raw labels.
 
-    Args:
-        model_args ([`ModelArguments`]): The checkpoint; one without a processor gets a new processor.
-        data_args ([`DataArguments`]): The evaluation size.
-        config ([`PreTrainedConfig`], *optional*): The model's configuration. One that takes square frames only
-            decides their size.
-
-    Returns:
-        The processor, which reduces raw labels.
+    Its size is the configuration's `square_input_size`, if any, or the evaluation size of the arguments.
     """
-    checkpoint, asked_for = model_args.model_name_or_path, _evaluation_size(data_args)
-    square = getattr(config, "square_input_size", None)
-    size = square or asked_for
+    checkpoint, wanted = model_args.model_name_or_path, _evaluation_size(data_args)
+    square, fit = getattr(config, "square_input_size", None), getattr(config, "fit", None)
     if checkpoint is None or not (Path(checkpoint) / PROCESSOR_FILE).is_file():
-        fit = getattr(config, "fit", "stretch")
-        return VideoSegmentationProcessor(size=size or NEW_PROCESSOR_SIZE, fit=fit, do_reduce_labels=True)
-    options: dict[str, Any] = {"size": size} if size else {}
-    fit = getattr(config, "fit", None)
-    if fit is not None and _saved_fields(checkpoint)["model_type"] != getattr(config, "model_type", None):
-        options["fit"] = fit  # the checkpoint is a part of the model, whose frames may be made to fit otherwise
+        size = square or wanted or NEW_PROCESSOR_SIZE
+        return _new_processor_class(config)(size=size, fit=fit or "stretch", do_reduce_labels=True)
+    options: dict[str, Any] = {"size": square} if square else {}
+    if fit is not None and _saved_fields(checkpoint)["model_type"] != config.model_type:
+        options["fit"] = fit  # the checkpoint is a part of the model, whose frames may have another fit
     with loading_errors_as_sentences("model_name_or_path", checkpoint):
         processor = AutoVideoProcessor.from_pretrained(checkpoint, **options)
-    return processor.with_size(asked_for) if asked_for and not square else processor
+    return processor.with_size(wanted) if wanted and not square else processor
 
 
 def load_for_evaluation(
     model_args: ModelArguments, data_args: DataArguments, class_names: Sequence[str]
 ) -> tuple[PreTrainedModel, VideoSegmentationProcessor]:
-    """Load a checkpoint that is scored as it is: of this package, or of Transformers' image and video models.
-
-    Args:
-        model_args ([`ModelArguments`]): The checkpoint, and overrides for one of this package.
-        data_args ([`DataArguments`]): The evaluation size.
-        class_names (`Sequence[str]`): The data set's classes in the order of their indices.
-
-    Returns:
-        The model and its video processor, for a checkpoint of Transformers with its own preprocessing.
+    """Load model and video processor of a checkpoint to score, of this package or of Transformers.
 
     Raises:
         ValueError: If the checkpoint cannot be loaded, or has other classes.
     """
     checkpoint = str(model_args.model_name_or_path)
-    model_type = _saved_fields(checkpoint)["model_type"]
-    is_native = not hasattr(CONFIG_MAPPING[model_type], "num_frames") if model_type in CONFIG_MAPPING else True
-    if not is_native:
-        config = load_config(replace(model_args, model_type=model_type), class_names)
+    row = family_of(_saved_fields(checkpoint)["model_type"])
+    if row is not None and not row.is_native:
+        config = load_config(replace(model_args, model_type=row.name), class_names)
         model = load_model(model_args, config, for_training=False)
         return model, load_processor(model_args, data_args, config)
     if model_args.overrides:
@@ -173,6 +126,26 @@ def load_for_evaluation(
     model, processor = loading.load_model(checkpoint, size=_evaluation_size(data_args), argument="model_name_or_path")
     _check_classes(checkpoint, dict(model.config.id2label), dict(enumerate(class_names)))
     return model, processor
+
+
+def _family_named(model_type: str) -> Family:
+    row = family_of(model_type)
+    if row is not None and not row.is_native:
+        return row
+    remedy, wrapper = "", wrapping_family(model_type)
+    if wrapper is not None and model_type in CONFIG_MAPPING:
+        remedy = (
+            f" An image model is trained as `{wrapper.name}`, with its checkpoint as `model_name_or_path` or its "
+            f"fields as `{wrapper.starts_from[ANY_OTHER]}`."
+        )
+    known = ", ".join(row.name for row in trainable_families())
+    raise ValueError(f"`model_type` must be one of {known}. Got {model_type!r}.{remedy}")
+
+
+def _new_processor_class(config: PreTrainedConfig) -> type[VideoSegmentationProcessor]:
+    """The processor of a model without one; that of a wrapping family needs the image processor of a checkpoint."""
+    row = family_of(config)
+    return VideoSegmentationProcessor if row is None or row.wrapped_processor else row.processor
 
 
 def _evaluation_size(data_args: DataArguments) -> dict[str, int] | None:
@@ -189,7 +162,7 @@ def _load_backbone(model: PreTrainedModel, checkpoint: str) -> None:
             f"Got {checkpoint}. Give a checkpoint of the whole model as `model_name_or_path`."
         )
     for backbone in found:
-        # Other tasks' checkpoints lack, for example, the norms that some backbones put after their stages.
+        # Checkpoints of other tasks lack, for example, the norms that some backbones have after their stages.
         pretrained = load_pretrained(
             type(backbone), "backbone_name_or_path", checkpoint, allow_missing=True, config=backbone.config
         )
@@ -209,25 +182,24 @@ def _on_top_of_parts(
     return result
 
 
-def _saved_config(
-    model_args: ModelArguments, config_class: type[PreTrainedConfig], id2label: dict[int, str]
-) -> dict[str, Any]:
+def _saved_config(model_args: ModelArguments, row: Family, id2label: dict[int, str]) -> dict[str, Any]:
+    """The checkpoint's configuration as fields of the family's."""
     checkpoint = str(model_args.model_name_or_path)
     saved = _saved_fields(checkpoint)
-    # An image model's own checkpoint, of which the configuration says whether it can be used.
-    is_segmenter = SEGMENTER_PART in config_class.sub_configs and saved["model_type"] != model_args.model_type
-    if not is_segmenter and saved["model_type"] not in (model_args.model_type, "mask2former"):
+    part = row.part_from(saved["model_type"])
+    if part is None:
+        wrapper = wrapping_family(saved["model_type"])
+        hint = "" if wrapper is None else f", or `--model_type {wrapper.name}` for an image model"
         raise ValueError(
-            f"`model_name_or_path` must hold a {model_args.model_type} or mask2former model. "
-            f"Got {saved['model_type']!r} in {checkpoint}; set `--model_type` to train that architecture, "
-            "`per_frame` for an image model."
+            f"`model_name_or_path` must hold a {' or '.join([row.name, *row.starts_from])} model. "
+            f"Got {saved['model_type']!r} in {checkpoint}. Give `--model_type` of that architecture{hint}."
         )
-    if is_segmenter and not any("Segmentation" in name for name in saved.get("architectures") or ["Segmentation"]):
-        return {SEGMENTER_PART: saved}  # an encoder or a classifier: its classes are not those of pixels
+    if part and not any("Segmentation" in name for name in saved.get("architectures") or ["Segmentation"]):
+        return {part: saved}  # an encoder or a classifier, whose classes are not those of pixels
     saved_labels = {int(index): name for index, name in saved.get("id2label", {}).items()}
     if not model_args.ignore_mismatched_sizes:
         _check_classes(checkpoint, saved_labels, id2label)
-    return {SEGMENTER_PART: saved} if is_segmenter else saved
+    return {part: saved} if part else saved
 
 
 def _saved_fields(checkpoint: str) -> dict[str, Any]:
@@ -243,16 +215,11 @@ def _saved_fields(checkpoint: str) -> dict[str, Any]:
 
 
 def _check_classes(checkpoint: str, saved: dict[int, str], wanted: dict[int, str]) -> None:
-    if saved != wanted:
-        raise ValueError(
-            f"The data set's {len(wanted)} classes must be those of {checkpoint}. Got {len(saved)} classes there, "
-            f"first difference {_first_difference(saved, wanted)}. "
-            "Give `--ignore_mismatched_sizes true` to fine-tune to other classes."
-        )
-
-
-def _first_difference(saved: dict[int, str], wanted: dict[int, str]) -> str:
-    for index in sorted(saved.keys() | wanted.keys()):
-        if saved.get(index) != wanted.get(index):
-            return f"at index {index}: {saved.get(index)!r} there, {wanted.get(index)!r} in the data"
-    return "none"
+    if saved == wanted:
+        return
+    index = next(index for index in sorted(saved.keys() | wanted.keys()) if saved.get(index) != wanted.get(index))
+    raise ValueError(
+        f"The data set's {len(wanted)} classes must be those of {checkpoint}. Got {len(saved)} classes there, "
+        f"first difference at index {index}: {saved.get(index)!r} there, {wanted.get(index)!r} in the data. "
+        "Give `--ignore_mismatched_sizes true` to fine-tune to other classes."
+    )

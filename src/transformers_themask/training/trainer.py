@@ -5,7 +5,6 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +29,18 @@ from .evaluation import EvaluationVideos, evaluate_videos
 from .learning_curve import LearningCurveCallback
 from .loss_meter import LossMeter
 from .masked_consistency import draw_patches, hide_patches, running_statistics_kept
-from .parameter_groups import parameter_groups
+from .parameter_groups import default_undecayed_norms, parameter_groups
 from .run_monitor import RunMonitor
 from .sharding import own_class
 from .starting_point import check_clip_length
 from .stop_signal import StopOnSignal
 
 LOSS_METER_FILE = "loss_meter_{}.pt"
-# Where label maps go, inside the output folder.
+# Folder of label maps in the output folder.
 PREDICTION_DIR = "predictions"
-# What a batch holds in the pass whose frames have hidden patches.
+# Key that marks a batch of the pass with hidden patches.
 IS_MASKED = "is_masked"
-# What tells the random numbers of that pass, and of its patches, from those of the plain pass.
+# Parts of the seeds of that pass, and of its patches.
 MASKED_PASS, PATCHES = 1, 2
 
 
@@ -50,9 +49,9 @@ class VSSTrainer(Trainer):
 
     Loss and gradients of an optimiser step do not depend on how its clips are spread over processes, batches and
     accumulation: every batch contributes its share of the step's loss, and a clip's random points follow from seed,
-    step and clip. Batch norms are the exception: they see the clips of one forward pass, of all processes on GPUs and
-    of their own on CPUs, so that accumulation makes smaller ones. A run that was killed goes on from its last
-    checkpoint with the same losses and weights.
+    step and clip. Batch norms are the exception: they see the clips of one forward pass, of all ranks on GPUs and of
+    their own on CPUs, so accumulation makes their batches smaller. A killed run resumes from its last checkpoint with
+    the same losses and weights.
 
     It works with any [`~transformers_themask.models.pretrained_model.VideoPreTrainedModel`].
 
@@ -90,7 +89,7 @@ class VSSTrainer(Trainer):
                 f"Every process must have one GPU. Got {args.n_gpu} for one process. "
                 "Start one process per GPU with `accelerate launch --multi_gpu`."
             )
-        if train_dataset is not None:  # complaints are due before anything is written
+        if train_dataset is not None:  # checked before anything is written
             clip_sampler(train_dataset, args)
             check_clip_length(model.config, train_dataset.frame_offsets)
             if are_batch_norms_shared(args.device.type, args.world_size):
@@ -113,7 +112,7 @@ class VSSTrainer(Trainer):
                 "`consistency_weight` must be 0 with DeepSpeed, which takes one backward pass per batch. "
                 f"Got {args.consistency_weight}. Use DDP or FSDP."
             )
-        # The counts of a step reach the model as its divisors, after which nothing is left to rescale.
+        # The model divides by the counts of a step, so `Trainer` must not rescale the loss.
         self.model_accepts_loss_kwargs = True
         self.recipe = recipe
         self.loss_meter = LossMeter()
@@ -131,14 +130,7 @@ class VSSTrainer(Trainer):
             )
 
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
-        """Build the optimiser over [`parameter_groups`].
-
-        Args:
-            model (`PreTrainedModel`, *optional*): The model to train; defaults to the trainer's.
-
-        Returns:
-            The optimiser.
-        """
+        """Build the optimiser over [`parameter_groups`]."""
         if self.optimizer is None:
             model = self.model if model is None else model
             optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
@@ -147,13 +139,13 @@ class VSSTrainer(Trainer):
                 self.args.learning_rate,
                 self.args.weight_decay,
                 self.args.backbone_learning_rate_factor,
-                self.args.undecayed_norms,
+                self.args.undecayed_norms or default_undecayed_norms(self.model.config),
             )
             self.optimizer = optimizer_class(groups, **optimizer_kwargs)
         return self.optimizer
 
     def train(self, resume_from_checkpoint: str | None = None, **options) -> TrainOutput:
-        """As `Trainer.train`, but a run that was complete is not trained on."""
+        """As `Trainer.train`; for a complete run only its model is loaded."""
         if resume_from_checkpoint is not None:
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, "trainer_state.json")))
             if state.global_step >= self._num_training_steps():
@@ -165,10 +157,9 @@ class VSSTrainer(Trainer):
         return output
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """As `Trainer.training_step`, and with `consistency_weight` once more with hidden patches (MVC, Eq. 4).
+        """As `Trainer.training_step`, and with `consistency_weight` a second pass with hidden patches (MVC, Eq. 4).
 
-        Each pass has its own backward, so that the second one needs no more memory than a further batch of an
-        accumulated step.
+        Each pass has its own backward, so the second one needs no more memory than an accumulated batch.
         """
         loss = self._training_pass(model, inputs, num_items_in_batch)
         if self.args.consistency_weight > 0:
@@ -177,27 +168,18 @@ class VSSTrainer(Trainer):
         return loss
 
     def _training_pass(self, model, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None) -> torch.Tensor:
-        # Dropout and drop path follow from seed, step and clips. Left to itself the generator depends on how often
-        # data loaders were started, hence on where a run was resumed.
+        # Dropout and drop path are seeded by seed, step and clips. The default generator's state would depend on how
+        # often data loaders were started, so on where a run was resumed.
         key = [sampling_seed(self.args), self.state.global_step, inputs["sample_ids"][0]]
         torch.manual_seed(random_seed([*key, MASKED_PASS] if IS_MASKED in inputs else key))
         return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Run the model and keep its named loss terms for the log.
-
-        Args:
-            model (`torch.nn.Module`): The model, wrapped for training.
-            inputs (`dict`): A batch.
-            return_outputs (`bool`, *optional*, defaults to `False`): Whether to return the outputs as well.
-            num_items_in_batch (`torch.Tensor`, *optional*): The loss counts of the optimiser step.
-
-        Returns:
-            The loss, or the loss and the outputs.
-        """
-        is_masked = inputs.pop(IS_MASKED, False)
-        context = replace(inputs.pop("context"), loss_counts=num_items_in_batch, **self._warm_up_options())
-        outputs = model(**inputs, context=context)
+        """Run the model and keep its named loss terms for the log; `num_items_in_batch` are the step's loss counts."""
+        is_masked, sample_ids = inputs.pop(IS_MASKED, False), inputs.pop("sample_ids")
+        purpose = [MASKED_PASS] if is_masked else []
+        points = [self._generator(sample_id, *purpose) for sample_id in sample_ids]
+        outputs = model(**inputs, context=StepContext(num_items_in_batch, self._matching_rounds(), points))
         loss = outputs["loss"]
         if is_masked:
             self.loss_meter.add({"consistency_loss": loss, "loss": self.args.consistency_weight * loss}, {})
@@ -205,19 +187,14 @@ class VSSTrainer(Trainer):
         elif model.training:
             terms = {**(outputs.get("loss_terms") or {}), "loss": loss}
             self.loss_meter.add(terms, outputs.get("statistics") or {})
-        # Shares add up to the loss of the step, but the processes average their gradients.
+        # Shares add up to the loss of the step, but ranks average their gradients.
         loss = loss if num_items_in_batch is None else loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log `logs`; the training loss and its terms are the means over the steps since the last entry.
-
-        Args:
-            logs (`dict[str, float]`): The values to log.
-            start_time (`float`, *optional*): When training started.
-        """
+        """As `Trainer.log`; the training loss and its terms are the means over the steps since the last entry."""
         if "loss" in logs:
-            # `Trainer` forgets in a crash what it has added up since the last entry; the meter does not.
+            # Unlike the sums of `Trainer`, those of the meter survive a crash.
             logs.update(self.loss_meter.pop_means(self.accelerator, self.state.global_step))
             self._check_finite(logs["loss"])
             logs.update(self.run_monitor.pop_readings(self.accelerator))
@@ -225,17 +202,17 @@ class VSSTrainer(Trainer):
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if not self.args.fp16:  # whose loss scale lets a step overflow, and leaves it out
+        if not self.args.fp16:  # where the loss scaler skips steps that overflow
             value = norm.full_tensor() if hasattr(norm, "full_tensor") else torch.as_tensor(norm)
-            self._num_lost_steps = self._num_lost_steps + ~value.isfinite()  # read later: it would wait for the GPU
+            self._num_lost_steps = self._num_lost_steps + ~value.isfinite()  # read later, to avoid waiting for the GPU
         return norm
 
     def _check_finite(self, loss: float = 0.0) -> None:
-        """Stop a run whose weights are lost, before it goes on for days or saves them."""
+        """Raise a `ValueError` if the weights have become non-finite, before they are saved."""
         num_lost = int(self._num_lost_steps)
         if num_lost == 0 and math.isfinite(loss):
             return
-        problem = f"{num_lost} steps whose gradients are not" if num_lost else f"a loss of {loss}"
+        problem = f"{num_lost} steps with non-finite gradients" if num_lost else f"a loss of {loss}"
         masked = " Masked video consistency needs trained or pretrained weights to start from."
         raise ValueError(
             f"Loss and gradients must be finite. Got {problem} up to step {self.state.global_step}. Lower "
@@ -249,13 +226,13 @@ class VSSTrainer(Trainer):
         metric_key_prefix: str = "eval",
         prediction_dir: Path | None = None,
     ) -> dict[str, Any]:
-        """Segment whole videos and score them.
+        """Segment and score whole videos.
 
         Args:
             eval_dataset ([`EvaluationVideos`], *optional*): The videos; defaults to the trainer's.
-            ignore_keys (`list[str]`, *optional*): Not used; the logits never leave the model's output.
-            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Put before each name.
-            prediction_dir (`Path`, *optional*): Where to write the label maps, if anywhere.
+            ignore_keys (`list[str]`, *optional*): Unused argument of `Trainer.evaluate`.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Prefix of each name.
+            prediction_dir (`Path`, *optional*): Folder for the label maps; `None` writes none.
 
         Returns:
             The scores of [`evaluate_videos`] and the run time.
@@ -279,21 +256,15 @@ class VSSTrainer(Trainer):
         return metrics
 
     def create_model_card(self, license: str | None = None, tags: str | list[str] | None = None, **kwargs) -> None:
-        """Write the model card from the result file in the output folder.
-
-        Args:
-            license (`str`, *optional*): Licence id of the Hub.
-            tags (`str` or `list[str]`, *optional*): Further tags.
-            kwargs: What `Trainer` passes besides; the result file says it better.
-        """
+        """Write the model card from the result file in the output folder; further arguments are ignored."""
         if self.is_world_process_zero():
             tags = [tags] if isinstance(tags, str) else tags
             write_model_card(str(self.args.output_dir), license_id=license, repo_id=self.hub_model_id, tags=tags or ())
 
     def push_to_hub(self, *arguments, **options):
-        """As `Trainer.push_to_hub`, without the label maps of `do_predict`, which are no part of a model."""
+        """As `Trainer.push_to_hub`, without the label maps of `do_predict`."""
         predictions = Path(str(self.args.output_dir), PREDICTION_DIR)
-        hidden = predictions.with_name(f"_{PREDICTION_DIR}")  # `Trainer` leaves out what begins so
+        hidden = predictions.with_name(f"_{PREDICTION_DIR}")  # `Trainer` excludes this prefix
         if self.is_world_process_zero() and predictions.is_dir():
             predictions.rename(hidden)
         try:
@@ -307,29 +278,25 @@ class VSSTrainer(Trainer):
         return self._clip_sampler
 
     def _run_epoch(self, *arguments, **options) -> None:
-        # After resuming in the middle of an epoch with several processes, neither `Trainer` nor Accelerate reaches the
-        # sampler below the wrappers that skip and share out its batches.
+        # After resuming within an epoch on several ranks, neither `Trainer` nor Accelerate reaches the sampler below
+        # the wrappers that skip and distribute its batches.
         self._clip_sampler.set_epoch(options["epoch"])
         super()._run_epoch(*arguments, **options)
 
     def _get_num_items_in_batch(
         self, batch_samples: Sequence[Mapping[str, Any]], device: torch.device
     ) -> torch.Tensor:
-        """What the loss of the coming optimiser step is divided by, over all its batches and all processes."""
+        """The loss counts of the next optimiser step, over all its batches and all ranks."""
         model = self.accelerator.unwrap_model(self.model)
-        context = StepContext(**self._warm_up_options())
+        context = StepContext(matching_rounds=self._matching_rounds())
         counts = torch.stack([model.loss_counts(batch["labels"], context) for batch in batch_samples]).sum(0)
         return self.accelerator.reduce(counts.to(device), reduction="sum")
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = prepare_on_device(super()._prepare_inputs(inputs), self.processing_class)
-        sample_ids = inputs.pop("sample_ids")
-        purpose = [MASKED_PASS] if IS_MASKED in inputs else []
-        inputs["context"] = StepContext(
-            point_generator=[self._generator(sample_id, *purpose) for sample_id in sample_ids]
-        )
         if IS_MASKED in inputs:
-            inputs["pixel_values_videos"] = self._with_hidden_patches(inputs["pixel_values_videos"], sample_ids)
+            frames = inputs["pixel_values_videos"]
+            inputs["pixel_values_videos"] = self._with_hidden_patches(frames, inputs["sample_ids"])
         return inputs
 
     def _with_hidden_patches(self, frames: torch.Tensor, sample_ids: Sequence[int]) -> torch.Tensor:
@@ -347,30 +314,31 @@ class VSSTrainer(Trainer):
         return masked
 
     def _generator(self, sample_id: int, *purpose: int) -> torch.Generator:
-        """The source of random numbers for a clip, which do not depend on where it is processed."""
+        """A generator of random numbers for a clip, which do not depend on rank and batch."""
         key = [sampling_seed(self.args), self.state.global_step, sample_id, *purpose]
         return torch.Generator(self.args.device).manual_seed(random_seed(key))
 
-    def _warm_up_options(self) -> dict[str, int]:
-        return {"matching_rounds": 1} if self.state.global_step < self.args.one_round_steps else {}
+    def _matching_rounds(self) -> int | None:
+        """One round in the warm-up, then the configuration's number."""
+        return 1 if self.state.global_step < self.args.one_round_steps else None
 
     def _get_output_dir(self, trial=None) -> str:
         run_dir = super()._get_output_dir(trial)
         return str(Path(run_dir, WRITING_DIR)) if self._is_writing_checkpoint else run_dir
 
     def _save_checkpoint(self, model, trial=None) -> None:
-        """Write a checkpoint aside and move it to its place when it is complete."""
+        """Write an atomic checkpoint."""
         self._check_finite()
         run_dir = Path(super()._get_output_dir(trial))
         step = self.state.global_step
         writing, final = (folder / f"checkpoint-{step}" for folder in (run_dir / WRITING_DIR, run_dir))
         if self.is_local_process_zero():
-            shutil.rmtree(writing.parent, ignore_errors=True)  # what a crash may have left
+            shutil.rmtree(writing.parent, ignore_errors=True)  # left by a crash
         self.accelerator.wait_for_everyone()
         best_model_checkpoint = self.state.best_model_checkpoint
         best_step = self.state.best_global_step
         if best_step and (best_step == step or (run_dir / f"checkpoint-{best_step}").is_dir()):
-            # `Trainer` would look for it among the checkpoints that are being written.
+            # `Trainer` would look for it in the folder that is being written.
             best_model_checkpoint = str(run_dir / f"checkpoint-{best_step}")
         self._is_writing_checkpoint = True
         try:
@@ -390,7 +358,7 @@ class VSSTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             limit = self.args.save_total_limit
-            # By time: a damaged one of a later step may lie there since a crash.
+            # By time: a crash may have left a damaged checkpoint of a later step.
             rotate_checkpoints(str(run_dir), limit, best_model_checkpoint, use_mtime=True)
 
     def _finish_checkpoint(self, writing: Path, final: Path) -> None:
@@ -407,7 +375,7 @@ class VSSTrainer(Trainer):
             self.loss_meter.load_state_dicts(states, self.args.process_index, self.args.world_size)
 
     def _determine_best_metric(self, metrics: dict[str, Any], trial=None) -> bool:
-        # An undefined score, such as VC16 of short videos, is worse than any other.
+        # An undefined score, such as VC16 of short videos, counts as the worst.
         defined = {name: float("-inf") if value is None else value for name, value in metrics.items()}
         return super()._determine_best_metric(defined, trial)
 
@@ -417,8 +385,8 @@ class VSSTrainer(Trainer):
         return math.ceil(self.args.num_train_epochs * (len(self.train_dataset) // clips_per_step(self.args)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
-        # `Trainer` copies the file's tensors by name and only warns of those that are missing. Files of a model with a
-        # SegFormer part carry that part's legacy names, which `from_pretrained` alone translates.
+        # `Trainer` copies tensors by name and only warns of missing ones. Files of a model with a SegFormer part hold
+        # legacy names, which only `from_pretrained` translates.
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # they have formats of their own
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
@@ -440,19 +408,11 @@ def sampling_seed(args: VSSTrainingArguments) -> int:
 
 
 def clip_sampler(dataset: ClipDataset, args: VSSTrainingArguments) -> ClipSampler:
-    """The order in which the clips of a run are seen, in whole optimiser steps.
-
-    Args:
-        dataset ([`~transformers_themask.data.clip_dataset.ClipDataset`]): The clips.
-        args ([`VSSTrainingArguments`]): The arguments.
-
-    Raises:
-        ValueError: If the dataset has fewer clips than a step.
-    """
+    """The order of a run's clips, in whole optimiser steps; a `ValueError` if the dataset has fewer clips than one."""
     return ClipSampler(len(dataset), seed=sampling_seed(args), clips_per_step=clips_per_step(args))
 
 
 def random_seed(key: Sequence[int]) -> int:
-    """A seed for torch that looks random for every key of integers that are not negative."""
+    """A well-mixed seed for torch from a key of non-negative integers."""
     (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return int(state >> np.uint64(1))

@@ -12,6 +12,7 @@ from av.video.reformatter import VideoReformatter
 from transformers.utils import logging
 
 from transformers_themask.files.atomic import AtomicFile
+from transformers_themask.files.file_names import check_suffix
 
 from .ffmpeg_files import ffmpeg_location, open_input, reason
 
@@ -30,12 +31,6 @@ MIN_TIMESCALE = 1000
 MAX_TIMESCALE = 2**31 - 1
 # The index at the front: a browser shows the first picture before it has the whole file.
 INDEX_FIRST = {"movflags": "faststart"}
-
-
-def check_mp4_path(path: Path, argument: str = "path") -> None:
-    """Raise a `ValueError` that names the argument unless [`VideoWriter`] can write a file of this name."""
-    if path.suffix != ".mp4" or path.is_dir():
-        raise ValueError(f"`{argument}` must be a file whose name ends in .mp4. Got {path}.")
 
 
 class VideoWriter:
@@ -67,7 +62,7 @@ class VideoWriter:
         audio_from: str | Path | None = None,
     ):
         self.path = Path(path)
-        check_mp4_path(self.path)
+        check_suffix(self.path, (".mp4",))
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"`path` must lie in an existing folder. Got {self.path}.")
         if frame_rate <= 0:

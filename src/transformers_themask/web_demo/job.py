@@ -6,17 +6,17 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from transformers_themask.drawing.palettes import named_palette
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.models.streaming import VideoSession
-from transformers_themask.sinks.class_statistics import ClassStatistics
-from transformers_themask.sinks.label_track import LabelTrack
-from transformers_themask.sinks.overlay_video import OverlayVideo
-from transformers_themask.sinks.sink import LabelledFrame, Sink
+from transformers_themask.sinks.outputs import Drawing, Outputs
+from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.sinks.timeline import ClassTimeline
 from transformers_themask.videos.source import FrameSource, IncompleteVideoError, TimedFrame
 
@@ -27,13 +27,18 @@ class Coloring:
 
     Attributes:
         class_names (`Sequence[str]`): Name of each class.
-        palette (`np.ndarray` of shape `(num_classes, 3)`): RGB colour of each class.
+        palette_name (`str`): See [`named_palette`].
         alpha (`float`): Opacity of the colours, 0 to 1.
     """
 
     class_names: Sequence[str]
-    palette: np.ndarray
+    palette_name: str
     alpha: float
+
+    @cached_property
+    def palette(self) -> np.ndarray:
+        """RGB colour of each class, `(num_classes, 3)`."""
+        return named_palette(self.palette_name, len(self.class_names))
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Results:
     """What a job has made.
 
     Attributes:
-        files (`dict[str, Path]`): By `"overlay"`, `"labels"`, `"statistics"` and `"plot"`.
+        files (`dict[str, Path]`): By name of the output, see [`Outputs`].
         timeline ([`ClassTimeline`]): The numbers of the plot.
         damage (`str`): What is wrong with a video of which only a part could be read; empty for others.
     """
@@ -126,32 +131,24 @@ class SegmentationJob:
             self._released.wait()
 
     def _segment(self, folder: Path) -> Results:
-        names, palette = self.coloring.class_names, self.coloring.palette
         stem = Path(self._source.path).stem
-        endings = {
-            "overlay": "overlay.mp4",
-            "labels": "labels.mkv",
-            "statistics": "statistics.csv",
-            "plot": "shares.svg",
-        }
-        files = {kind: folder / f"{stem}_{ending}" for kind, ending in endings.items()}
-        timeline = ClassTimeline(files["plot"], names, palette)
-        sinks: list[Sink] = [
-            OverlayVideo(
-                files["overlay"], self._source, names, palette, alpha=self.coloring.alpha, legend=False, cut_sound=True
-            ),
-            LabelTrack(files["labels"], self._source, names, palette),
-            ClassStatistics(files["statistics"], names),
-            timeline,
-            self.progress,
-        ]
+        outputs = Outputs(
+            overlay=folder / f"{stem}_overlay.mp4",
+            label_track=folder / f"{stem}_labels.mkv",
+            statistics=folder / f"{stem}_statistics.csv",
+            timeline=folder / f"{stem}_shares.svg",
+        )
+        drawing = Drawing(self.coloring.palette_name, self.coloring.alpha, legend=False)
+        sinks = outputs.open(self._source, self.coloring.class_names, drawing, cut_sound=True)
+        timeline = sinks["timeline"]
+        assert isinstance(timeline, ClassTimeline)
         try:
-            segment_video(self._session, self._source, sinks)
+            segment_video(self._session, self._source, [*sinks.values(), self.progress])
         except IncompleteVideoError as error:
             if self.progress.latest is None:
                 raise
-            return Results(files, timeline, str(error))
-        return Results(files, timeline, "")
+            return Results(outputs.paths(), timeline, str(error))
+        return Results(outputs.paths(), timeline, "")
 
 
 class Progress:

@@ -11,7 +11,6 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from transformers_themask.drawing.palettes import named_palette
 from transformers_themask.drawing.visualization import draw_contours, overlay
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.videos.frame_source import open_frame_source
@@ -38,9 +37,9 @@ MODE_LABELS = {
 PALETTE_LABELS = {"default": "Standard", "vspw": "VSPW", "colour-blind": "Colour-blind safe"}
 FILE_LABELS = {
     "overlay": "Overlay video",
-    "labels": "Label track",
+    "label_track": "Label track",
     "statistics": "Statistics",
-    "plot": "Plot",
+    "timeline": "Plot",
 }
 
 
@@ -196,7 +195,7 @@ class Page:
             if video is None:
                 raise ValueError("Upload a video or record one first.")
             session = self.model.stream(self.processor, mode)
-            coloring = Coloring(self.class_names, named_palette(palette, len(self.class_names)), alpha)
+            coloring = Coloring(self.class_names, palette, alpha)
             with SegmentationJob(session, open_frame_source(video), coloring, self.folder, stopping) as job:
                 for progress in job.updates(UPDATE_SECONDS):
                     if progress.latest is not None:

@@ -6,10 +6,12 @@ from html import escape
 
 import numpy as np
 
+from transformers_themask.drawing.numbers import clock, percent
+
 # The areas are drawn in these units and stretched to the page.
 CHART_WIDTH, CHART_HEIGHT = 1000, 100
 NUM_TIME_LABELS = 5
-# From this many seconds on, tenths tell nothing.
+# From this many seconds on, tenths are left out.
 LONG_VIDEO = 90
 
 
@@ -32,7 +34,7 @@ def legend_html(class_names: Sequence[str], palette: np.ndarray, shares: np.ndar
         color, length = _css_color(palette[index]), 100 * shares[index] / shares.max()
         rows.append(
             f'<li><i class="swatch" style="background:{color}"></i><span class="name">{_text(class_names[index])}'
-            f'</span><b>{_percent(shares[index])}</b><span class="bar"><span style="width:{length:.1f}%;'
+            f'</span><b>{escape(percent(shares[index]))}</b><span class="bar"><span style="width:{length:.1f}%;'
             f'background:{color}"></span></span></li>'
         )
     return f'<ul class="legend">{"".join(rows)}</ul>'
@@ -61,10 +63,12 @@ def timeline_html(class_names: Sequence[str], palette: np.ndarray, edges: np.nda
     bottoms = np.hstack([np.full((len(shares), 1), float(CHART_HEIGHT)), tops[:, :-1]])
     areas = [
         f'<path d="{_area(across, bottoms[:, place], tops[:, place])}" fill="{_css_color(palette[index])}">'
-        f"<title>{_text(class_names[index])}: {_percent(means[index])}</title></path>"
+        f"<title>{_text(class_names[index])}: {escape(percent(means[index]))}</title></path>"
         for place, index in enumerate(present)
     ]
-    times = "".join(f"<span>{_clock(seconds)}</span>" for seconds in np.linspace(edges[0], edges[-1], NUM_TIME_LABELS))
+    digits = 1 if edges[-1] < LONG_VIDEO else 0
+    moments = np.linspace(edges[0], edges[-1], NUM_TIME_LABELS)
+    times = "".join(f"<span>{clock(seconds, digits)}</span>" for seconds in moments)
     return (
         '<figure class="timeline"><div class="shares"><span>100 %</span><span>50 %</span><span>0 %</span></div>'
         f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" preserveAspectRatio="none" role="img" '
@@ -106,13 +110,3 @@ def _text(class_name: str) -> str:
 
 def _css_color(color: np.ndarray) -> str:
     return "#" + bytes(color).hex()
-
-
-def _percent(share: float) -> str:
-    return "&lt; 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
-
-
-def _clock(seconds: float) -> str:
-    whole, tenths = divmod(round(10 * seconds), 10)
-    clock = f"{whole // 60}:{whole % 60:02d}"
-    return f"{clock}.{tenths}" if seconds < LONG_VIDEO else clock
