@@ -8,9 +8,34 @@ from collections import defaultdict
 import pytest
 
 # Files with the longest tests and fixtures come first, so that no worker is left with one of them at the end.
-HEAVY_FILES = ()
+HEAVY_FILES = (
+    "training/test_invariant_steps.py",
+    "training/test_exact_resume.py",
+    "test_deleting_a_family.py",
+    "test_adding_a_family.py",
+    "test_benchmark.py",
+    "training/test_recipes.py",
+    "export/test_export_model.py",
+    "training/test_run_vss.py",
+    "test_count_costs.py",
+    "web_demo/test_page.py",
+    "training/test_fsdp.py",
+    "batch/test_segment_videos.py",
+    "models/test_every_family.py",
+    "models/test_loss_edges.py",
+    "models/test_overfitting.py",
+    "models/test_save_load.py",
+    "models/test_per_frame.py",
+    "inference/test_loading.py",
+    "mvc/test_tta.py",
+    "models/test_precision_and_compile.py",
+    "training/test_evaluation.py",
+    "training/test_starting_point.py",
+    "models/test_mpvss.py",
+    "test_saved_by_earlier_versions.py",
+)
 # Seconds after which a test has failed, by mark; that of all others is set in `pyproject.toml`.
-TIME_LIMITS = {"slow": 900, "nightly": 1800}
+TIME_LIMITS = {"slow": 1800, "nightly": 3600}
 # CPU seconds above which a test without one of these marks is listed at the end.
 MOST_CPU_SECONDS = 10
 # What a shell may have changed for the processes that it starts in the background, and what tests rely on.
@@ -26,12 +51,8 @@ cpu_seconds = defaultdict(float)
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Order the files, drop tests that need recordings which are not there, and set time limits by mark."""
-    order = {name: place for place, name in enumerate(HEAVY_FILES)}
-
-    def place_of(item):
-        return order.get(item.path.relative_to(config.rootpath / "tests").as_posix(), len(order))
-
-    items.sort(key=place_of)
+    order = {config.rootpath / "tests" / name: place for place, name in enumerate(HEAVY_FILES)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
     for item in items:
         limits = [TIME_LIMITS[mark] for mark in TIME_LIMITS if item.get_closest_marker(mark)]
         if limits and not item.get_closest_marker("timeout"):

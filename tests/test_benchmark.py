@@ -171,6 +171,7 @@ def test_bounds_judge_speed_ups_from_below_and_costs_from_above():
 # ---- the rows -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_quick_run_reports_every_row_of_the_cpu(report_path):
     report = json.loads(report_path.read_text())
     assert list(report["rows"]) == CPU_ROWS
@@ -190,6 +191,7 @@ def test_a_quick_run_reports_every_row_of_the_cpu(report_path):
                 assert speed_up["value"] > 0 and len(speed_up["quartiles"]) == 2 and speed_up["seconds"]["ours"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "case", "tolerance"),
     [
@@ -207,31 +209,37 @@ def test_both_ways_do_the_same_work(cases, row, case, tolerance):
     assert cases[row][case]["difference"]["value"] <= tolerance
 
 
+@pytest.mark.slow
 def test_labels_and_scores_are_identical(cases):
     assert [figures["equal_labels"]["value"] for figures in cases["6"].values()] == [1, 1, 1]
     assert [figures["identical"]["value"] for figures in cases["15"].values()] == [1, 1]
 
 
+@pytest.mark.slow
 def test_the_decoder_needs_half_the_operations_a_third_of_the_memory_and_never_waits(cases):
     figures = cases["3"][""]
     assert figures["flops"]["value"] <= 0.5 and figures["memory"]["value"] <= 0.35
     assert figures["syncs"]["ours"] == 0 < figures["syncs"]["baseline"]
 
 
+@pytest.mark.slow
 def test_a_whole_clip_needs_less_of_everything(cases):
     assert cases["4"][""]["flops"]["value"] <= 0.9 and cases["4"][""]["memory"]["value"] <= 0.45
     assert cases["4"][""]["syncs"]["ours"] == 0 < cases["4"][""]["syncs"]["baseline"]
 
 
+@pytest.mark.slow
 def test_a_frozen_pixel_level_keeps_nothing(cases):
     figures = cases["11"]["T=2, model"]
     assert figures["saved_bytes"]["value"] < 0.5 and figures["flops"]["value"] < 0.6
 
 
+@pytest.mark.slow
 def test_a_stream_encodes_each_frame_once(cases):
     assert [figures["encodings_per_frame"]["value"] for figures in cases["12"].values()] == [1, 1]
 
 
+@pytest.mark.nightly
 def test_operations_at_the_published_size():
     """Rows 4 and 12, counted on tensors without content."""
     setting = measuring.Setting()
@@ -243,6 +251,7 @@ def test_operations_at_the_published_size():
     assert step <= 0.31 * official and step <= 0.35 * anew
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("row", "most"), [("pixel_decoder_cases", 0.45), ("decoder_cases", 0.35)])
 def test_memory_of_decoders_at_the_published_size(row, most):
     cases = getattr(attention if row == "pixel_decoder_cases" else decoder, row)
@@ -250,6 +259,7 @@ def test_memory_of_decoders_at_the_published_size(row, most):
     assert ours <= most * baseline
 
 
+@pytest.mark.nightly
 def test_memory_of_a_whole_clip_at_the_published_size():
     setting = measuring.Setting()
     model, frames = models.themask(setting, 4), models.random_frames(setting, 4)
@@ -259,12 +269,14 @@ def test_memory_of_a_whole_clip_at_the_published_size():
     assert ours <= 0.45 * baseline
 
 
+@pytest.mark.nightly
 def test_what_a_frozen_pixel_level_keeps_at_the_published_size():
     """Without the loss, which is the same in both."""
     case = next(loss.frozen_stage_cases(measuring.Setting()))
     assert case.found["saved_bytes"] <= 0.25
 
 
+@pytest.mark.nightly
 def test_memory_of_post_processing_at_the_published_size():
     setting = measuring.Setting()
     for case in post_processing.direct_cases(setting):
@@ -272,6 +284,7 @@ def test_memory_of_post_processing_at_the_published_size():
         assert ours <= 0.25 * baseline, case.name
 
 
+@pytest.mark.nightly
 def test_memory_of_the_second_round_at_the_published_size():
     (case,) = loss.second_round_cases(measuring.Setting())
     baseline, ours = memory_of(case)
@@ -300,10 +313,12 @@ def test_every_family_waits_twice_at_most_to_learn(family):
     assert 1 <= waits.count <= 2
 
 
+@pytest.mark.slow
 def test_the_loss_waits_twice_whatever_its_batch(cases):
     assert all(figures["syncs"]["ours"] <= 2 for figures in cases["9"].values())
 
 
+@pytest.mark.slow
 def test_the_loss_gives_a_gpu_few_operations_whatever_its_batch(cases):
     """Heads, matching and both rounds; how many there are does not depend on sizes, as long as one chunk holds all."""
     operations = {name: figures["operations"] for name, figures in cases["9"].items()}
@@ -423,6 +438,7 @@ def test_figures_are_printed_with_what_must_hold():
     assert lines[3] == "memory 0.25 8 MB, 2 MB"
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_bound_and_every_curve(report_path, tmp_path):
     curve = {"x_label": "frames", "y_label": "GFLOP", "x": [1, 2], "lines": {"official style": [3, 6], "ours": [1, 2]}}
     report = json.loads(report_path.read_text())

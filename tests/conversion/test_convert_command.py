@@ -48,7 +48,7 @@ def convert(*arguments):
     return main(["convert", *[str(argument) for argument in arguments]])
 
 
-def test_a_converted_checkpoint_reproduces_the_official_scores(checkpoint, dataset, tmp_path, capsys):
+def test_converted_checkpoint_reproduces_the_official_scores(checkpoint, dataset, tmp_path, capsys):
     output = tmp_path / "model"
     assert convert(checkpoint, output, "--config-overrides", OVERRIDES, "--data", dataset) == 0
     assert "dropped: decode_head.conv_seg.bias" in capsys.readouterr().out
@@ -77,7 +77,7 @@ def published_cffm():
     }
 
 
-def test_a_checkpoint_with_the_published_names_of_cffm_fills_the_model(tmp_path, capsys):
+def test_published_names_of_cffm_fill_the_model(tmp_path, capsys):
     entries, state_dict = published_cffm()
     torch.save({"state_dict": state_dict}, tmp_path / "cffm_b1.pth")
     assert convert(tmp_path / "cffm_b1.pth", tmp_path / "model") == 0
@@ -99,7 +99,7 @@ def test_a_checkpoint_with_the_published_names_of_cffm_fills_the_model(tmp_path,
     assert torch.equal(ours["head.classifier.weight"], state_dict["decode_head.linear_pred2.weight"])
 
 
-def test_entries_without_a_place_are_named_as_in_the_checkpoint(tmp_path, capsys):
+def test_unknown_entries_are_reported_by_official_name(tmp_path, capsys):
     """Also where a part of their name is known, and where one entry would become two."""
     _, state_dict = published_cffm()
     placeless = [
@@ -114,7 +114,7 @@ def test_entries_without_a_place_are_named_as_in_the_checkpoint(tmp_path, capsys
     assert report.unknown == ["decode_head.prototype.weight"] and not report.missing
 
 
-def test_the_architecture_is_read_off_the_shapes():
+def test_config_is_read_off_the_shapes():
     config = config_from_state_dict(weights("segmentor_video"), **json.loads(OVERRIDES))
     assert (config.num_frames, config.num_labels, config.num_queries) == (2, 6, 8)
     assert (config.hidden_dim, config.feature_size, config.mask_feature_size) == (32, 32, 32)
@@ -130,7 +130,7 @@ def test_the_architecture_is_read_off_the_shapes():
         (["--config-overrides", "{num_attention_heads: 5}"], "must be a multiple of `num_attention_heads` (5)"),
     ],
 )
-def test_a_wrong_configuration_is_one_sentence(checkpoint, tmp_path, capsys, flags, words):
+def test_invalid_overrides_are_rejected_with_one_line(checkpoint, tmp_path, capsys, flags, words):
     assert convert(checkpoint, tmp_path / "model", *flags) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
@@ -154,7 +154,7 @@ def test_overrides_and_output_are_checked_before_the_checkpoint_is_read(tmp_path
         ({"decode_head.a": torch.ones(1), "decode_head.b": 1}, "Got {path} with other entries"),
     ],
 )
-def test_a_file_that_holds_something_else_is_one_short_sentence(content, words, tmp_path, capsys):
+def test_file_without_a_state_dict_is_rejected_with_one_line(content, words, tmp_path, capsys):
     path = tmp_path / "file.pth"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     assert convert(path, tmp_path / "model") == 2
@@ -162,7 +162,7 @@ def test_a_file_that_holds_something_else_is_one_short_sentence(content, words, 
     assert words.format(path=path) in error and error.count("\n") == 1
 
 
-def test_other_classes_and_missing_entries_are_one_sentence(checkpoint, dataset, tmp_path, capsys):
+def test_other_classes_and_missing_entries_are_rejected_with_one_line(checkpoint, dataset, tmp_path, capsys):
     (dataset / "label_num_dic_final.json").write_text(json.dumps({"others": "0", "road": "1"}))
     flags = ("--config-overrides", OVERRIDES, "--data", dataset)
     assert convert(checkpoint, tmp_path / "model", *flags) == 2
@@ -175,7 +175,7 @@ def test_other_classes_and_missing_entries_are_one_sentence(checkpoint, dataset,
     assert str(checkpoint) in error and "must hold `decode_head.predictor.query_feat.weight`" in error
 
 
-def test_misleading_official_names_are_told_apart():
+def test_misleading_official_names_are_converted():
     prefix = "decode_head.predictor.deformabel_transformer_cross_attention_layers."
     aggregator = "model.transformer_module.decoder.temporal_aggregator."
     assert (
@@ -191,7 +191,7 @@ def flownets(folder):
     return {name: torch.full_like(value, 0.5) for name, value in encoder.items()} | {"deconv5.weight": torch.ones(1)}
 
 
-def test_a_mask2former_and_flownets_become_an_mpvss_to_be_trained(tmp_path):
+def test_mask2former_and_flownets_become_an_untrained_mpvss(tmp_path):
     official = tensors("tiny_weights", MPVSS_FIXTURES)
     mask2former = {name: value for name, value in official.items() if not name.startswith("motion.")}
     torch.save({"model": mask2former, "iteration": 90000}, tmp_path / "m2f.pth")
@@ -211,7 +211,7 @@ def test_a_mask2former_and_flownets_become_an_mpvss_to_be_trained(tmp_path):
     assert AutoVideoProcessor.from_pretrained(tmp_path / "model").fit == "pad"
 
 
-def test_a_motion_encoder_of_another_kind_is_refused(tmp_path, capsys):
+def test_motion_encoder_with_other_entries_is_rejected(tmp_path, capsys):
     torch.save(tensors("tiny_weights", MPVSS_FIXTURES), tmp_path / "mpvss.pth")
     torch.save(flownets(MPVSS_FIXTURES), tmp_path / "flownets.pth")
     options = ["--config-overrides", "{segmenter_config: {num_attention_heads: 4}, motion_attention_heads: 4}"]

@@ -174,7 +174,7 @@ def graph_for(export, mode, size=None):
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 @pytest.mark.parametrize("family", ["two_frames", *slow("one_frame", "per_frame")])
-def test_clips_of_any_length_and_size_get_the_models_scores(family, suffix, request):
+def test_clip_graph_equals_the_model_at_any_length_and_size(family, suffix, request):
     export = request.getfixturevalue(family)
     for size in SIZES:
         graph = graph_for(export, "contiguous", size)
@@ -188,7 +188,7 @@ def test_clips_of_any_length_and_size_get_the_models_scores(family, suffix, requ
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 @pytest.mark.parametrize("family", ["two_frames", *slow("one_frame", "per_frame")])
-def test_a_sliding_stream_gets_the_scores_of_its_windows(family, suffix, request):
+def test_sliding_graph_equals_the_model_on_windows(family, suffix, request):
     export = request.getfixturevalue(family)
     num_frames = export.manifest["num_frames"]
     for batch_size, size in zip((1, 2), SIZES, strict=True):
@@ -204,7 +204,7 @@ def test_a_sliding_stream_gets_the_scores_of_its_windows(family, suffix, request
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-def test_a_recurrent_stream_gets_the_scores_of_the_whole_video(recurrent, suffix):
+def test_recurrent_graph_equals_the_model_on_the_whole_video(recurrent, suffix):
     graph = graph_for(recurrent, "recurrent")
     (file,) = [name for name in graph["files"] if name.endswith(suffix)]
     for batch_size in (1, 2):
@@ -216,7 +216,7 @@ def test_a_recurrent_stream_gets_the_scores_of_the_whole_video(recurrent, suffix
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 @torch.no_grad()
-def test_a_stream_of_cffm_gets_the_scores_of_the_models_own_steps(cffm, suffix):
+def test_recurrent_graph_of_cffm_equals_the_models_steps(cffm, suffix):
     """At two sizes of which the windows leave different rests; up to a frame whose references have all moved on."""
     graph = graph_for(cffm, "recurrent")
     (file,) = [name for name in graph["files"] if name.endswith(suffix)]
@@ -230,7 +230,7 @@ def test_a_stream_of_cffm_gets_the_scores_of_the_models_own_steps(cffm, suffix):
 
 
 @pytest.mark.slow
-def test_a_stream_of_cffm_that_repeats_its_first_frame_is_exported_for_one_size(tmp_path):
+def test_cffm_with_a_repeated_first_frame_exports_at_a_fixed_size(tmp_path):
     """Its first frames are answered from references too; every file is compared with the model from there on."""
     fields = {**SMALL_WINDOWS, "first_frames": "repeated", "backbone_config": tiny_resnet(), "mining_layers": 1}
     model = opinionated(cffm_model(**fields))
@@ -242,7 +242,7 @@ def test_a_stream_of_cffm_that_repeats_its_first_frame_is_exported_for_one_size(
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_key_frames_and_later_frames_are_graphs_of_their_own(mpvss, suffix, batch_size):
+def test_key_frames_and_later_frames_have_separate_graphs(mpvss, suffix, batch_size):
     """Whoever runs them takes the first one for a video's first frame and every third one."""
     runs, names = {}, {}
     for graph in mpvss.manifest["graphs"]:
@@ -301,7 +301,7 @@ def test_the_command_reports_every_file(one_frame):
     assert all(name in one_frame.printed for name in files)
 
 
-def test_the_documented_example_labels_a_stream(two_frames, monkeypatch):
+def test_documented_example_labels_a_stream(two_frames, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(two_frames.folder.parent)
     (example,) = re.findall(r"```python\n(# A stream.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
@@ -336,13 +336,13 @@ def test_invalid_export_options_are_rejected_with_one_line(options, message, tmp
 
 def test_exporter_error_is_reported_with_model_and_reason(tmp_path):
     """EoMT decides by the values of a buffer what to compute."""
-    with pytest.raises(ValueError, match=r"Got clip_64x64, which torch\.export refuses: .*data-dependent"):
+    with pytest.raises(ValueError, match=r"Got clip_64x64, which torch\.export rejects: .*data-dependent"):
         export_model(per_frame_model("eomt"), THEMaskVideoProcessor(), tmp_path / "out", formats=["torch"])
 
 
 def test_failed_export_leaves_no_files(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers_themask.export.export_model.largest_difference", lambda *_: 1.0)
-    with pytest.raises(ValueError, match=r"must differ .* Nothing is exported"):
+    with pytest.raises(ValueError, match=r"must differ .* Nothing was exported"):
         export_model(
             tiny_model(), THEMaskVideoProcessor(), tmp_path / "out", ["torch"], [(64, 64)], modes=["contiguous"]
         )
@@ -356,7 +356,7 @@ def test_folder_with_content_is_rejected_and_unchanged(tmp_path):
     assert (tmp_path / "manifest.json").read_text() == "{}"
 
 
-def test_missing_packages_are_named_with_their_remedy(tmp_path, monkeypatch):
+def test_onnx_export_names_missing_packages(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ValueError, match=r"without the packages onnxscript.*transformers-themask\[export\]"):
         export_model(tiny_model(), THEMaskVideoProcessor(), tmp_path / "out")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the official checkpoints (mmcv files) of all families share: the file, the MiT and how a model is filled."""
+"""Tools for official checkpoints of any family: reading files, renaming entries, filling models."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from transformers_themask.models.mit import MiTConfig
 
 OVERRIDES_REMEDY = "Give fields that leave no trace in the shapes, such as head counts, with `--config-overrides`."
 
-# Part of the official MiT, but of no use in a segmentation model.
+# The official MiT's classifier of images.
 MIT_UNUSED = r"^backbone\.head\."
 
 MIT_RENAMES = [
@@ -38,7 +38,7 @@ Config = TypeVar("Config", bound=PreTrainedConfig)
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What happened to an official checkpoint's entries.
+    """Result of a conversion.
 
     Attributes:
         dropped (`list[str]`): Official names of parameters that serve no purpose here.
@@ -77,10 +77,7 @@ def load_official_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def mit_key(key: str) -> str:
-    """Rename one official parameter of the MiT, `"backbone…"`, to its name in a [`MiTBackbone`].
-
-    A fused key-value projection keeps one name, ending in `kv_proj`, which [`split_key_values`] splits.
-    """
+    """The name in a [`MiTBackbone`] of an official `"backbone…"`; fused key-value projections end in `kv_proj`."""
     # Stages count from 1 in the official names.
     name = re.sub(
         r"^(patch_embed|norm|block)(\d)",
@@ -93,20 +90,20 @@ def mit_key(key: str) -> str:
 
 
 def split_key_values(key: str, tensor: Tensor) -> dict[str, Tensor]:
-    """A renamed parameter of the MiT; a fused key-value projection becomes two."""
+    """The entries of a renamed parameter of the MiT: two for a fused key-value projection, else one."""
     if ".kv_proj." not in key:
         return {key: tensor}
     return {key.replace("kv_proj", f"{name}_proj"): x for name, x in zip("kv", tensor.chunk(2), strict=True)}
 
 
 def renamed(key: str, dropped: Sequence[str], mit: str, renames: Sequence[tuple[str, str]]) -> str | None:
-    """Rename one official parameter, or give `None` for one that serves no purpose here.
+    """Rename one official parameter; `None` for one that is dropped.
 
     Args:
         key (`str`): Official name.
-        dropped (`Sequence[str]`): Patterns of names that are dropped, besides the MiT's.
-        mit (`str`): Name of the MiT here.
-        renames (`Sequence[tuple[str, str]]`): Patterns and their replacements, one after the other.
+        dropped (`Sequence[str]`): Patterns of names that are dropped, besides those of an image classifier's head.
+        mit (`str`): Name of the MiT in the model.
+        renames (`Sequence[tuple[str, str]]`): Patterns and their replacements, applied in order.
     """
     if any(re.search(pattern, key) for pattern in (*dropped, MIT_UNUSED)):
         return None
@@ -126,8 +123,8 @@ def converted_entries(
 
     Args:
         state_dict (`dict[str, torch.Tensor]`): Official parameters.
-        rename (`Callable`): Gives the new name of a parameter, or `None` if it is dropped.
-        reshape (`Callable`): Makes of a new name and a parameter one entry or several.
+        rename (`Callable`): Maps an official name to the new one, or to `None` to drop the parameter.
+        reshape (`Callable`): Maps a new name and a parameter to one entry or several.
 
     Returns:
         The state dict under the new names, and the official names dropped.
@@ -144,7 +141,7 @@ def converted_entries(
 
 
 def mit_config_from(state_dict: dict[str, Tensor]) -> MiTConfig:
-    """Read the MiT off an official state dict's shapes. Of the head counts, (1, 2, 5, 8), there is no trace."""
+    """Read the MiT off the shapes of a state dict, with the official head counts (1, 2, 5, 8)."""
     return MiTConfig(
         hidden_sizes=[shape_in(state_dict, f"backbone.norm{stage}.weight")[0] for stage in range(1, 5)],
         depths=[count_in(state_dict, rf"backbone\.block{stage}\.(\d+)\.") for stage in range(1, 5)],
@@ -152,27 +149,19 @@ def mit_config_from(state_dict: dict[str, Tensor]) -> MiTConfig:
 
 
 def count_in(state_dict: dict[str, Tensor], pattern: str) -> int:
-    """How many entries of a numbered list there are: one more than the largest number that a pattern finds."""
+    """Length of a numbered list of entries: one more than the largest number that a pattern finds."""
     return 1 + max((int(match[1]) for key in state_dict if (match := re.match(pattern, key))), default=-1)
 
 
 def shape_in(state_dict: dict[str, Tensor], key: str) -> torch.Size:
-    """The shape of an entry.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """The shape of an entry; a `ValueError` if it is missing."""
     if key not in state_dict:
         raise ValueError(f"An official state dict must hold `{key}`. Got {len(state_dict)} entries without it.")
     return state_dict[key].shape
 
 
 def build_official_config(config_class: type[Config], fields: dict[str, Any], overrides: dict[str, Any]) -> Config:
-    """Build a configuration from what was read off a checkpoint, and what is known better.
-
-    Raises:
-        ValueError: If an override is impossible.
-    """
+    """Build a configuration from fields read off a checkpoint and overrides; a `ValueError` names the option."""
     try:
         return build_config(config_class, fields, overrides)
     except ValueError as error:
@@ -183,7 +172,7 @@ def fill_model(model: PreTrainedModel, converted: dict[str, Tensor]) -> tuple[li
     """Load renamed parameters into a model.
 
     Returns:
-        New names that the model does not know, and those that were not filled.
+        Entries that the model lacks, and parameters of the model that were not filled.
 
     Raises:
         ValueError: If a parameter has another shape than the model's.
@@ -205,15 +194,6 @@ def official_names(
     state_dict: dict[str, Tensor],
     convert: Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], list[str]]],
 ) -> list[str]:
-    """Find out which official parameters became some entries.
-
-    Args:
-        keys (`Sequence[str]`): New names of the entries.
-        state_dict (`dict[str, torch.Tensor]`): Official parameters.
-        convert (`Callable`): A family's `convert_state_dict`.
-
-    Returns:
-        Their official names, sorted.
-    """
+    """The official names, sorted, of the parameters that `convert`, a family's conversion, turned into `keys`."""
     wanted = set(keys)
     return sorted(key for key, tensor in state_dict.items() if wanted & convert({key: tensor})[0].keys())

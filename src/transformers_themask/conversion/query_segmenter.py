@@ -63,7 +63,7 @@ def convert_official_key(key: str, more_renames: Sequence[tuple[str, str]] = ())
 
 
 def split_projections(key: str, tensor: Tensor) -> dict[str, Tensor]:
-    """A renamed parameter; a fused projection of self-attention or of the MiT becomes several."""
+    """The entries of a renamed parameter: several for a fused projection of self-attention or of the MiT."""
     if match := re.search(r"layers\.\d+\.self_attn\.in_proj_(weight|bias)$", key):
         stem = key.removesuffix(f"in_proj_{match[1]}")
         return {f"{stem}{name}_proj.{match[1]}": x for name, x in zip("qkv", tensor.chunk(3), strict=True)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an exported graph computes what the model does."""
+"""Comparison of exported graphs with the model."""
 
 from collections.abc import Iterator
 
@@ -22,19 +22,15 @@ from .graphs import (
 
 TOLERANCE = 1e-3
 
-# Steps of a stream among which there are some of every kind.
+# Number of steps of a stream that include every kind.
 NUM_STEPS = 4
 
 
 def largest_difference(graph: Graph, run: Runner) -> float:
-    """The largest difference of scores between an exported graph and the model; of logits, relative to the largest.
+    """The largest difference of scores between a graph and its exported file; of logits, relative to the largest.
 
-    Clips have one frame and one more than the model's; streams begin with their first frame and go on until the frames
-    that are kept have been replaced. All are compared alone and in a batch, and at two sizes where sizes are free.
-
-    Args:
-        graph ([`Graph`]): What was exported.
-        run: The exported file, as opened by `load`.
+    Clips have one frame and one more than the model's; streams run from their first frame until all frames in the
+    state have been replaced. All are compared alone and in a batch, and at two sizes where sizes are free.
     """
     compare = stream_differences if graph.has_state else clip_differences
     if graph.step_kind:
@@ -57,7 +53,7 @@ def clip_differences(graph: Graph, run: Runner, batch_size: int, size: Size) -> 
 
 @torch.no_grad()
 def stream_differences(graph: Graph, run: Runner, batch_size: int, size: Size) -> Iterator[float]:
-    """Differences for the frames of a stream; each side goes on with its own state."""
+    """Differences for the frames of a stream; each side keeps its own state."""
     model = graph.module.model
     state, tensors = model.initial_state(graph.num_frames, 1), None
     for frame in random_frames(batch_size, graph.stream_length, size).split(1, dim=1):
@@ -71,7 +67,7 @@ def stream_differences(graph: Graph, run: Runner, batch_size: int, size: Size) -
 
 @torch.no_grad()
 def step_differences(graph: Graph, run: Runner, batch_size: int, size: Size) -> Iterator[float]:
-    """Differences, of the next state too, for the first steps of a kind in a stream of the model's own steps."""
+    """Differences, of the next state too, for the first steps of one kind in a stream of the model."""
     model = graph.module.model
     state = model.initial_state(graph.num_frames, 1)
     for frame in random_frames(batch_size, NUM_STEPS, size).split(1, dim=1):

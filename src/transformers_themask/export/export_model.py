@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export a model as graphs that run without this package: whole clips, and the step of a stream."""
+"""Export of a model as graphs that run without this package: of whole clips, and of the step of a stream."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,20 +9,21 @@ from transformers import PreTrainedModel
 
 from transformers_themask.files.atomic import AtomicFolder
 from transformers_themask.models.streaming import stream_options
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.sinks.output_folder import check_new_folder
 
 from .check import TOLERANCE, largest_difference
-from .formats import SUFFIXES, check_format, load, refusal, trace, write
+from .formats import SUFFIXES, check_format, export_error, load, trace, write
 from .graphs import Graph, Size, graphs_of
 from .manifest import MANIFEST, graph_entry, write_manifest
 
-# Those that call the model differently; interleaved clips are clips.
+# Modes with graphs of their own; interleaved clips use the graph of clips.
 EXPORTED_MODES = ("contiguous", "sliding", "recurrent")
 
 
 def export_model(
     model: PreTrainedModel,
-    processor: Any,
+    processor: VideoSegmentationProcessor,
     output_dir: str | Path,
     formats: Sequence[str] = ("onnx",),
     sizes: Sequence[Size] | None = None,
@@ -31,7 +32,7 @@ def export_model(
 ) -> dict[Path, float]:
     """Write a model as graphs from normalised frames to class scores, with a manifest that describes them.
 
-    Every file is opened again and compared with the model. The model is put on the CPU, in float32 and eval mode.
+    Every file is loaded and compared with the model. The model is put on the CPU, in float32 and eval mode.
 
     Args:
         model (`PreTrainedModel`):
@@ -46,16 +47,16 @@ def export_model(
             Heights and widths of the network's input, for one graph each. By default one graph takes frames of any
             size whose height and width are multiples of 32, or of the one size that the model takes.
         num_frames (`int`, *optional*):
-            Frames that the answer to a frame of a stream is based on. Defaults to the model's.
+            Frames that the label map of a streamed frame is based on. Defaults to the model's.
         modes (`Sequence[str]`, *optional*):
             Some of the model's streaming modes: `"contiguous"` for whole clips, `"sliding"` or `"recurrent"` for the
             step of a stream. All of them by default.
 
     Returns:
-        The files that have been written, each with its largest difference from the model's scores.
+        The written files, each with its largest difference from the model's scores.
 
     Raises:
-        ValueError: If an argument is not as described, an exporter refuses the model, or a graph's scores differ from
+        ValueError: If an argument is not as described, an exporter rejects the model, or a graph's scores differ from
             the model's by more than 0.001.
     """
     check_new_folder("output_dir", output_dir)
@@ -82,7 +83,7 @@ def export_model(
 
 
 def write_graph(graph: Graph, formats: Sequence[str], folder: Path) -> dict[str, float]:
-    """Write one graph in some formats, and compare each file with the model; see `export_model`."""
+    """Write one graph in some formats; returns each file's largest difference from the model."""
     program = trace(graph)
     differences = {}
     for name in formats:
@@ -90,33 +91,29 @@ def write_graph(graph: Graph, formats: Sequence[str], folder: Path) -> dict[str,
         write(graph, program, name, path)
         try:
             differences[path.name] = largest_difference(graph, load(path))
-        except Exception as error:  # whatever it is, it is the runtime's reason
-            raise refusal(graph, f"the runtime of {path.name}", error) from error
+        except Exception as error:  # runtimes raise errors of any type
+            raise export_error(graph, f"the runtime of {path.name}", error) from error
         check_difference(path.name, differences[path.name])
     return differences
 
 
 def check_difference(name: str, difference: float) -> None:
-    """Raise a `ValueError` if an exported graph is not the model, not a number included."""
+    """Raise a `ValueError` if an exported graph differs from the model, or its scores are not numbers."""
     if not difference <= TOLERANCE:
         raise ValueError(
             f"The scores of {name} must differ from the model's by at most {TOLERANCE}. Got {difference:.2g}. Nothing "
-            "is exported."
+            "was exported."
         )
 
 
 def only_size(model: PreTrainedModel) -> Size | None:
-    """The size of frames that a model is limited to, if it is."""
+    """The only size of frames that a model takes, or `None` if it takes several."""
     square = getattr(model, "square_input_size", None) or getattr(model.config, "square_input_size", None)
     return None if square is None else (square["height"], square["width"])
 
 
 def exported_modes(model: PreTrainedModel, modes: Sequence[str] | None) -> list[str]:
-    """The modes to export, in a fixed order.
-
-    Raises:
-        ValueError: If the model has not all that are asked for.
-    """
+    """The modes to export, in a fixed order; a `ValueError` for one that the model does not have."""
     possible = [mode for mode in EXPORTED_MODES if mode in model.stream_modes]
     unknown = [mode for mode in modes or [] if mode not in possible]
     if unknown:

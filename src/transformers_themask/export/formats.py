@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graphs as files, and files as something that runs: `torch.export` archives and ONNX."""
+"""File formats of graphs, `torch.export` archives and ONNX: writing and running them."""
 
 import importlib.util
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Runner = Callable[[Tensors], Tensors]
 
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-# The first opset with both GridSample, of which 16 has no 3D, and Gelu.
+# The first opset with Gelu and a GridSample of volumes.
 OPSET = 20
 
 
@@ -33,11 +33,7 @@ def check_format(name: str) -> None:
 
 @torch.no_grad()
 def trace(graph: Graph) -> ExportedProgram:
-    """Trace a graph, with free lengths where its shapes have names.
-
-    Raises:
-        ValueError: If PyTorch refuses.
-    """
+    """Trace a graph, with free lengths where its shapes have names; a `ValueError` if PyTorch cannot."""
     lengths = {"height": SIZE_DIVISOR * Dim("rows"), "width": SIZE_DIVISOR * Dim("columns")}
     free = {
         name: {axis: lengths.get(length, Dim.AUTO) for axis, length in enumerate(shape) if isinstance(length, str)}
@@ -45,16 +41,12 @@ def trace(graph: Graph) -> ExportedProgram:
     }
     try:
         return torch.export.export(graph.module, (), nested(graph.inputs), dynamic_shapes=nested(free), strict=False)
-    except Exception as error:  # whatever it is, it is the exporter's reason
-        raise refusal(graph, "torch.export", error) from error
+    except Exception as error:  # exporters raise errors of any type
+        raise export_error(graph, "torch.export", error) from error
 
 
 def write(graph: Graph, program: ExportedProgram, name: str, path: Path) -> None:
-    """Write a traced graph as a file of one format.
-
-    Raises:
-        ValueError: If the exporter refuses.
-    """
+    """Write a traced graph as a file of one format; a `ValueError` if the exporter cannot."""
     if name == "torch":
         torch.export.save(program, path)
     else:
@@ -63,11 +55,7 @@ def write(graph: Graph, program: ExportedProgram, name: str, path: Path) -> None
 
 @torch.no_grad()
 def write_onnx(graph: Graph, program: ExportedProgram, path: Path) -> None:
-    """Write a traced graph as ONNX, with the names of its inputs, outputs and free axes.
-
-    Raises:
-        ValueError: If PyTorch's exporter refuses.
-    """
+    """Write a traced graph as ONNX, with the names of its inputs, outputs and free axes."""
     import onnx
 
     try:
@@ -82,12 +70,12 @@ def write_onnx(graph: Graph, program: ExportedProgram, path: Path) -> None:
             verbose=False,
         )
         model = exported.model_proto
-    except Exception as error:  # whatever it is, it is the exporter's reason
-        raise refusal(graph, "torch.onnx.export", error) from error
+    except Exception as error:  # exporters raise errors of any type
+        raise export_error(graph, "torch.onnx.export", error) from error
     for values, shapes in ((model.graph.input, graph.input_shapes), (model.graph.output, graph.output_shapes)):
         for value in values:
             name_axes(value.type.tensor_type.shape.dim, shapes[value.name])
-    # Where each node came from: many times the size of the graph, with the paths of this machine.
+    # The origin of each node, with paths of this machine, would be many times the size of the graph.
     for node in model.graph.node:
         del node.metadata_props[:]
     del model.graph.value_info[:]
@@ -101,12 +89,12 @@ def name_axes(axes: Any, shape: Shape) -> None:
             axis.dim_param = length
 
 
-def refusal(graph: Graph, tool: str, error: Exception) -> ValueError:
-    """The error for a graph that cannot be exported, with the reason that a tool gives."""
+def export_error(graph: Graph, tool: str, error: Exception) -> ValueError:
+    """The error for a graph that a tool cannot export, with the tool's reason."""
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     remedy = "" if graph.size else " Give the height and width of the frames as `size`."
     return ValueError(
-        f"`model` must be one that PyTorch {torch.__version__} can export. Got {graph.name}, which {tool} refuses: "
+        f"`model` must be one that PyTorch {torch.__version__} can export. Got {graph.name}, which {tool} rejects: "
         f"{reason.strip()}.{remedy}"
     )
 

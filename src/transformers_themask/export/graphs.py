@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a model is exported: modules from frames to scores whose inputs and outputs are named tensors."""
+"""Parts of a model that are exported: modules from frames to scores with named tensors as inputs and outputs."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -23,16 +23,12 @@ FRAMES_KEPT = "frames_kept"
 
 # A graph for frames of any size takes multiples of this.
 SIZE_DIVISOR = 32
-# Two sizes that differ in area and proportions tell apart what depends on which.
+# Two sizes that differ in area and proportions show which axes depend on which length.
 PROBED_SIZES = ((64, 96), (128, 64))
 
 
 class ClipModule(nn.Module):
-    """Scores of all frames of clips.
-
-    Args:
-        model (`PreTrainedModel`): A model of any family of this package.
-    """
+    """Scores of all frames of clips."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
@@ -44,12 +40,9 @@ class ClipModule(nn.Module):
 
 
 class StepModule(nn.Module):
-    """Scores of the newest frame, and the state for the next one.
+    """Scores of the newest frame, and the next state, by one of a model's `step_kinds`.
 
-    Args:
-        model (`PreTrainedModel`): A model whose steps pass on a state.
-        kind (`str`): One of its `step_kinds`.
-        state: A state of it, for what it holds besides tensors.
+    `state` is an example, for the parts of a state that are no tensors.
     """
 
     def __init__(self, model: PreTrainedModel, kind: str, state: Any):
@@ -72,12 +65,12 @@ class Graph:
     Args:
         name (`str`): Beginning of its file names.
         modes (`list[str]`): The streaming modes that it serves.
-        step_kind (`str`): Which of a model's kinds of steps it is; empty if there is but one.
+        step_kind (`str`): The kind of step, of a model with several kinds; else empty.
         module (`nn.Module`): What is traced.
         size (`tuple[int, int]`, *optional*): Height and width of the frames; `None` if they are free.
-        num_frames (`int`): Frames that the answer to a frame is based on.
+        num_frames (`int`): Frames that the label map of a frame is based on.
         inputs (`dict[str, Tensor]`): An example of every input, in order.
-        outputs (`dict[str, Tensor]`): What becomes of it.
+        outputs (`dict[str, Tensor]`): The outputs for these inputs.
         input_shapes, output_shapes (`dict[str, list]`): Lengths of the axes, names for those that are free.
     """
 
@@ -99,15 +92,11 @@ class Graph:
 
     @property
     def stream_length(self) -> int:
-        """Frames of a stream after which no frame is left that its state began with."""
+        """Number of frames after which the state holds no frame of the start of the stream."""
         return 1 + max(self.num_frames, *(tensor.shape[1] for tensor in self.inputs.values()))
 
     def before_the_first_frame(self, state: Any) -> Tensors:
-        """The tensors of the state that a stream begins with: zeros, and of no frame where they hold more and more.
-
-        Args:
-            state: A state of the model, after any number of frames of the size in question.
-        """
+        """The tensors of a stream's first state, given a later one: zeros, without frames where these accumulate."""
         return {
             name: torch.zeros_like(tensor[:, :0] if self.input_shapes[name][1] == FRAMES_KEPT else tensor)
             for name, tensor in named_tensors(state, STATE_IN).items()
@@ -115,13 +104,9 @@ class Graph:
 
 
 def graphs_of(model: PreTrainedModel, modes: list[str], num_frames: int, size: Size | None) -> list[Graph]:
-    """The graphs that serve some modes of a model: one for clips, and one for each kind of step that has a state.
+    """The graphs for some `stream_modes` of a model: one for clips, and one for each kind of step that has a state.
 
-    Args:
-        model (`PreTrainedModel`): The model.
-        modes (`list[str]`): Some of its `stream_modes`.
-        num_frames (`int`): Frames that the answer to a frame is based on.
-        size (`tuple[int, int]`, *optional*): Height and width of the frames. `None` leaves them free.
+    `num_frames` is the number of frames that the label map of a frame is based on; a `size` of `None` is free.
     """
     sizes = [size] if size else list(PROBED_SIZES)
     states = {mode: [state_after_a_frame(model, num_frames, at) for at in sizes] for mode in modes}
@@ -132,7 +117,7 @@ def graphs_of(model: PreTrainedModel, modes: list[str], num_frames: int, size: S
     if without_state:
         inputs = [{FRAMES: random_frames(2, 2, at)} for at in sizes]
         graphs.append(described("clip", without_state, ClipModule(model), sizes, num_frames, inputs))
-    # A full state, so that the trace drops a frame; an axis of length 1 would be taken for a constant.
+    # A full state, so that the trace drops a frame; an axis of length 1 would become a constant.
     num_kept = max(2, num_frames - 1)
     for mode in with_state:
         growing = growing_tensors(model, num_frames, sizes[0])
@@ -154,8 +139,8 @@ def graphs_of(model: PreTrainedModel, modes: list[str], num_frames: int, size: S
 
 @torch.no_grad()
 def growing_tensors(model: PreTrainedModel, num_frames: int, size: Size) -> set[str]:
-    """Names of those tensors of a model's states that hold more frames, on axis 1, after some frame than before it."""
-    state = model.initial_state(max(3, num_frames), 1)  # with a window that is not full after one frame
+    """Names of the tensors of a model's state that accumulate frames on axis 1."""
+    state = model.initial_state(max(3, num_frames), 1)  # its window is not full after one frame
     lengths: dict[str, set[int]] = {}
     for frame in [None, *random_frames(1, 2, size).split(1, dim=1)]:
         if frame is not None:
@@ -173,7 +158,7 @@ def state_after_a_frame(model: PreTrainedModel, num_frames: int, size: Size) -> 
 
 @torch.no_grad()
 def states_by_kind(model: PreTrainedModel, num_frames: int, sizes: list[Size]) -> dict[str, list[Any]]:
-    """For each kind of step among the first of a stream, the state of two streams before it, at each of some sizes."""
+    """The state of two streams before the first step of each kind, at each of some sizes."""
     states: dict[str, list[Any]] = {}
     for index, size in enumerate(sizes):
         state = model.initial_state(num_frames, 1)
@@ -186,7 +171,7 @@ def states_by_kind(model: PreTrainedModel, num_frames: int, sizes: list[Size]) -
 
 
 def random_frames(batch_size: int, num_frames: int, size: Size) -> Tensor:
-    """Noise in the place of normalised frames."""
+    """Noise of the shape of normalised frames."""
     generator = torch.Generator().manual_seed(batch_size)
     return torch.randn(batch_size, num_frames, 3, *size, generator=generator)
 
@@ -201,13 +186,9 @@ def described(
     inputs: list[Tensors],
     growing: Collection[str] = (),
 ) -> Graph:
-    """A graph, whose free axes follow from its inputs and outputs at each of some sizes.
+    """A [`Graph`], whose free axes follow from examples of its inputs at each of some sizes of frames.
 
-    Args:
-        name, modes, module, num_frames: See [`Graph`].
-        sizes (`list[tuple[int, int]]`): Heights and widths of the frames.
-        inputs (`list[dict[str, Tensor]]`): An example of every input for each of them.
-        growing (`Collection[str]`, *optional*): Names of inputs that hold ever more frames.
+    `growing` names the inputs that accumulate frames.
     """
     module.eval()
     outputs = [call_module(module, tensors) for tensors in inputs]
@@ -235,18 +216,18 @@ def described(
 
 
 def call_module(module: Any, tensors: Tensors) -> Tensors:
-    """Call a graph's module, or what became of it, with all inputs by their names."""
+    """Call a graph's module, or an exported one, with all inputs by their names."""
     return module(**nested(tensors))
 
 
 def nested(named: dict[str, Any]) -> dict[str, Any]:
-    """One entry per argument of a graph's module: the frames, and all of the state."""
+    """The arguments of a graph's module: the frames, and the tensors of the state as one."""
     state = {name: value for name, value in named.items() if name != FRAMES}
     return {FRAMES: named[FRAMES], **({"state": state} if state else {})}
 
 
 def shape_of(name: str, tensors: list[Tensor], sizes: list[Size], is_growing: bool) -> Shape:
-    """Axes of a tensor that is known at each of some sizes: a length, or a name or formula where it is free."""
+    """Axes of a tensor, from its values at some sizes: a length, or a name or formula where it is free."""
     num_frames = tensors[0].shape[1]
     frames: int | str = num_frames
     if is_growing:
@@ -258,11 +239,7 @@ def shape_of(name: str, tensors: list[Tensor], sizes: list[Size], is_growing: bo
 
 
 def axis_of(name: str, lengths: list[int], sizes: list[Size]) -> int | str:
-    """What the length of an axis is, from its lengths at some sizes.
-
-    Raises:
-        ValueError: If it is neither constant nor a fraction of the frames' height, width or area.
-    """
+    """The length of an axis, from its values at some sizes: constant, or a fraction of the height, width or area."""
     if len(set(lengths)) == 1:
         return lengths[0]
     measures = {
@@ -273,13 +250,11 @@ def axis_of(name: str, lengths: list[int], sizes: list[Size]) -> int | str:
     for measure, values in measures.items():
         if len({value / length for value, length in zip(values, lengths, strict=True)}) == 1:
             return measure if values == lengths else f"{measure}/{values[0] // lengths[0]}"
-    raise ValueError(
-        f"`size` must be given for a model whose {name} has an axis of {lengths} for frames of {sizes}. Got None."
-    )
+    raise ValueError(f"`size` must be given for a model whose {name} has an axis of {lengths} for frames of {sizes}.")
 
 
 def named_tensors(state: Any, name: str) -> Tensors:
-    """The tensors in a state of nested tuples, each named by the way to it."""
+    """The tensors in a state of nested tuples, each named by its path."""
     if isinstance(state, Tensor):
         return {name: state}
     tensors: Tensors = {}

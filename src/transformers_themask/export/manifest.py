@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What someone without this package must know to run exported graphs, as JSON."""
+"""Description of exported graphs, as JSON, for use without this package."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+
+from transformers_themask.models.video_processing import VideoSegmentationProcessor
 
 from .graphs import Graph, Shape, Tensors
 
@@ -26,14 +28,7 @@ PREPROCESSING_FIELDS = (
 
 
 def graph_entry(graph: Graph, differences: dict[str, float]) -> dict[str, Any]:
-    """Describe one graph.
-
-    Args:
-        graph ([`Graph`]):
-            The graph.
-        differences (`dict[str, float]`):
-            Largest difference from the model, for each of its files.
-    """
+    """Describe one graph, with the largest difference of each of its files from the model."""
     return {
         "files": list(differences),
         "modes": graph.modes,
@@ -55,22 +50,13 @@ def values(shapes: dict[str, Shape], examples: Tensors) -> list[dict[str, Any]]:
 
 
 def write_manifest(
-    path: Path, model: PreTrainedModel, processor: Any, num_frames: int, graphs: list[dict[str, Any]]
+    path: Path,
+    model: PreTrainedModel,
+    processor: VideoSegmentationProcessor,
+    num_frames: int,
+    graphs: list[dict[str, Any]],
 ) -> None:
-    """Write the description of all graphs, the classes and what is done to frames before.
-
-    Args:
-        path (`Path`):
-            The file.
-        model (`PreTrainedModel`):
-            The model.
-        processor ([`VideoSegmentationProcessor`]):
-            Its video processor.
-        num_frames (`int`):
-            Frames that the answer to a frame is based on.
-        graphs (`list[dict]`):
-            What `graph_entry` says about each graph.
-    """
+    """Write the manifest: the entries of all graphs, the classes and the preprocessing of frames."""
     fields = processor.to_dict()
     manifest = {
         "model_type": model.config.model_type,

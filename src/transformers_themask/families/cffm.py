@@ -20,7 +20,7 @@ from transformers_themask.models.mit import MiTConfig
 from transformers_themask.models.modeling_cffm import CFFMForVideoSemanticSegmentation
 from transformers_themask.registry import Converter, Family
 
-# Parameters the official model carries but never uses, or that follow from the configuration.
+# Unused parameters of the official model, and those that follow from the configuration.
 DROPPED = (
     r"^decode_head\.conv_seg\.",
     r"\.relative_position_index",
@@ -45,15 +45,7 @@ RENAMES = [
 
 
 def convert_official_key(key: str) -> str | None:
-    """Rename one official parameter.
-
-    Args:
-        key (`str`): Official name, such as `"decode_head.linear_c1.proj.weight"`.
-
-    Returns:
-        The name here, or `None` for a parameter that is dropped. A fused key-value projection of the backbone keeps
-        one name, which `convert_state_dict` splits.
-    """
+    """The name here of an official parameter, or `None` if it is dropped; see [`official.renamed`]."""
     name = renamed(key, DROPPED, "backbone", RENAMES)
     if name is None:
         return None
@@ -68,11 +60,7 @@ def convert_official_key(key: str) -> str | None:
 
 
 def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename and reshape official parameters.
-
-    Returns:
-        The state dict under the names of [`CFFMForVideoSemanticSegmentation`], and the official names dropped.
-    """
+    """Rename and reshape official parameters; returns the new entries, and the official names dropped."""
     return converted_entries(state_dict, convert_official_key, _reshaped)
 
 
@@ -89,12 +77,8 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
 
     Head counts, window and receptive fields are those of the released configurations.
 
-    Args:
-        state_dict (`dict[str, torch.Tensor]`): Official parameters.
-        overrides: Fields of [`CFFMConfig`] that win over what was read.
-
     Raises:
-        ValueError: If an entry that tells the architecture is missing, or an override is impossible.
+        ValueError: If an entry that shows the architecture is missing, or an override is impossible.
     """
     shape = partial(shape_in, state_dict)
     num_labels, hidden_dim = shape("decode_head.linear_pred.weight")[:2]

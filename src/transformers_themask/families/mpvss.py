@@ -16,7 +16,7 @@ from transformers_themask.models.mit import MiTConfig
 from transformers_themask.models.modeling_mpvss import MPVSSForVideoSemanticSegmentation
 from transformers_themask.registry import ANY_OTHER, Converter, Family, LoadablePart
 
-# Of a Swin that has been trained for other sizes of windows, and counters of batches.
+# Indices of a Swin, which follow from its windows, and the weights of the official loss.
 DROPPED = r"relative_position_index$|^criterion\.empty_weight$"
 
 # The motion encoder of FlowNetS, without the decoder whose place the flow of MPVSS takes.
@@ -67,11 +67,7 @@ FIRST_PREDICTOR, FIRST_ENLARGER = 6, 5
 
 
 def convert_flow_key(key: str) -> str:
-    """Rename one official parameter of the flow to its name in a [`FlowEstimator`].
-
-    Args:
-        key (`str`): Official name, such as `"motion.encoder.conv3.1.conv.weight"`.
-    """
+    """The name in a [`FlowEstimator`] of an official parameter such as `"motion.encoder.conv3.1.conv.weight"`."""
     for pattern, replacement in FLOW_RENAMES:
         key = re.sub(pattern, replacement, key)
     if match := re.match(r"encoder\.conv(\d)\.(\d)\.conv\.(\w+)$", key):
@@ -86,11 +82,9 @@ def convert_flow_key(key: str) -> str:
 
 
 def convert_backbone_key(key: str) -> str:
-    """Rename one parameter of detectron2's ResNet or Mask2Former's Swin to its name in Transformers' backbones.
+    """The name in Transformers' ResNet or Swin of an official parameter, given without `"backbone."`.
 
-    Args:
-        key (`str`): Name without `"backbone."`. A fused projection of queries, keys and values keeps one name, ending
-            in `qkv_proj`.
+    A fused projection of queries, keys and values keeps one name, ending in `qkv_proj`.
     """
     renames = RESNET_RENAMES if re.match(r"stem\.|res\d\.", key) else SWIN_RENAMES
     for pattern, replacement in renames:
@@ -99,15 +93,7 @@ def convert_backbone_key(key: str) -> str:
 
 
 def convert_official_key(key: str) -> str | None:
-    """Rename one official parameter.
-
-    Args:
-        key (`str`): Official name, such as `"sem_seg_head.predictor.query_feat.weight"`.
-
-    Returns:
-        The name here, or `None` for a parameter that is dropped. Fused projections keep one name, which
-        `convert_state_dict` splits.
-    """
+    """The name here of an official parameter, or `None` if it is dropped; fused projections keep one name."""
     if re.search(DROPPED, key):
         return None
     if key.startswith("motion."):
@@ -120,11 +106,7 @@ def convert_official_key(key: str) -> str | None:
 
 
 def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename and split official parameters.
-
-    Returns:
-        The state dict under the names of [`MPVSSForVideoSemanticSegmentation`], and the official names dropped.
-    """
+    """Rename and split official parameters; returns the new entries, and the official names dropped."""
     return converted_entries(state_dict, convert_official_key, _reshaped)
 
 
@@ -168,13 +150,10 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: Any) -> M
     Head counts of the decoders leave no trace in the shapes; the official 8 is assumed. A checkpoint without a flow,
     a Mask2Former, leaves that part at its defaults.
 
-    Args:
-        state_dict (`dict[str, torch.Tensor]`): Official parameters.
-        overrides: Fields of [`MPVSSConfig`] that win over what was read; those of its segmenter as
-            `segmenter_config`.
+    Overrides of the segmenter's fields are given as `segmenter_config`.
 
     Raises:
-        ValueError: If an entry that tells the architecture is missing, or an override is impossible.
+        ValueError: If an entry that shows the architecture is missing, or an override is impossible.
     """
     head = {
         key.replace("sem_seg_head.", "decode_head.", 1): tensor

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The family of THE-Mask, and its official checkpoints (mmcv files).
 
-Official names that mislead, once and for all: `tgt_box` and `*_box` are frame queries, not boxes;
+Misleading official names: `tgt_box` and `*_box` are frame queries, not boxes;
 `deformabel_transformer_cross_attention_layers` is one module, neither deformable nor a list of layers.
 """
 
@@ -18,7 +18,7 @@ from transformers_themask.registry import Converter, Family
 
 AGGREGATOR = f"{DECODER}.temporal_aggregator"
 
-# What there is besides the Mask2Former: the predictors of frame queries, and the temporal aggregation.
+# Parts besides the Mask2Former: the predictors of frame queries, and the temporal aggregation.
 RENAMES = [
     (rf"^{TRANSFORMER}\.decoder_norm2", rf"{DECODER}.frame_layernorm"),
     (rf"^{TRANSFORMER}\.class_embed_aux", r"frame_class_predictor"),
@@ -46,11 +46,7 @@ def convert_official_key(key: str) -> str | None:
 
 
 def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename and split official parameters.
-
-    Returns:
-        The state dict under the names of [`THEMaskForVideoSemanticSegmentation`], and the official names dropped.
-    """
+    """Rename and split official parameters; returns the new entries, and the official names dropped."""
     return converted_entries(state_dict, convert_official_key, query_segmenter.split_projections)
 
 
@@ -59,12 +55,8 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
 
     Head counts leave no trace in the shapes; the official ones are assumed: MiT (1, 2, 5, 8), decoders 8.
 
-    Args:
-        state_dict (`dict[str, torch.Tensor]`): Official parameters.
-        overrides: Fields of [`THEMaskConfig`] that win over what was read.
-
     Raises:
-        ValueError: If an entry that tells the architecture is missing, or an override is impossible.
+        ValueError: If an entry that shows the architecture is missing, or an override is impossible.
     """
     has_frame_queries = "decode_head.predictor.class_embed_aux.weight" in state_dict
     fields = {

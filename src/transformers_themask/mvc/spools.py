@@ -42,7 +42,7 @@ class LabelSpool:
     grid: tuple[int, int] | None = None
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="themask-tta-")  # noqa: SIM115 (closed by `__exit__`)
+        self._file = tempfile.TemporaryFile(prefix="transformers-themask-tta-")  # noqa: SIM115 (closed by `__exit__`)
         self._end = 0
         # For each pass, where the record of each frame begins and ends.
         self._bounds: list[array[int]] = []
@@ -102,7 +102,7 @@ class ScoreSpool:
     def __init__(self, size: tuple[int, int], grid: tuple[int, int]):
         self.grid = grid
         self._size = size
-        self._file = tempfile.TemporaryFile(prefix="themask-tta-")  # noqa: SIM115 (closed by `__exit__`)
+        self._file = tempfile.TemporaryFile(prefix="transformers-themask-tta-")  # noqa: SIM115 (closed by `__exit__`)
         self._num_passes = 0
         self._num_labels = 0
         self.num_frames = 0
