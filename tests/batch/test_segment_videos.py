@@ -188,6 +188,7 @@ def test_two_processes_share_the_work_and_one_of_them_sums_up(call, videos, mode
     assert written(output) == first
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_leaves_nothing_half_done(videos, frames, model_dir, tmp_path):
     write_video(videos / "trip" / "long.mp4", np.tile(frames, (60, 1, 1, 1)))
     output = tmp_path / "out"

@@ -30,7 +30,7 @@ def write_checkpoint(output_dir, step, config=None):
     return output_dir / folder.name
 
 
-def test_the_last_whole_checkpoint_is_found_by_its_step(tmp_path):
+def test_last_complete_checkpoint_is_found_by_its_step(tmp_path):
     for step in (2, 10, 9):
         write_checkpoint(tmp_path, step)
     assert find_checkpoints(tmp_path) == (tmp_path / "checkpoint-10", [])
@@ -38,7 +38,7 @@ def test_the_last_whole_checkpoint_is_found_by_its_step(tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["truncated", "missing", "unsealed", "unreadable seal"])
-def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path, harm):
+def test_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, harm):
     whole, damaged = write_checkpoint(tmp_path, 2), write_checkpoint(tmp_path, 4)
     if harm == "truncated":
         (damaged / "weights.bin").write_bytes(bytes(50))
@@ -96,3 +96,21 @@ def test_folder_without_a_checkpoint_is_rejected(tmp_path):
 def test_a_recipe_survives_as_json(tmp_path):
     write_recipe(RECIPE, tmp_path)
     assert json.loads((tmp_path / "recipe.json").read_text()) == {"learning_rate": 1e-4, "crop_size": [480, 480]}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "current"),
+    [
+        ({"freeze_pixel_level": True, "draw_distance": False}, {"freeze": ["pixel_level"], "clip_sampler": "offsets"}),
+        ({"freeze_pixel_level": False, "draw_distance": True}, {"freeze": [], "clip_sampler": "pair"}),
+    ],
+)
+def test_recipe_with_earlier_argument_names_resumes(tmp_path, earlier, current):
+    write_recipe({**RECIPE, **earlier}, write_checkpoint(tmp_path, 2))
+    (tmp_path / "checkpoint-2" / SEAL_FILE).unlink()
+    seal_checkpoint(tmp_path / "checkpoint-2")
+    checkpoint, _ = checkpoint_to_resume(tmp_path, "auto", tiny_config(), {**RECIPE, **current})
+    assert checkpoint == tmp_path / "checkpoint-2"
+    other = {**RECIPE, **current, "freeze": ["decoder"]}
+    with pytest.raises(ValueError, match=r"Got `freeze` = \["):
+        checkpoint_to_resume(tmp_path, "auto", tiny_config(), other)

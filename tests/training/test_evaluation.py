@@ -136,7 +136,7 @@ def test_passes_are_combined_before_they_are_scored(processor, videos, tmp_path,
         assert np.array_equal([np.array(Image.open(file)) for file in files], collected[row["video_id"]][0])
 
 
-def test_run_vss_scores_in_passes_and_writes_which(
+def test_run_vss_records_its_test_time_augmentation(
     run_vss, data_root, processor, videos, tmp_path, monkeypatch, capsys
 ):
     selected = replace(videos(2), tta=TTA((1.0, 2.0), flip=True, combine="scores"))

@@ -61,7 +61,7 @@ def test_plot_holds_every_logged_point_of_losses_scores_and_shares(tmp_path):
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 0.0])
-def test_a_diverged_run_is_drawn_too(tmp_path, loss):
+def test_plot_handles_infinite_and_missing_losses(tmp_path, loss):
     draw_learning_curve([HISTORY[0], {"step": 20, "epoch": 1.0, "loss": loss}], tmp_path / "curve")
     assert len(curve_in(tmp_path / "curve.svg", "loss_class")) == 1
 

@@ -15,7 +15,7 @@ from tiny import TINY_MIT, tiny_model
 from tiny_segmenters import SEGMENTERS, per_frame_model, save_native
 from transformers_themask import MiTConfig, PerFrameConfig, THEMaskConfig
 from transformers_themask.inference.loading import load_model as load_checkpoint
-from transformers_themask.training.arguments import DataArguments, ModelArguments
+from transformers_themask.training.arguments import DataArguments, ModelArguments, recipe_of
 from transformers_themask.training.starting_point import (
     PROCESSOR_FILE,
     load_config,
@@ -170,6 +170,30 @@ def test_the_processor_is_the_checkpoints_unless_a_size_is_given(tmp_path):
     assert dict(other.size) == {"shortest_edge": 32, "longest_edge": 64}
 
 
+def test_unknown_part_to_freeze_is_rejected_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"Got 'neck'\. It has pixel_level\."):
+        load_config(ModelArguments(freeze=["neck"]), NAMES)
+    with pytest.raises(ValueError, match=r"of a cffm model\. Got 'pixel_level'\. It has none\."):
+        load_config(ModelArguments(model_type="cffm", freeze=["pixel_level"]), NAMES)
+
+
+def test_freeze_pixel_level_is_a_name_for_freezing_that_part():
+    assert ModelArguments(freeze_pixel_level=True).freeze == ["pixel_level"]
+    assert ModelArguments(freeze=["pixel_level"], freeze_pixel_level=True).freeze == ["pixel_level"]
+
+
+def test_defaults_that_are_not_given_are_those_of_the_architecture(training_arguments):
+    resolved = {}
+    for name in ("themask", "cffm", "mpvss"):
+        model_args = ModelArguments(model_type=name)
+        recipe = recipe_of(model_args, DataArguments(), training_arguments(), load_config(model_args, NAMES))
+        resolved[name] = recipe["undecayed_norms"], recipe["clip_sampler"]
+    assert resolved == {"themask": ("head", "offsets"), "cffm": ("backbone", "offsets"), "mpvss": ("all", "pair")}
+    given = DataArguments(draw_distance=False), training_arguments(undecayed_norms="head")
+    recipe = recipe_of(model_args, *given, load_config(model_args, NAMES))
+    assert (recipe["undecayed_norms"], recipe["clip_sampler"]) == ("head", "offsets")
+
+
 # ---- models that work frame by frame ----
 
 
@@ -287,7 +311,7 @@ def test_the_evaluation_size_reaches_the_image_processor_of_a_saved_model(tmp_pa
     assert load_checkpoint(tmp_path / "native", size={"shortest_edge": 32})[1].resized_size(100, 200) == (32, 64)
 
 
-def test_oneformer_is_told_its_task_by_its_checkpoint(tmp_path):
+def test_task_of_oneformer_comes_from_its_checkpoint(tmp_path):
     save_native("oneformer", tmp_path, num_labels=2)
     model_args = segmenter_arguments(tmp_path, ignore_mismatched_sizes=True)
     model = load_model(model_args, load_config(model_args, NAMES))
@@ -299,7 +323,7 @@ def test_oneformer_is_told_its_task_by_its_checkpoint(tmp_path):
         load_model(model_args, load_config(model_args, NAMES))
 
 
-def test_a_video_model_is_no_image_model(stage1):
+def test_video_model_as_image_segmenter_is_rejected(stage1):
     _, path = stage1
     with pytest.raises(ValueError, match=r"must describe a model that segments single images .* Got 'themask'"):
         load_config(segmenter_arguments(path), NAMES)

@@ -153,7 +153,7 @@ def test_a_saved_run_holds_model_and_processor(clips, training_arguments, proces
     assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in reloaded.state_dict().items())
 
 
-def test_a_complete_run_is_not_trained_on(pixel_classifier, clips, training_arguments, processor):
+def test_resuming_a_complete_run_only_loads_its_model(pixel_classifier, clips, training_arguments, processor):
     args = training_arguments(max_steps=2, save_strategy="steps", save_steps=2, lr_scheduler_type="constant")
     VSSTrainer(copy.deepcopy(pixel_classifier), args, processor, train_dataset=clips()).train()
     again = VSSTrainer(pixel_classifier, args, processor, train_dataset=clips())
@@ -165,7 +165,7 @@ def test_a_complete_run_is_not_trained_on(pixel_classifier, clips, training_argu
     )
 
 
-def test_an_undefined_score_is_the_worst(clips, videos, training_arguments, processor):
+def test_undefined_score_is_never_the_best(clips, videos, training_arguments, processor):
     args = training_arguments(
         max_steps=2, eval_strategy="steps", eval_steps=1, metric_for_best_model="vc16", save_strategy="best"
     )
