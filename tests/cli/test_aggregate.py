@@ -263,7 +263,7 @@ def test_damaged_video_is_rejected(model_dir, frame_folder, tmp_path, capsys):
     for position, file in enumerate(sorted(frame_folder.iterdir())):
         (damaged / file.name).write_bytes(b"damaged" if position == 5 else file.read_bytes())
     error = error_of(capsys, model_dir, model_dir, "--video", damaged, "-o", tmp_path / "out")
-    assert error.endswith("5 frames could be read. Nothing is made of them, as every frame is needed.")
+    assert error.endswith("5 frames could be read. No output was written: every frame is needed.")
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 

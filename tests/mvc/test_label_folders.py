@@ -138,7 +138,7 @@ def test_a_damaged_video_is_no_half_of_a_result(frame_folder, tmp_path):
     for position, file in enumerate(sorted(frame_folder.iterdir())):
         (tmp_path / file.name).write_bytes(b"damaged" if position == 5 else file.read_bytes())
     (video,) = single_video(FrameFolder(tmp_path))
-    with pytest.raises(ValueError, match=r"5 frames could be read\. Nothing is made of them") as error:
+    with pytest.raises(ValueError, match=r"5 frames could be read\. No output was written") as error:
         list(video.frames)
     assert not isinstance(error.value, IncompleteVideoError)
 

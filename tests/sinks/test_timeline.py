@@ -137,5 +137,5 @@ def test_timeline_names_what_does_not_fit(tmp_path):
         ClassTimeline(tmp_path / "a.mp4", NAMES, class_palette(3))
     with pytest.raises(ValueError, match=r"`max_bins` must be an even number of at least 2. Got 3."):
         ClassTimeline(tmp_path / "a.png", NAMES, class_palette(3), max_bins=3)
-    with pytest.raises(ValueError, match="before there are shares"):
+    with pytest.raises(ValueError, match="before `shares`"):
         filled(tmp_path / "a.png", []).shares()

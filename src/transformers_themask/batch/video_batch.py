@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many videos: which there are, who segments which, what is finished and what became of each."""
+"""Folders of videos: finding them, dividing them among processes, and records of their results."""
 
 import csv
 import heapq
@@ -53,7 +53,7 @@ class FoundVideo:
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """What became of one video.
+    """The outcome of one video.
 
     Attributes:
         video (`str`): Name of the [`FoundVideo`].
@@ -62,8 +62,8 @@ class VideoRecord:
             where nothing could; "unfinished", where no process got to its end.
         frames (`int`): Number of frames segmented.
         seconds (`float`): How long that took.
-        error (`str`, *optional*): What went wrong, in one sentence.
-        job (`dict`): What was asked for: everything that the results depend on.
+        error (`str`, *optional*): The error message.
+        job (`dict`): Everything that the results depend on.
     """
 
     video: str

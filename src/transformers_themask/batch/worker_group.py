@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of one launch, which share a job without exchanging tensors."""
+"""The processes of one launch, without collective operations."""
 
 import os
 import threading
@@ -16,7 +16,7 @@ BEAT_SECONDS = 5.0
 
 @dataclass
 class WorkerGroup:
-    """A process and its relation to the others: all work, then wait for the verdict of the main one.
+    """A process among others: ranks work independently, then wait for the exit code of rank 0.
 
     They talk through the launcher's key-value store. There is no process group, hence no collective operation in which
     one process would wait for another that works for an hour on one file or that has died.
@@ -47,7 +47,7 @@ class WorkerGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process draws the conclusion."""
+        """Whether this is rank 0."""
         return self.rank == 0
 
     def wait_for_others(self, is_stopping: Callable[[], bool] = lambda: False) -> None:

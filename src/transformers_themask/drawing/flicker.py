@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much the labels of a video flicker: where, and what share of the pixels."""
+"""Flicker of labels between frames: its places, and its share of the pixels."""
 
 import numpy as np
 from PIL import Image, ImageFont
@@ -80,7 +80,7 @@ class FlickerMap:
             `np.ndarray` of shape `(height, width, 3)`: `uint8` RGB.
         """
         if self.change_rate is None:
-            raise ValueError("`update` must be called with a label map before `draw`. Got no call yet.")
+            raise ValueError("`update` must be called with a label map before `draw`.")
         heat = self.change_rate / np.float32(HOTTEST_SHARE)
         height, width = frame.shape[:2]
         if heat.shape != (height, width):

@@ -19,7 +19,7 @@ FIRST_COLORS = (
     (51, 34, 136),
     (140, 86, 40),
 )
-# Blue and orange of M. Okabe and K. Ito's set (2008), which look alike to nobody.
+# Blue and orange of M. Okabe and K. Ito's set (2008), distinguishable with any colour-vision deficiency.
 FIRST_SAFE_COLORS = ((0, 114, 178), (230, 159, 0))
 VOID_COLOR = (0, 0, 0)
 # Colours no class may come close to: void, and the white of the text.
@@ -92,7 +92,7 @@ def vspw_palette(num_classes: int) -> np.ndarray:
 
     There is no official palette of all 124 classes. VSPW's released test script (`test_clip.py` of `VSPW_baseline`)
     colours its PNGs with DAVIS's, which is VOC's for the first 22 entries (with 191 for 192) and grey ramps after
-    them; this map goes on by VOC's rule instead. That script counts from class index 0, which paints walls black; by
+    them; this map continues VOC's rule instead. That script counts from class index 0, which paints walls black; by
     raw id only void (raw id 0) is.
 
     Args:

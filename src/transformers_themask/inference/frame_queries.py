@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from transformers_themask.drawing.palettes import class_palette
@@ -14,6 +15,7 @@ from transformers_themask.drawing.query_view import ClassQueries, FrameQueries, 
 from transformers_themask.models.label_counts import clip_targets
 from transformers_themask.models.matching import Assignment, LevelPrediction
 from transformers_themask.models.point_sampling import uniform_points
+from transformers_themask.models.protocols import VideoModel, VideoProcessor
 from transformers_themask.models.query_loss import HierarchicalLoss
 from transformers_themask.models.streaming import rgb_array, single_frames
 
@@ -22,7 +24,7 @@ MASK_FIELDS = ("frame_masks_queries_logits", "masks_queries_logits")
 
 @torch.inference_mode()
 def frame_queries(
-    model: Any, processor: Any, clip: Any, labels: np.ndarray | None = None, frame: int = -1
+    model: VideoModel, processor: VideoProcessor, clip: Any, labels: np.ndarray | None = None, frame: int = -1
 ) -> FrameQueries:
     """Find the primary and the secondary query of each class, by the matching that the model was trained with.
 
@@ -73,8 +75,8 @@ def frame_queries(
 
 
 def query_view(
-    model: Any,
-    processor: Any,
+    model: VideoModel,
+    processor: VideoProcessor,
     clip: Any,
     labels: np.ndarray | None = None,
     class_index: int | None = None,
@@ -109,7 +111,7 @@ def query_view(
 class _Matched:
     """Outputs for one clip with its queries assigned to the classes of `targets` `(num_frames, height, width)`."""
 
-    def __init__(self, model: Any, outputs: ModelOutput, targets: Tensor, content: tuple[int, int]):
+    def __init__(self, model: PreTrainedModel, outputs: ModelOutput, targets: Tensor, content: tuple[int, int]):
         video, frames = _levels(outputs)
         self._masks = (frames or video)[0].mask_logits.flatten(0, 1)  # (num_frames, num_queries, rows, columns)
         self._content = content

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether two models are the same, wherever they were loaded from."""
+"""Fingerprints of models, independent of where they were loaded from."""
 
 import hashlib
 import json
-from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import BaseVideoProcessor, PreTrainedModel
 
-# Say where a model came from, not what it does.
+# These do not change what a model does.
 ORIGIN_FIELDS = ("_name_or_path", "transformers_version")
 
 
-def model_fingerprint(model: PreTrainedModel, processor: Any) -> str:
+def model_fingerprint(model: PreTrainedModel, processor: BaseVideoProcessor) -> str:
     """A short text that changes with the weights, the configuration and the preprocessing.
 
     Args:

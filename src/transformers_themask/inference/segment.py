@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
-from transformers_themask.models.streaming import VideoSession
+from transformers_themask.models.protocols import ModelSession, VideoModel, VideoProcessor
 from transformers_themask.videos.source import IncompleteVideoError
 
 
 def segment_frames(
-    model: PreTrainedModel,
-    processor: Any,
+    model: VideoModel,
+    processor: VideoProcessor,
     frames: Iterable[Any],
     num_frames: int | None = None,
     frame_stride: int | None = None,
@@ -53,7 +52,7 @@ def segment_frames(
     return labelled_frames(session, frames)
 
 
-def labelled_frames(session: VideoSession, frames: Iterable[Any]) -> Iterator[tuple[int, np.ndarray]]:
+def labelled_frames(session: ModelSession, frames: Iterable[Any]) -> Iterator[tuple[int, np.ndarray]]:
     """Yield index and label map of every frame of one video, as a session gives them.
 
     Args:

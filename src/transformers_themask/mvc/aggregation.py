@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Of several results for one video, choose the one that is most consistent in time (MVC, eq. 5 to 7).
+"""Selection of the result that is most consistent in time (MVC, eq. 5 to 7).
 
 The label map of a frame is carried to the next frame along the optical flow and compared with the label map there.
 That measures stability, not accuracy: a constant label map is perfectly consistent.
@@ -205,7 +205,7 @@ def _similarities(
 
 
 def _without_void(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Let a pixel without a class in one label map have that of the other: it speaks neither for nor against."""
+    """Fill void pixels of one label map from the other, so that they do not count."""
     return np.where(first == VOID_ID, second, first), np.where(second == VOID_ID, first, second)
 
 
@@ -281,7 +281,7 @@ def _reported(items: Iterable[Any], on_item: Callable[[], object] | None) -> Ite
 
 
 def consistency_settings(direction: str) -> dict[str, Any]:
-    """All that decides scores besides the frames and the label maps, for a record of them.
+    """Settings and versions that the scores depend on.
 
     Args:
         direction (`str`): Of the optical flow, see [`carry_labels`].

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos whose label maps have been written before: their frames and the folders that hold the maps, side by side."""
+"""Videos with folders of existing label maps."""
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class WholeVideo:
         try:
             yield from self._source
         except IncompleteVideoError as error:
-            raise ValueError(f"{error} Nothing is made of them, as every frame is needed.") from error
+            raise ValueError(f"{error} No output was written: every frame is needed.") from error
 
     def frame_name(self, index: int) -> str:
         """Name for files that belong to a frame, without suffix."""
@@ -103,8 +103,8 @@ def frames_with_label_maps(
 
     Raises:
         FileNotFoundError: If a frame has no label map in one of the folders.
-        ValueError: If a label map has another size than its frame, or a folder has maps of frames that the video has
-            not.
+        ValueError: If a label map has another size than its frame, or a folder has more maps than the video has
+            frames.
     """
     num_frames = 0
     for index, frame in enumerate(video.frames):

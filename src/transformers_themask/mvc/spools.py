@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the passes of test-time augmentation leave their results: one temporary file, whatever a video's length."""
+"""Temporary files for the results of the passes of test-time augmentation."""
 
 import tempfile
 import zlib
@@ -21,7 +21,7 @@ NOT_SPOOLED = -1
 
 @contextmanager
 def _naming_folder() -> Iterator[None]:
-    """Say where there is no room."""
+    """Name the folder of temporary files in the error of a full disk."""
     try:
         yield
     except OSError as error:
@@ -48,7 +48,7 @@ class LabelSpool:
         self._bounds: list[array[int]] = []
 
     def start_pass(self) -> None:
-        """What comes next is the video from its start."""
+        """Begin the next pass, from the start of the video."""
         self._bounds.append(array("q"))
 
     def put(self, index: int, values: np.ndarray) -> None:
@@ -108,7 +108,7 @@ class ScoreSpool:
         self.num_frames = 0
 
     def start_pass(self) -> None:
-        """What comes next is the video from its start."""
+        """Begin the next pass, from the start of the video."""
         self._num_passes += 1
         self.num_frames = 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One label map out of several: per-pixel majority, with ties resolved by the priority of the inputs."""
+"""Per-pixel majority vote of label maps, with ties resolved by the priority of the inputs."""
 
 from collections.abc import Sequence
 

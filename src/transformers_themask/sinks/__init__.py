@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done with the labelled frames of a video."""
+"""Sinks: overlay video, label maps, statistics and pictures of labelled frames."""

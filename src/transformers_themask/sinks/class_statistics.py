@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of every frame each class covers, as a table."""
+"""Tables of the pixels of each class in each frame."""
 
 import csv
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole video at one glance: small overlays of frames from its beginning to its end, on one sheet."""
+"""Contact sheets: small overlays of evenly spread frames of a video."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -42,8 +42,8 @@ class Thumbnail(NamedTuple):
 class ContactSheet:
     """Sink that draws evenly spread frames with their class colours and times, over a legend.
 
-    Memory holds less than twice as many small pictures as the sheet shows, however long the video is: of a video that
-    grows longer, every second one is let go of.
+    Memory holds less than twice as many small pictures as the sheet shows, however long the video is: when it is full,
+    every other picture is dropped.
 
     Args:
         path (`str` or `Path`):
@@ -102,7 +102,7 @@ class ContactSheet:
             sheet.save(unfinished)
 
     def abandon(self) -> None:
-        """Nothing to remove: the file is written in one go when the sink is closed."""
+        """No-op: the file is written when the sink is closed."""
 
     def _draw(self, thumbnails: Sequence[Thumbnail]) -> Image.Image:
         font = font_for(TEXT_SIDE)

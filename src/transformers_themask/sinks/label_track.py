@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The label maps of a whole video as one small lossless file."""
+"""Label tracks: the label maps of a video as one lossless file."""
 
 import json
 from collections import deque
@@ -117,7 +117,7 @@ def read_label_track(path: str | Path) -> Iterator[tuple[Fraction, np.ndarray]]:
         Iterator over `(time, label_map)`: seconds, exact, and a `uint8` or `uint16` array of shape `(height, width)`.
 
     Raises:
-        ValueError: If the file is none of these.
+        ValueError: If the file is no label track.
     """
     with _opened(path) as container:
         time_base = Fraction(container.metadata[TIME_BASE])

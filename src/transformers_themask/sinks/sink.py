@@ -30,11 +30,7 @@ class LabelledFrame:
 
 
 class Sink(Protocol):
-    """Takes the frames of one video, in order.
-
-    What it writes appears under its final name when it is closed, so that no half of a result can be mistaken for all
-    of it.
-    """
+    """Takes the frames of one video, in order. Its result appears when it is closed."""
 
     def write(self, frame: LabelledFrame) -> None:
         """Take in the next frame."""
@@ -43,4 +39,4 @@ class Sink(Protocol):
         """Finish what is written."""
 
     def abandon(self) -> None:
-        """Remove what is not finished; nothing happens where it is finished or nothing has been written."""
+        """Remove an unfinished result; a no-op if it is finished or nothing has been written."""

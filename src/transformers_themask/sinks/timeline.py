@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of the picture each class takes over the course of a video, as a plot."""
+"""Plots of class shares over time."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -99,7 +99,7 @@ class ClassTimeline:
             unfinished.write_bytes(plot.getvalue())
 
     def abandon(self) -> None:
-        """Nothing to remove: the file is written in one go when the sink is closed."""
+        """No-op: the file is written when the sink is closed."""
 
     def shares(self) -> tuple[np.ndarray, np.ndarray]:
         """The numbers of the plot.
@@ -109,7 +109,7 @@ class ClassTimeline:
             bin, `(num_bins, num_classes + 1)`.
         """
         if self._last_times is None:
-            raise ValueError("`write` must be called with a frame before there are shares. Got no frame yet.")
+            raise ValueError("`write` must be called with a frame before `shares`.")
         pixels = self._pixels[: len(self._starts)]
         earlier, last = self._last_times
         # The last frame is shown as long as the one before it, a lone one for a moment.

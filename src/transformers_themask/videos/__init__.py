@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where frames come from and go to: files, folders, cameras, memory."""
+"""Reading and writing videos."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open whatever a video can come from."""
+"""Sources of frames: files, URLs, folders, cameras and memory."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +13,7 @@ from .video_reader import VideoReader
 
 
 def open_frame_source(source: Any, folder_frame_rate: Fraction = DEFAULT_FRAME_RATE) -> FrameSource:
-    """Open a video as a source of frames, whatever it comes from.
+    """Open a video as a source of frames.
 
     Args:
         source (`str`, `Path`, `int`, `np.ndarray`, `torch.Tensor` or `Iterable`):

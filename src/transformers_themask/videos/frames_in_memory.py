@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames that the program already has, or makes, as a video."""
+"""Frames in memory, or made by the program, as a video."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from fractions import Fraction

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segment one uploaded video in the background, so that a page can show how far it is and stop it."""
+"""Segment an uploaded video in the background, with progress and cancellation."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ import numpy as np
 
 from transformers_themask.drawing.palettes import named_palette
 from transformers_themask.inference.segment_video import segment_video
-from transformers_themask.models.streaming import VideoSession
+from transformers_themask.models.protocols import ModelSession
 from transformers_themask.sinks.outputs import Drawing, Outputs
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.sinks.timeline import ClassTimeline
@@ -63,7 +63,7 @@ class SegmentationJob:
     for it.
 
     Args:
-        session ([`VideoSession`]):
+        session ([`ModelSession`]):
             What labels the frames.
         source ([`FrameSource`]):
             The video.
@@ -72,7 +72,7 @@ class SegmentationJob:
         folder (`Path`):
             Where the job may make a folder of its own.
         stopping (`threading.Event`):
-            Set, by anybody, to let the video end with the frame that is being read.
+            Setting it ends the video with the frame that is being read.
 
     Attributes:
         coloring ([`Coloring`]): As given.
@@ -82,7 +82,7 @@ class SegmentationJob:
 
     def __init__(
         self,
-        session: VideoSession,
+        session: ModelSession,
         source: FrameSource,
         coloring: Coloring,
         folder: Path,
@@ -174,10 +174,10 @@ class Progress:
         self.latest = frame
 
     def close(self) -> None:
-        """There is nothing to finish."""
+        """No-op."""
 
     def abandon(self) -> None:
-        """There is nothing to remove."""
+        """No-op."""
 
 
 class _StoppableSource(FrameSource):

@@ -12,6 +12,7 @@ import gradio as gr
 import numpy as np
 
 from transformers_themask.drawing.visualization import draw_contours, overlay
+from transformers_themask.models.protocols import VideoModel, VideoProcessor
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.videos.frame_source import open_frame_source
 
@@ -60,7 +61,7 @@ class Page:
         blocks (`gr.Blocks`): The page, ready to be launched.
     """
 
-    def __init__(self, model: Any, processor: Any, model_name: str, folder: Path):
+    def __init__(self, model: VideoModel, processor: VideoProcessor, model_name: str, folder: Path):
         self.model, self.processor, self.model_name, self.folder = model, processor, model_name, folder
         id2label = model.config.id2label
         self.class_names = [id2label[index] for index in sorted(id2label)]
@@ -173,7 +174,7 @@ class Page:
     def segment(
         self, video: str | None, mode: str, palette: str, alpha: float, request: gr.Request
     ) -> Iterator[dict[Any, Any]]:
-        """Segment a video and show how far it is; what is wrong with it is one sentence.
+        """Segment a video and show progress; errors are shown in one line.
 
         Args:
             video (`str`, *optional*):

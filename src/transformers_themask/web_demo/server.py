@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from transformers_themask.models.protocols import VideoModel, VideoProcessor
+
 STYLE = Path(__file__).with_name("style.css")
 MAX_FILE_SIZE = "2gb"
 
@@ -49,8 +51,8 @@ def wait_for_end() -> None:
 
 @contextmanager
 def serving(
-    model: Any,
-    processor: Any,
+    model: VideoModel,
+    processor: VideoProcessor,
     model_name: str,
     host: str = "127.0.0.1",
     port: int | None = None,
@@ -58,7 +60,7 @@ def serving(
 ) -> Iterator[Any]:
     """Serve the page for one model while the block runs.
 
-    Nothing is asked of other machines, and the files of visitors are gone when the block ends.
+    Nothing is loaded from other machines, and uploaded files are deleted when the block ends.
 
     Args:
         model (`PreTrainedModel`):
@@ -72,7 +74,7 @@ def serving(
         port (`int`, *optional*):
             Port to listen on. Defaults to the first free one from 7860 on.
         max_file_size (`str`, *optional*, defaults to `"2gb"`):
-            Larger videos are refused.
+            Larger videos are rejected.
 
     Returns:
         `gr.Blocks`: The running page; its `local_url` says where it is.

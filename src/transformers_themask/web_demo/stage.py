@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The large picture of the page while there is no result: an invitation, the work in progress, or a message."""
+"""The stage of the page: an invitation, progress, or a message."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ INVITATION_ICON = (
 
 
 def invitation_html() -> str:
-    """What stands where the result will be."""
+    """The placeholder of the result."""
     return (
         f'<div class="stage quiet">{INVITATION_ICON}<h3>Your result appears here</h3>'
         "<p>Choose a video, then press “Segment”.</p></div>"
@@ -29,7 +29,7 @@ def invitation_html() -> str:
 
 
 def waiting_html() -> str:
-    """Between the press of the button and the first frame."""
+    """Shown until the first frame is segmented."""
     return (
         '<div class="stage quiet"><span class="spinner"></span><h3>Getting ready</h3>'
         "<p>Videos are segmented one after another; yours starts as soon as the one before it is done.</p></div>"
