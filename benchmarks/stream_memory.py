@@ -121,7 +121,7 @@ def run_command(folder: Path, mode: str) -> Segment:
             flags = [part for flag, name in files.items() for part in (flag, str(Path(output, name)))]
 
             def count_labels() -> None:
-                for labels in Path(output).glob("*labels*/"):
+                for labels in Path(output).glob("*/"):  # the labels, under a hidden name until they are complete
                     note(sum(1 for _ in os.scandir(labels)))
 
             with Repeated(count_labels):
