@@ -31,9 +31,10 @@ class ColourSegmenter(StreamingMixin):
     def eval(self):
         return self
 
+    def clip_step(self, pixel_values_videos, state):
+        return pixel_values_videos, state
+
     def __call__(self, clips, **_):
-        if isinstance(clips, torch.Tensor):  # as the model
-            return clips
         return {"pixel_values_videos": torch.from_numpy(np.array(clips))}
 
     def post_process_semantic_segmentation(self, frames, target_sizes):
