@@ -244,7 +244,7 @@ def test_a_whole_clip_needs_less_of_everything(cases):
 
 
 @pytest.mark.slow
-def test_a_frozen_pixel_level_keeps_nothing(cases):
+def test_frozen_pixel_level_saves_no_tensors_for_backward(cases):
     figures = cases["11"]["T=2, model"]
     assert figures["saved_bytes"]["value"] < 0.5 and figures["flops"]["value"] < 0.6
 
@@ -284,7 +284,7 @@ def test_memory_of_a_whole_clip_at_the_published_size():
 
 
 @pytest.mark.nightly
-def test_what_a_frozen_pixel_level_keeps_at_the_published_size():
+def test_memory_of_a_frozen_pixel_level_at_the_published_size():
     """Without the loss, which is the same in both."""
     case = next(loss.frozen_stage_cases(measuring.Setting()))
     assert case.found["saved_bytes"] <= 0.25
@@ -328,12 +328,12 @@ def test_every_family_waits_twice_at_most_to_learn(family):
 
 
 @pytest.mark.slow
-def test_the_loss_waits_twice_whatever_its_batch(cases):
+def test_loss_synchronises_twice_for_every_batch_size(cases):
     assert all(figures["syncs"]["ours"] <= 2 for figures in cases["9"].values())
 
 
 @pytest.mark.slow
-def test_the_loss_gives_a_gpu_few_operations_whatever_its_batch(cases):
+def test_loss_launches_few_operations_for_every_batch_size(cases):
     """Heads, matching and both rounds; how many there are does not depend on sizes, as long as one chunk holds all."""
     operations = {name: figures["operations"] for name, figures in cases["9"].items()}
     assert operations["B=2, forward pass"]["value"] <= 0.15
@@ -349,7 +349,7 @@ def memory_of(case):
 # ---- the command line and the page --------------------------------------------------------------------------------
 
 
-def test_a_row_that_there_is_not_is_refused(capsys):
+def test_unknown_row_is_rejected(capsys):
     with pytest.raises(SystemExit):
         main(["rows", "17"])
     assert "`ROW` must be a number from 1 to 16. Got '17'" in capsys.readouterr().err
@@ -377,14 +377,14 @@ def test_options_are_checked_before_anything_is_measured(flags, sentence, capsys
     assert sentence in capsys.readouterr().err
 
 
-def test_a_model_is_refused_where_no_row_takes_it(capsys, monkeypatch):
+def test_model_option_is_rejected_for_rows_without_it(capsys, monkeypatch):
     monkeypatch.setattr(rows, "load_model", lambda *_, **__: None)
     with pytest.raises(SystemExit):
         main(["rows", "1", "--model", "trained"])
     assert "`--model` must come with row 13. Got trained." in capsys.readouterr().err
 
 
-def test_what_must_hold_on_a_cpu_is_not_judged_on_a_gpu(monkeypatch):
+def test_cpu_bounds_are_not_judged_on_a_gpu(monkeypatch):
     bound, figures = measuring.faster(2), {"speed_up": {"value": 1.0}}
     row = rows.Row("row", "theirs", "ours", lambda _: [measuring.Result("", (bound,), figures)])
     monkeypatch.setitem(rows.ROWS, 1, row)
@@ -490,7 +490,7 @@ def test_the_page_of_the_documentation_is_that_of_its_reports():
         ('{"rows": {}, "machine": {}, "setting": {"quick": true, "device": "cpu"}}', "must be of a full run"),
     ],
 )
-def test_what_is_no_report_is_refused_in_a_sentence(content, sentence, tmp_path, capsys):
+def test_invalid_reports_are_rejected_in_one_sentence(content, sentence, tmp_path, capsys):
     path = tmp_path / "report.json"
     if content is not None:
         path.write_text(content)

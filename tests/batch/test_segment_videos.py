@@ -189,7 +189,7 @@ def test_two_processes_share_the_work_and_one_of_them_sums_up(call, videos, mode
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_leaves_nothing_half_done(videos, frames, model_dir, tmp_path):
+def test_stopped_run_leaves_no_partial_outputs(videos, frames, model_dir, tmp_path):
     write_video(videos / "trip" / "long.mp4", np.tile(frames, (60, 1, 1, 1)))
     output = tmp_path / "out"
     command = [sys.executable, SCRIPT, str(videos / "trip"), "--model", str(model_dir), "--output", str(output)]
@@ -216,7 +216,7 @@ def test_a_run_that_is_stopped_leaves_nothing_half_done(videos, frames, model_di
         (["--device", "nowhere"], "`--device` must be"),
     ],
 )
-def test_bad_arguments_are_one_sentence_before_any_work(call, videos, tmp_path, capsys, flags, message):
+def test_bad_arguments_are_one_sentence_before_work_starts(call, videos, tmp_path, capsys, flags, message):
     assert call(videos, *flags) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("segment_videos.py: ") and message in error
@@ -268,7 +268,7 @@ def test_videos_are_files_and_folders_of_nothing_but_frames(tmp_path):
     assert itself.name == "x" and itself.path == tmp_path / "x"
 
 
-def test_work_is_divided_nearly_evenly_and_nothing_twice():
+def test_work_is_divided_evenly_without_duplicates():
     """Largest-first is at most 4/3 - 1/(3m) worse than the best division (Graham, 1969), found here by trying all."""
     rng = np.random.default_rng(0)
     for num_shares in (1, 2, 3):

@@ -37,7 +37,7 @@ def test_file_that_cannot_be_closed_is_removed(tmp_path):
     assert not names(tmp_path)
 
 
-def test_second_interruption_leaves_nothing_behind(tmp_path):
+def test_second_interruption_leaves_no_files(tmp_path):
     def interrupted():
         raise KeyboardInterrupt
 

@@ -306,14 +306,14 @@ def without_tokenizer(folder):
     ],
     ids=["classifier", "sam", "unknown", "no_type", "broken", "empty", "no_processor", "no_tokenizer"],
 )
-def test_what_segments_no_pictures_is_said_in_one_sentence(make, message, tmp_path):
+def test_models_without_segmentation_are_rejected_in_one_sentence(make, message, tmp_path):
     make(tmp_path)
     with pytest.raises(ValueError, match=message) as error:
         load_model(tmp_path, argument="--model")
     assert "\n" not in str(error.value)
 
 
-def test_a_model_without_its_head_is_refused_unless_it_is_trained_next(tmp_path):
+def test_model_without_a_head_is_rejected_except_as_a_start_of_training(tmp_path):
     classifier(tmp_path)
     with pytest.raises(ValueError, match=r"must fill the whole model\. Got none for `decode_head\."):
         AutoModelForVideoSemanticSegmentation.from_pretrained(tmp_path)

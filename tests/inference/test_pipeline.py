@@ -109,7 +109,7 @@ def test_several_videos_give_a_list_and_a_generator_a_stream(pipe, video_path, f
         "number",
     ],
 )
-def test_what_is_no_video_is_named(pipe, video, message):
+def test_invalid_videos_are_named_in_the_error(pipe, video, message):
     with pytest.raises(ValueError, match=message) as error:
         pipe(video)
     assert "\n" not in str(error.value)
@@ -233,7 +233,7 @@ def test_videomt_labels_frames_at_their_own_size_and_orientation(tmp_path, shape
     assert np.array_equal(chunked, result)
 
 
-def test_what_labels_no_videos_is_refused_in_one_sentence(tmp_path):
+def test_pipeline_rejects_models_that_label_no_videos_in_one_sentence(tmp_path):
     SegformerForImageClassification(segformer()).save_pretrained(tmp_path)
     SegformerImageProcessor().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"`model` must be a model that labels videos, .* Got a Segformer") as error:

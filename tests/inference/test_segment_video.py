@@ -85,7 +85,7 @@ def test_every_sink_gets_every_frame_in_order_with_its_label_map(segmenter, fram
     assert [sink.end for sink in sinks] == ["closed", "closed"]
 
 
-def test_what_a_damaged_video_still_holds_is_written_before_the_error(session, frames):
+def test_readable_part_of_a_damaged_video_is_written_before_the_error(session, frames):
     source = Scripted(frames[:5], error=IncompleteVideoError("cut"))
     sink = Collector()
     with pytest.raises(IncompleteVideoError, match="cut"):
@@ -94,7 +94,7 @@ def test_what_a_damaged_video_still_holds_is_written_before_the_error(session, f
     assert sink.end == "closed"
 
 
-def test_an_error_of_the_source_leaves_nothing(session, frames):
+def test_error_of_the_source_leaves_no_files(session, frames):
     source, sink = Scripted(frames[:5], error=OSError("gone")), Collector()
     with pytest.raises(OSError, match="gone"):
         segment_video(session, source, [sink])

@@ -145,7 +145,7 @@ def test_the_error_of_a_stage_comes_before_what_comes_of_it():
             items_wanted.set()
 
 
-def test_a_block_whose_items_nobody_takes_any_more_ends():
+def test_stage_without_a_consumer_ends():
     with pytest.raises(RuntimeError, match=r"^A stage must take all items of its queue or fail\."), Stages() as stages:
         queue = StageQueue(stages, 1)
         stages.start(lambda: next(iter(queue)) and None)

@@ -176,7 +176,7 @@ def test_two_frames_are_in_memory_however_long_the_video(film, direction):
     assert most == 4  # with their label maps
 
 
-def test_what_does_not_fit_is_named(film):
+def test_invalid_arguments_of_temporal_consistency_are_rejected(film):
     frames, label_maps = film
     with pytest.raises(ValueError, match=r"A video must have at least one frame. Got none"):
         temporal_consistencies([])

@@ -283,7 +283,7 @@ def test_the_same_video_can_be_corrected_twice(folders):
 
 
 @pytest.mark.parametrize("problem", [RuntimeError("out of memory."), None, 7])
-def test_without_an_answer_there_is_an_error_and_nothing_is_written(folders, problem):
+def test_missing_answer_is_an_error_and_no_file_is_written(folders, problem):
     videos = [a_video("a", 0, [SEA, LAKE, 5]), a_video("b", 1, [SEA, LAKE, 5])]
     with pytest.raises(ValueError) as caught:
         correct(folders, videos, Script("lake", problem))
@@ -295,7 +295,7 @@ def test_without_an_answer_there_is_an_error_and_nothing_is_written(folders, pro
     assert list(folders[1].parent.iterdir()) == []
 
 
-def test_an_interruption_leaves_nothing_behind(folders):
+def test_interruption_leaves_no_files(folders):
     with pytest.raises(KeyboardInterrupt):
         correct(folders, [a_video("a", 0, [SEA, LAKE])], Script(KeyboardInterrupt()))
     assert list(folders[1].parent.iterdir()) == []

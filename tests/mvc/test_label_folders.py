@@ -115,7 +115,7 @@ def test_a_label_map_too_many_is_found(numbered, tmp_path):
         list(frames_with_label_maps(numbered, [tmp_path]))
 
 
-def test_label_maps_of_another_kind_are_refused(tmp_path):
+def test_label_maps_of_another_kind_are_rejected(tmp_path):
     path = tmp_path / "map.png"
     write_label_map(np.zeros((4, 6), dtype=np.uint8), path)
     assert read_label_map(path, (4, 6)).dtype == np.uint8
@@ -143,7 +143,7 @@ def test_a_damaged_video_is_no_half_of_a_result(frame_folder, tmp_path):
     assert not isinstance(error.value, IncompleteVideoError)
 
 
-def test_a_camera_is_refused(monkeypatch):
+def test_camera_is_rejected(monkeypatch):
     capture = SimpleNamespace(isOpened=lambda: True, get=lambda _: 30.0, release=lambda: None)
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=lambda _: capture))
     with pytest.raises(ValueError, match=r"`source` must be a video that can be read again. Got camera 0; record it"):

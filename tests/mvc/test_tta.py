@@ -97,7 +97,7 @@ def test_votes_equal_those_of_a_loop_over_pixels():
     assert np.array_equal(result, naive_vote(label_maps, priority))
 
 
-def test_what_is_ignored_decides_no_tie():
+def test_ignored_label_breaks_no_tie():
     label_maps = np.array([[[1]], [[2]], [[255]]], np.uint8)
     assert vote(label_maps, [0, 1, 2], "literal") == vote(label_maps, [0, 1, 2]) == 2
     assert vote(label_maps[2:], [0]) == 255
@@ -130,7 +130,7 @@ def test_pictures_of_many_pixels_and_many_classes_are_voted_on():
         (np.zeros((1, 2, 2), np.uint8), {"priority": [1], "rule": "mean"}, "`rule` must be one of tied_only, literal"),
     ],
 )
-def test_what_cannot_be_voted_on_is_refused(label_maps, options, message):
+def test_invalid_label_maps_for_voting_are_rejected(label_maps, options, message):
     with pytest.raises(ValueError, match=message):
         vote(label_maps, **options)
 
@@ -184,7 +184,7 @@ def test_the_image_processor_of_an_image_model_is_scaled(tmp_path):
     assert label_map.shape == (HEIGHT, WIDTH)
 
 
-def test_scales_that_the_network_cannot_tell_apart_are_refused():
+def test_scales_with_equal_input_sizes_are_rejected():
     processor = THEMaskVideoProcessor(size={"shortest_edge": 480, "longest_edge": 853})
     segmenter = SimpleNamespace(config=SimpleNamespace())
     close = scaled_processors(segmenter, processor, TTA((0.99, 1.0, 1.2)))
@@ -500,7 +500,7 @@ def test_every_pass_stops_after_the_frames_asked_for(segmenter, frames, passes):
     assert all(np.array_equal(a, b) for a, (_, b) in zip(sink.label_maps, labelled, strict=True))
 
 
-def test_what_a_damaged_video_still_holds_is_written_before_the_error(segmenter, frames, passes):
+def test_readable_part_of_a_damaged_video_is_written_before_the_error(segmenter, frames, passes):
     sink = Collector()
     labelled = segment_frames_augmented(segmenter.model, segmenter.processor, frames[:5], THREE)
     wanted = [label_map for _, label_map in labelled]
@@ -516,7 +516,7 @@ def test_what_a_damaged_video_still_holds_is_written_before_the_error(segmenter,
 
 
 @pytest.mark.parametrize("lengths", [(5, 4), (5, 5, 5, 6)])
-def test_a_video_that_changes_between_readings_is_refused(frames, passes, lengths):
+def test_video_that_changes_between_passes_is_rejected(frames, passes, lengths):
     sink = Collector()
     with pytest.raises(ValueError, match=r"`source` must have as many frames each time it is read. Got 5, then"):
         segment_video_in_passes(passes, Readings([frames[:length] for length in lengths]), [sink])
@@ -524,7 +524,7 @@ def test_a_video_that_changes_between_readings_is_refused(frames, passes, length
 
 
 @pytest.mark.parametrize("interrupted", [1, 3])
-def test_an_interruption_leaves_nothing(frames, passes, interrupted):
+def test_interruption_leaves_no_files(frames, passes, interrupted):
     """In the second pass, and while the results are handed out."""
     errors = [None] * interrupted + [KeyboardInterrupt()]
     sink = Collector()
@@ -533,14 +533,14 @@ def test_an_interruption_leaves_nothing(frames, passes, interrupted):
     assert sink.end == "abandoned"
 
 
-def test_an_error_of_a_sink_leaves_nothing(frames, passes):
+def test_error_of_a_sink_leaves_no_files(frames, passes):
     sinks = [Collector(), Collector(failing_at=4)]
     with pytest.raises(ZeroDivisionError):
         segment_video_in_passes(passes, FramesInMemory(frames), sinks)
     assert [sink.end for sink in sinks] == ["abandoned", "abandoned"]
 
 
-def test_leaving_early_leaves_nothing(segmenter, frames):
+def test_leaving_early_leaves_no_files(segmenter, frames):
     labelled = segment_frames_augmented(segmenter.model, segmenter.processor, frames, THREE)
     next(labelled)
     labelled.close()
@@ -554,7 +554,7 @@ def test_the_same_passes_can_be_run_again(frames, passes, expected):
         assert all(each.session._block == [] and each.session._state is None for each in passes)
 
 
-def test_what_cannot_be_read_again_is_refused(segmenter, frames, passes):
+def test_test_time_augmentation_rejects_sources_that_cannot_be_read_again(segmenter, frames, passes):
     class FakeCamera(Camera):
         def _capture(self):
             return SimpleNamespace(isOpened=lambda: True, get=lambda _: 30.0, release=lambda: None)
@@ -572,12 +572,12 @@ def test_what_cannot_be_read_again_is_refused(segmenter, frames, passes):
         segment_video_in_passes(passes, live, [])
 
 
-def test_a_video_without_frames_is_refused(segmenter):
+def test_video_without_frames_is_rejected(segmenter):
     with pytest.raises(ValueError, match="A video must have at least one frame"):
         list(segment_frames_augmented(segmenter.model, segmenter.processor, [], THREE))
 
 
-def test_scales_too_close_are_refused_before_any_work(segmenter, frames):
+def test_scales_with_equal_input_sizes_are_rejected_before_work_starts(segmenter, frames):
     passes = open_passes(segmenter.model, segmenter.processor, TTA((1.0, 1.01), flip=True))
     with pytest.raises(ValueError, match=r"Got 1 and 1.01, which both make 32x64 of frames of 36x50"):
         segment_video_in_passes(passes, FramesInMemory(frames), [])
@@ -601,7 +601,7 @@ def test_eight_passes_take_the_memory_of_one():
         assert peaks[combine] <= 1.10 * peaks["one pass"], peaks
 
 
-def test_without_room_for_the_results_the_folder_is_named(monkeypatch, tmp_path):
+def test_full_temporary_folder_is_named_in_the_error(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with LabelSpool() as spool, monkeypatch.context() as patch:
         spool.start_pass()

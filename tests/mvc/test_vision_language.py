@@ -83,7 +83,7 @@ def test_sampling_and_beams_of_the_saved_settings_are_not_used(tmp_path, image):
     assert VisionLanguageModel(folder)(image, QUESTION) == expected
 
 
-def test_a_sentence_is_parsed(tmp_path, image, no_network):
+def test_whole_sentence_as_the_answer_names_the_class(tmp_path, image, no_network):
     answer = VisionLanguageModel(save_vlm(tmp_path / "vlm", answering_vlm("It is a lake .")))
     text = answer(image, QUESTION)
     assert text == "It is a lake ." and parse_answer(text, GROUP) == "lake"
@@ -97,7 +97,7 @@ def test_answers_have_an_end(tmp_path, image):
     assert VisionLanguageModel(save_vlm(tmp_path / "vlm", model))(image, QUESTION).split() == ["lake"] * MAX_NEW_TOKENS
 
 
-def test_what_is_no_such_model_is_named(tmp_path, model_dir):
+def test_path_that_is_no_vision_language_model_is_rejected(tmp_path, model_dir):
     def error(folder):
         with pytest.raises(ValueError) as caught:
             VisionLanguageModel(folder, argument="--vlm")
@@ -119,7 +119,7 @@ def test_what_is_no_such_model_is_named(tmp_path, model_dir):
     assert "with a chat template" in error(save_vlm(tmp_path / "plain", tiny_vlm(), chat_template=None))
 
 
-def test_a_model_that_would_be_part_random_is_refused(tmp_path):
+def test_model_with_missing_weights_is_rejected(tmp_path):
     folder = save_vlm(tmp_path / "vlm", tiny_vlm())
     settings = json.loads((folder / "config.json").read_text())
     settings["text_config"]["num_hidden_layers"] = 3

@@ -62,7 +62,7 @@ def test_parquet_has_the_same_rows_in_groups(some_frames, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_an_abandoned_table_leaves_nothing(some_frames, tmp_path, suffix):
+def test_abandoned_table_leaves_no_files(some_frames, tmp_path, suffix):
     sink = ClassStatistics(tmp_path / f"a.{suffix}", NAMES)
     sink.abandon()
     sink.close()
@@ -72,7 +72,7 @@ def test_an_abandoned_table_leaves_nothing(some_frames, tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_a_full_disk_leaves_nothing(some_frames, tmp_path, suffix):
+def test_full_disk_leaves_no_files(some_frames, tmp_path, suffix):
     sink = ClassStatistics(tmp_path / f"a.{suffix}", NAMES)
     with full_disk():
         with pytest.raises(OSError):
@@ -83,6 +83,6 @@ def test_a_full_disk_leaves_nothing(some_frames, tmp_path, suffix):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_table_of_another_kind_is_refused(tmp_path):
+def test_table_of_another_kind_is_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"`path` must be a file whose name ends in .csv or .parquet. Got .*a.xlsx"):
         ClassStatistics(tmp_path / "a.xlsx", NAMES)

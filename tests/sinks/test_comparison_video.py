@@ -140,7 +140,7 @@ def test_size_stays_the_same_while_classes_come_and_go_and_panels_are_not_larger
     assert width == pytest.approx(2 * 720, abs=12) and 2 * 540 < height < 2 * 540 + 250
 
 
-def test_abandoned_comparison_leaves_nothing(tmp_path):
+def test_abandoned_comparison_leaves_no_files(tmp_path):
     sink = ComparisonVideo(
         tmp_path / "out.mp4", FramesInMemory(paired_maps()[:, 0, ..., None].repeat(3, -1)), (compared(),) * 2
     )

@@ -78,7 +78,7 @@ def test_the_sheet_is_wider_than_high_and_names_the_classes_on_it(tmp_path, heig
     assert positions == sorted(positions)
 
 
-def test_an_abandoned_sheet_leaves_nothing(tmp_path):
+def test_abandoned_sheet_leaves_no_files(tmp_path):
     sink = ContactSheet(tmp_path / "sheet.png", NAMES, PALETTE)
     sink.close()
     sink.write(flat_frame(0))
@@ -86,7 +86,7 @@ def test_an_abandoned_sheet_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_nothing(tmp_path):
+def test_full_disk_leaves_no_files(tmp_path):
     sink = ContactSheet(tmp_path / "sheet.png", NAMES, PALETTE)
     sink.write(flat_frame(0))
     with full_disk(num_bytes=100), pytest.raises(OSError):

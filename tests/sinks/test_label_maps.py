@@ -53,7 +53,7 @@ def test_a_folder_is_made_for_frames_only(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_abandoned_folder_leaves_nothing(labelled_frames, tmp_path):
+def test_abandoned_folder_leaves_no_files(labelled_frames, tmp_path):
     sink = LabelFolder(tmp_path / "labels")
     sink.abandon()
     sink.write(labelled_frames[0])

@@ -85,7 +85,7 @@ def test_reading_a_track_does_not_need_all_of_it(labelled_frames, tmp_path):
     path.unlink()
 
 
-def test_an_abandoned_track_leaves_nothing(labelled_frames, tmp_path):
+def test_abandoned_track_leaves_no_files(labelled_frames, tmp_path):
     sink = LabelTrack(tmp_path / "labels.mkv", SOURCE, NAMES, class_palette(6))
     sink.abandon()
     sink.close()
@@ -94,7 +94,7 @@ def test_an_abandoned_track_leaves_nothing(labelled_frames, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_nothing(labelled_frames, tmp_path):
+def test_full_disk_leaves_no_files(labelled_frames, tmp_path):
     sink = LabelTrack(tmp_path / "labels.mkv", SOURCE, NAMES, class_palette(6))
     with full_disk():
         with pytest.raises(OSError):
@@ -112,7 +112,7 @@ def test_file_names_may_hold_a_colon(labelled_frames, tmp_path, monkeypatch):
     assert label_track_classes("e:f.mkv")[0] == NAMES
 
 
-def test_what_is_no_track_is_named(video_path, tmp_path):
+def test_file_without_a_label_track_is_named_in_the_error(video_path, tmp_path):
     (tmp_path / "text.mkv").write_text("text")
     with pytest.raises(ValueError, match=r"`path` must be a file whose name ends in .mkv. Got .*a.mp4"):
         LabelTrack(tmp_path / "a.mp4", SOURCE, NAMES, class_palette(6))

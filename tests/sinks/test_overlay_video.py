@@ -152,7 +152,7 @@ def test_sound_is_kept_and_ends_with_the_last_frame_on_request(segmenter, video_
     assert 5 / 11 <= sound_seconds(cut) < 5 / 11 + 0.2
 
 
-def test_an_abandoned_video_leaves_nothing(labelled_frames, source, tmp_path):
+def test_abandoned_video_leaves_no_files(labelled_frames, source, tmp_path):
     sink = OverlayVideo(tmp_path / "out.mp4", source, NAMES, PALETTE)
     sink.abandon()
     sink.close()

@@ -113,14 +113,14 @@ def test_plot_appears_when_the_sink_is_closed(tmp_path, suffix):
         assert "car or bus" in path.read_text()
 
 
-def test_abandoned_or_empty_timeline_leaves_nothing(tmp_path):
+def test_abandoned_or_empty_timeline_leaves_no_files(tmp_path):
     filled(tmp_path / "a.png", frames(2)).abandon()
     filled(tmp_path / "b.png", []).close()
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
-def test_a_full_disk_leaves_nothing(tmp_path, suffix):
+def test_full_disk_leaves_no_files(tmp_path, suffix):
     timeline = filled(tmp_path / f"a.{suffix}", frames(2))
     timeline.figure()  # what matplotlib keeps on the disk is there
     with full_disk(num_bytes=100):

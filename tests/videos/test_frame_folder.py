@@ -51,7 +51,7 @@ def test_a_folder_needs_a_positive_frame_rate(frame_folder):
         FrameFolder(frame_folder, Fraction(0))
 
 
-def test_images_of_one_stem_are_refused(tmp_path):
+def test_images_of_one_stem_are_rejected(tmp_path):
     write_levels(tmp_path, ["1.png", "2.png", "2.jpg"])
     with pytest.raises(ValueError, match=r"a stem of its own. Got 3 frames with 2 stems"):
         FrameFolder(tmp_path)

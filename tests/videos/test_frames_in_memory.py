@@ -69,7 +69,7 @@ def test_an_open_source_is_returned_as_it_is(frames):
     ],
     ids=["channels_first_array", "channels_last_tensor", "no_frames", "empty_list", "bytes", "nothing"],
 )
-def test_what_is_no_video_is_named(video, message):
+def test_invalid_videos_are_named_in_the_error(video, message):
     with pytest.raises(ValueError, match=message):
         open_frame_source(video)
 

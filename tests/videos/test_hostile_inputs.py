@@ -133,7 +133,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_holds_no_frame_is_refused_in_one_sentence(tmp_path, name):
+def test_files_without_a_frame_are_rejected_in_one_sentence(tmp_path, name):
     write, expected = REFUSED[name]
     write(tmp_path / name)
     with pytest.raises(ValueError, match=rf"^`path` must name [^\n]*{expected}[^\n]*{name}[^\n]*\.$") as error:

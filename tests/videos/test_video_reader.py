@@ -169,7 +169,7 @@ def test_reader_names_file_and_frame_of_damaged_data(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize("fraction", [0.6, 0.8, 0.95])
-def test_what_is_read_of_a_cut_file_has_no_gap(tmp_path, suffix, fraction):
+def test_frames_read_from_a_truncated_file_have_no_gap(tmp_path, suffix, fraction):
     shifting = [np.roll(picture(0), 2 * index, axis=1) for index in range(60)]
     grainy = [frame // 2 + grain // 4 for frame, grain in zip(shifting, noise_frames(60), strict=True)]
     path = write_video(tmp_path / f"cut{suffix}", grainy, cut=1, bf="8", **{"b-pyramid": "normal"})
@@ -236,7 +236,7 @@ def test_a_damaged_frame_of_a_live_stream_is_left_out(tmp_path):
     assert 40 < len(live) < 60
 
 
-def test_what_came_before_a_connection_broke_is_read(tmp_path):
+def test_frames_before_a_broken_connection_are_read(tmp_path):
     path = write_video(tmp_path / "a.mp4", noise_frames(60, 96, 128), cut=1)
     frames = []
     with (

@@ -162,14 +162,14 @@ def test_no_file_of_the_user_is_touched(tmp_path):
     assert (tmp_path / "a.unfinished.mp4").read_text() == "a.unfinished.mp4"
 
 
-def test_a_full_disk_leaves_nothing(tmp_path):
+def test_full_disk_leaves_no_files(tmp_path):
     with full_disk(), pytest.raises(OSError), VideoWriter(tmp_path / "a.mp4", 10) as writer:
         for frame in noise_frames(30):
             writer.write(frame)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sound_that_cannot_be_opened_leaves_nothing(tmp_path):
+def test_unreadable_sound_leaves_no_files(tmp_path):
     with pytest.raises(av.FFmpegError):
         VideoWriter(tmp_path / "a.mp4", 10, audio_from=tmp_path / "missing.mp4")
     assert not list(tmp_path.iterdir())
@@ -184,7 +184,7 @@ def test_an_error_leaves_no_file_and_keeps_an_earlier_one(tmp_path):
     assert (tmp_path / "a.mp4").read_text() == "earlier"
 
 
-def test_a_video_without_frames_is_refused(tmp_path):
+def test_video_without_frames_is_rejected(tmp_path):
     with (
         pytest.raises(ValueError, match=r"at least one frame. Got none for .*a.mp4"),
         VideoWriter(tmp_path / "a.mp4", 10),

@@ -32,7 +32,7 @@ def test_options_of_the_page_need_the_page(option, capsys):
     assert error_of(option, capsys) == f"`{option[0]}` must be used with `--web`. Got {option[1]} without it."
 
 
-def test_an_address_that_cannot_be_used_is_one_sentence(capsys):
+def test_unusable_server_address_is_one_sentence(capsys):
     rule = "`--host` and `--port` must be an address that is free. Got "
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

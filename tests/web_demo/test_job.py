@@ -54,7 +54,7 @@ def test_a_job_that_was_stopped_before_its_first_frame_has_no_results(segmenter,
         assert job.results() is None
 
 
-def test_what_is_wrong_with_the_video_comes_out_of_the_results(segmenter, tmp_path):
+def test_results_report_a_damaged_video(segmenter, tmp_path):
     frames = iter([FRAME, FRAME[:, :32]])
     with job_for(segmenter, frames, tmp_path) as job:
         wait_for(job)

@@ -82,7 +82,7 @@ def test_a_visitor_uploads_a_video_and_gets_everything_back(server, segmenter, c
         (None, b"", "Upload a video or record one first."),
     ],
 )
-def test_what_is_no_video_is_answered_by_a_sentence(server, tmp_path, name, content, sentence):
+def test_page_answers_invalid_videos_with_one_sentence(server, tmp_path, name, content, sentence):
     file = None
     if name:
         (tmp_path / name).write_bytes(content)

@@ -12,7 +12,7 @@ def gradio_variables():
 
 
 @pytest.mark.slow
-def test_a_huge_file_is_refused_and_the_server_leaves_nothing_behind(segmenter, clip, monkeypatch, tmp_path):
+def test_huge_upload_is_rejected_and_the_server_leaves_no_files(segmenter, clip, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = gradio_variables()
     with serving(segmenter.model, segmenter.processor, "tiny", max_file_size="1kb") as page:

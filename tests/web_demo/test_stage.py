@@ -24,7 +24,7 @@ def test_progress_shows_the_picture_and_how_long_it_will_take():
     assert np.abs(np.asarray(picture).astype(int) - 200).max() <= 2
 
 
-def test_progress_of_a_video_of_unknown_or_misstated_length_promises_nothing():
+def test_progress_of_unknown_or_wrong_length_shows_no_total():
     for num_total in (None, 29):
         page = progress_html(PICTURE, num_done=30, num_total=num_total, seconds=10)
         assert facts_of(page) == ["Frame 30", "3.0 frames per second"] and "endless" in page
@@ -35,5 +35,5 @@ def test_long_waits_are_told_in_minutes_and_hours():
     assert left == ["80 s left", "10 min left", "3.0 h left"]
 
 
-def test_messages_are_text_whatever_they_say():
+def test_messages_with_html_are_escaped():
     assert "&lt;b&gt;.mp4" in message_html("No", "Got <b>.mp4") and "&lt;b&gt;.mp4" in notice_html("Got <b>.mp4")
