@@ -37,7 +37,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _inspection_table(inspection: Inspection) -> list[str]:
-    """A line about the data set, and a table of its splits."""
     num_classes = len(inspection.class_names)
     width = max(len("split"), *(len(report.split) for report in inspection.splits))
     lines = [

@@ -2,6 +2,7 @@
 """`themask demo`: train on synthetic videos, or serve a model in the browser."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from transformers_themask.demo import run_demo
@@ -18,14 +19,8 @@ def run(options: argparse.Namespace) -> None:
     for name in ("model", "host", "port"):
         if getattr(options, name) is not None:
             raise ValueError(f"`--{name}` must be used with `--web`. Got {getattr(options, name)} without it.")
-    return _train(options.output)
-
-
-def _train(output: Path) -> None:
-    def announce(line: str) -> None:
-        print(line, flush=True)  # before what the training processes print
-
-    for name, path in run_demo(output, announce).items():
+    # Flushed before what the training processes print.
+    for name, path in run_demo(options.output, partial(print, flush=True)).items():
         print(f"{name}: {path.resolve()}")
 
 
@@ -43,7 +38,6 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _trained_model(output: Path) -> str:
-    """Folder of the model that the demo trained."""
     folder = output / "stage2"
     if not (folder / "config.json").is_file():
         raise ValueError(

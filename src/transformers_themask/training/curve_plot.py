@@ -19,16 +19,11 @@ STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "learning curve
 
 
 def draw_learning_curve(log_history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw loss, loss terms, scores and query shares over the optimiser steps; no-op without such values.
+    """Draw loss terms, scores and query shares, if any, over the optimiser steps as `path` with `.svg` and `.png`.
 
     In the SVG every curve is a group with its logged name as identifier.
-
-    Args:
-        log_history (`Sequence[Mapping[str, float]]`): The entries that `TrainerState` keeps.
-        path (`Path`): The pictures' path, of which the suffix is replaced by `.svg` and `.png`.
     """
-    panels = [(label, curves_of(log_history, prefixes)) for label, prefixes in PANELS]
-    panels = [(label, curves) for label, curves in panels if curves]
+    panels = {label: curves for label, prefixes in PANELS if (curves := curves_of(log_history, prefixes))}
     if not panels:
         return
     # Imported here because it takes a second.
@@ -39,7 +34,7 @@ def draw_learning_curve(log_history: Sequence[Mapping[str, float]], path: Path) 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height * len(panels)), layout="constrained")
         all_axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
-        for axes, (label, curves) in zip(all_axes, panels, strict=True):
+        for axes, (label, curves) in zip(all_axes, panels.items(), strict=True):
             _draw_panel(axes, label, curves)
         all_axes[-1].set_xlabel("optimiser step")
         for suffix in FORMATS:
@@ -57,13 +52,12 @@ def curves_of(
 
 
 def _draw_panel(axes, label: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
-    colours = [f"C{index % 10}" for index in range(len(curves))]
-    for index, ((name, points), colour) in enumerate(zip(curves.items(), colours, strict=True)):
+    for index, (name, points) in enumerate(curves.items()):
         steps, values = zip(*points, strict=True)
         axes.plot(
             steps,
             values,
-            color=colour,
+            color=f"C{index % 10}",
             linestyle="-" if index < 10 else "--",
             linewidth=2.0 if index == 0 else 1.2,
             marker="." if len(points) <= MAX_MARKED_POINTS else None,

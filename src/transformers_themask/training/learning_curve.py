@@ -16,12 +16,7 @@ COLUMNS = ("step", "epoch", "loss", "learning_rate", "eval_mean_iou", "eval_weig
 
 
 def write_learning_curve(log_history: list[dict], path: Path) -> None:
-    """Write one row per logged optimiser step.
-
-    Args:
-        log_history (`list[dict]`): The entries that `TrainerState` keeps, one per logged loss and one per evaluation.
-        path (`Path`): The CSV file; a value that was not logged at a step is left empty.
-    """
+    """Write a CSV row per logged optimiser step; a value that was not logged at a step is left empty."""
     others = {name for entry in log_history if "loss" in entry for name in entry} - set(COLUMNS)
     columns = [*COLUMNS, *sorted(others)]
     rows: dict[int, dict] = {}
@@ -38,24 +33,14 @@ def write_learning_curve(log_history: list[dict], path: Path) -> None:
 class LearningCurveCallback(TrainerCallback):
     """Keeps `learning_curve.csv`, `.svg` and `.png` in the output folder up to date.
 
-    They are rewritten from the trainer's state at each evaluation, at each checkpoint and at the end, so a resumed run
-    continues the curve without gaps.
+    They are rewritten from the trainer's state, so a resumed run continues the curve without gaps.
     """
 
     def on_evaluate(self, args, state, control, **kwargs):
-        """Write the curve after an evaluation."""
-        self._write(args, state)
-
-    def on_save(self, args, state, control, **kwargs):
-        """Write the curve with each checkpoint."""
-        self._write(args, state)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        """Write the final curve."""
-        self._write(args, state)
-
-    def _write(self, args, state) -> None:
+        """Write table and plot."""
         if state.is_world_process_zero and state.log_history:
             path = Path(args.output_dir) / FILE_NAME
             write_learning_curve(state.log_history, path)
             draw_learning_curve(state.log_history, path)
+
+    on_save = on_train_end = on_evaluate

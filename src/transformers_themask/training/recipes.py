@@ -23,12 +23,8 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 def parse_recipe(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, VSSTrainingArguments]:
     """Parse `[recipe.yaml] [--flag value ...]`.
 
-    Args:
-        arguments (`Sequence[str]`): The command line without the program's name.
-
-    Raises:
-        ValueError: For an unknown name or an impossible value, naming the file it is in.
-        FileNotFoundError: If there is no such recipe, or no recipe of a `base`.
+    A `ValueError` for an unknown name or an impossible value names the file it is in; a missing recipe or `base` is a
+    `FileNotFoundError`.
     """
     parser = RecipeParser(
         (ModelArguments, DataArguments, VSSTrainingArguments),
@@ -112,7 +108,6 @@ class RecipeParser(HfArgumentParser):
 
     @cached_property
     def _kinds(self) -> dict[str, set[type]]:
-        """The kinds of value that each argument takes."""
         kinds: dict[str, set[type]] = {}
         for dataclass in self.dataclass_types:
             types = get_type_hints(dataclass)

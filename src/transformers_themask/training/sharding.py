@@ -12,8 +12,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 def own_class(model: nn.Module) -> Iterator[None]:
     """Restore the original class of a sharded model inside the `with` block; no-op for other models.
 
-    FSDP2 replaces the class of a sharded module by one of its own, whose name and source files `save_pretrained` would
-    otherwise write into the saved folder.
+    `save_pretrained` would otherwise write name and source of the class that FSDP2 puts in its place.
     """
     sharded_class = type(model)
     parents = (parent for parent in sharded_class.__mro__ if issubclass(parent, nn.Module))

@@ -53,18 +53,10 @@ class VSSTrainer(Trainer):
     their own on CPUs, so accumulation makes their batches smaller. A killed run resumes from its last checkpoint with
     the same losses and weights.
 
-    It works with any [`~transformers_themask.models.pretrained_model.VideoPreTrainedModel`].
-
-    Args:
-        model (`PreTrainedModel`): The model.
-        args ([`VSSTrainingArguments`]): The arguments.
-        processing_class (`VideoSegmentationProcessor`): The model's video processor, saved with it.
-        train_dataset ([`~transformers_themask.data.clip_dataset.ClipDataset`], *optional*): Clips to train on.
-        eval_dataset ([`EvaluationVideos`], *optional*): Videos to score.
-        recipe (`Mapping[str, Any]`, *optional*): What the result depends on, kept with every checkpoint.
-
-    Raises:
-        ValueError: If an argument does not fit the model or the data.
+    It trains on a [`~transformers_themask.data.clip_dataset.ClipDataset`], scores [`EvaluationVideos`], saves the
+    video processor with the model and the `recipe`, what the result depends on, with every checkpoint. A `ValueError`
+    is raised if an argument does not fit the model, a
+    [`~transformers_themask.models.pretrained_model.VideoPreTrainedModel`], or the data.
     """
 
     args: VSSTrainingArguments
@@ -226,16 +218,9 @@ class VSSTrainer(Trainer):
         metric_key_prefix: str = "eval",
         prediction_dir: Path | None = None,
     ) -> dict[str, Any]:
-        """Segment and score whole videos.
+        """Score videos, by default the trainer's, with the scores of [`evaluate_videos`] and the run time.
 
-        Args:
-            eval_dataset ([`EvaluationVideos`], *optional*): The videos; defaults to the trainer's.
-            ignore_keys (`list[str]`, *optional*): Unused argument of `Trainer.evaluate`.
-            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Prefix of each name.
-            prediction_dir (`Path`, *optional*): Folder for the label maps; `None` writes none.
-
-        Returns:
-            The scores of [`evaluate_videos`] and the run time.
+        `prediction_dir` takes label maps; `ignore_keys` is an unused argument of `Trainer.evaluate`.
         """
         videos = self.eval_dataset if eval_dataset is None else eval_dataset
         start_time = time.time()
@@ -250,7 +235,7 @@ class VSSTrainer(Trainer):
                 in_step=self.is_fsdp_enabled or self.is_deepspeed_enabled,
             )
         metrics: dict[str, Any] = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
-        metrics.update(speed_metrics(metric_key_prefix, start_time, num_samples=videos.num_frames_in_total))
+        metrics.update(speed_metrics(metric_key_prefix, start_time, num_samples=videos.videos.num_frames))
         self.log({name: value for name, value in metrics.items() if isinstance(value, float)})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -296,22 +281,11 @@ class VSSTrainer(Trainer):
         inputs = prepare_on_device(super()._prepare_inputs(inputs), self.processing_class)
         if IS_MASKED in inputs:
             frames = inputs["pixel_values_videos"]
-            inputs["pixel_values_videos"] = self._with_hidden_patches(frames, inputs["sample_ids"])
+            args, (num_frames, _, *size) = self.args, frames.shape[1:]
+            shape, generators = (num_frames, *size), [self._generator(clip, PATCHES) for clip in inputs["sample_ids"]]
+            patches = [draw_patches(shape, args.mask_patch_size, args.mask_tube_length, each) for each in generators]
+            inputs["pixel_values_videos"], _ = hide_patches(frames, torch.stack(patches), args.mask_ratio)
         return inputs
-
-    def _with_hidden_patches(self, frames: torch.Tensor, sample_ids: Sequence[int]) -> torch.Tensor:
-        args, (num_frames, _, height, width) = self.args, frames.shape[1:]
-        patches = [
-            draw_patches(
-                (num_frames, height, width),
-                args.mask_patch_size,
-                args.mask_tube_length,
-                self._generator(clip, PATCHES),
-            )
-            for clip in sample_ids
-        ]
-        masked, _ = hide_patches(frames, torch.stack(patches), args.mask_ratio)
-        return masked
 
     def _generator(self, sample_id: int, *purpose: int) -> torch.Generator:
         """A generator of random numbers for a clip, which do not depend on rank and batch."""
