@@ -77,7 +77,6 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 
 def _report(command: str, error: Exception) -> int:
-    """Print an error on one line; returns the exit code."""
     from transformers_themask.terminal_text import error_line
     from transformers_themask.videos.source import IncompleteVideoError
 

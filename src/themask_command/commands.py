@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sub-commands: a function for each, which adds its options to a parser and whose docstring is its help.
-
-`run` in the module `transformers_themask.cli.NAME` runs the sub-command.
-"""
+"""The sub-commands: a function for each adds its options to a parser; its docstring is its help."""
 
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -29,18 +26,10 @@ def segment(command: ArgumentParser) -> None:
     outputs.add_argument("-o", "--output", type=Path, metavar="MP4", help="the video with the class colours on top")
     outputs.add_argument("--labels", type=Path, metavar="DIR", help="class indices, one PNG per frame; a new folder")
     outputs.add_argument("--label-track", type=Path, metavar="MKV", help="class indices of all frames, lossless")
-    outputs.add_argument(
-        "--statistics", type=Path, metavar="FILE", help="pixels per class and frame, as .csv or .parquet"
-    )
+    outputs.add_argument("--statistics", type=Path, metavar="FILE", help="class pixels per frame, as .csv or .parquet")
     outputs.add_argument("--contact-sheet", type=Path, metavar="PNG", help="frames from the whole video on one sheet")
     outputs.add_argument("--timeline", type=Path, metavar="PNG", help="plot of each class's share over time")
     command.add_argument("--max-frames", type=whole_number(1), metavar="N", help="stop after N; required for a camera")
-    _add_augmentation_options(command)
-    add_segmentation_options(command)
-
-
-def _add_augmentation_options(command: ArgumentParser) -> None:
-    """Add the options of test-time augmentation."""
     group = command.add_argument_group("test-time augmentation: several passes, and one result")
     group.add_argument(
         "--tta",
@@ -57,6 +46,7 @@ def _add_augmentation_options(command: ArgumentParser) -> None:
         help="how passes are combined: by majority vote, or by the highest average score, which takes more disk (17 "
         "MiB per frame for 124 classes at 576x1024) and is the only choice for two passes (default: votes)",
     )
+    add_segmentation_options(command)
 
 
 def add_segmentation_options(command: ArgumentParser) -> None:
@@ -67,7 +57,6 @@ def add_segmentation_options(command: ArgumentParser) -> None:
 
 
 def _add_labelling_options(command: ArgumentParser) -> None:
-    """Add the options of how a model labels the frames of a video, and how the labels are drawn."""
     _add_clip_options(command)
     _add_palette_option(command)
     command.add_argument("--alpha", type=share, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
@@ -75,7 +64,6 @@ def _add_labelling_options(command: ArgumentParser) -> None:
 
 
 def _add_clip_options(command: ArgumentParser) -> None:
-    """Add the options of how a model labels the frames of a video."""
     command.add_argument(
         "--mode",
         choices=MODES,
@@ -106,7 +94,6 @@ def _add_device_option(command: ArgumentParser) -> None:
 
 
 def _add_labelled_video_options(command: ArgumentParser) -> None:
-    """Add the options of which videos label maps belong to: one, or those of a data set."""
     videos = command.add_mutually_exclusive_group(required=True)
     videos.add_argument("--video", metavar="VIDEO", help="video file or URL, or folder of jpg or png frames")
     videos.add_argument("--data", type=Path, metavar="ROOT", help="data set")
@@ -161,9 +148,7 @@ def correct(command: ArgumentParser) -> None:
         metavar="PATH",
         help="classes of --video: a text file with one name per line, or the folder of the model that labelled it",
     )
-    command.add_argument(
-        "--vlm", required=True, type=Path, metavar="DIR", help="Transformers image-text-to-text model"
-    )
+    command.add_argument("--vlm", required=True, type=Path, metavar="DIR", help="saved image-text-to-text model")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="label maps to write")
     command.add_argument(
         "--log",
@@ -223,7 +208,7 @@ def card(command: ArgumentParser) -> None:
     command.add_argument("--license", metavar="ID", help="of the weights, e.g. cc-by-nc-4.0 (default: unknown)")
     command.add_argument("--repo-id", metavar="ID", help="repository that the usage example loads")
     command.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="(default: README.md beside model or results)"
+        "-o", "--output", type=Path, metavar="FILE", help="(default: README.md next to the model or the results)"
     )
 
 

@@ -35,8 +35,7 @@ def run(options: argparse.Namespace) -> None:
     corrector = VideoCorrector(groups, class_names, answer, str(options.vlm), options.minimum_share)
     output = None if options.dry_run else options.output.resolve()
     corrections = correct_results(corrector, videos, options.labels, output, log, progress=True)
-    for line in _report(corrections, options.dry_run):
-        print(line)
+    _report(corrections, options.dry_run)
     num_decided = sum(correction.decision is not None for correction in corrections)
     counts = f"{counted(len(videos), 'video')}, {counted(len(corrections), 'question')}, {num_decided} decided"
     print(f"dry run: {counts}" if options.dry_run else f"{options.output}: {counts}")
@@ -92,8 +91,7 @@ def _names_of_model(file: Path) -> list[str]:
     return [names[str(index)] for index in range(len(names))]
 
 
-def _report(corrections: Sequence[Correction], is_dry_run: bool) -> list[str]:
-    lines = []
+def _report(corrections: Sequence[Correction], is_dry_run: bool) -> None:
     for correction in corrections:
         # As ASCII in quotes: a model may answer with any characters.
         answer = json.dumps(correction.answer[:MAX_SHOWN_CHARACTERS])
@@ -102,5 +100,4 @@ def _report(corrections: Sequence[Correction], is_dry_run: bool) -> list[str]:
         if correction.decision is not None:
             pixels, frames = counted(correction.num_pixels, "pixel"), counted(correction.num_frames, "frame")
             effect = f"{correction.decision}, {pixels} in {frames} {'would change' if is_dry_run else 'changed'}"
-        lines.append(f"{place}: {answer} -> {effect}")
-    return lines
+        print(f"{place}: {answer} -> {effect}")

@@ -54,12 +54,8 @@ class ModelArguments:
         "Checkpoint to start from, of this package or one of Transformers that the architecture can start from. "
         "Without training, any video or image segmentation model; `model_type` is then ignored.",
     )
-    backbone_name_or_path: str | None = argument(
-        None, "Pretrained weights for a new model's backbone, e.g. nvidia/mit-b1."
-    )
-    config_overrides: dict | str | None = argument(
-        None, "Configuration fields, e.g. '{backbone: mit-b1, num_frames: 2}'."
-    )
+    backbone_name_or_path: str | None = argument(None, "Weights for a new model's backbone, e.g. nvidia/mit-b1.")
+    config_overrides: dict | str | None = argument(None, "Configuration fields: '{backbone: mit-b1, num_frames: 2}'.")
     ignore_mismatched_sizes: bool = argument(False, "Start a new classifier if the checkpoint has other classes.")
     freeze: list[str] = argument([], "Parts of the model that are not trained, e.g. pixel_level.")
     freeze_pixel_level: bool = argument(False, "The same as `--freeze pixel_level`.")
@@ -132,16 +128,12 @@ class DataArguments:
             raise ValueError(
                 f"`crop_size` must be multiples of {SIZE_DIVISOR}, as a model's input. Got {self.crop_size}."
             )
-        if any(edge is not None and edge < 1 for edge in (self.eval_shortest_edge, self.eval_longest_edge)):
-            raise ValueError(
-                "`eval_shortest_edge` and `eval_longest_edge` must be positive. "
-                f"Got {self.eval_shortest_edge} and {self.eval_longest_edge}."
-            )
-        if (self.eval_shortest_edge is None) != (self.eval_longest_edge is None):
-            raise ValueError(
-                "`eval_shortest_edge` and `eval_longest_edge` must be given together. "
-                f"Got {self.eval_shortest_edge} and {self.eval_longest_edge}."
-            )
+        edges = (self.eval_shortest_edge, self.eval_longest_edge)
+        is_positive = not any(edge is not None and edge < 1 for edge in edges)
+        if not is_positive or edges.count(None) == 1:
+            rule = "given together" if is_positive else "positive"
+            names = "`eval_shortest_edge` and `eval_longest_edge`"
+            raise ValueError(f"{names} must be {rule}. Got {edges[0]} and {edges[1]}.")
 
     def clip_sampler(self, config: PreTrainedConfig) -> str:
         """Name of the sampler of training clips: the configuration's unless `draw_distance` is set."""
@@ -178,13 +170,8 @@ class DataArguments:
 
     def evaluation_videos(self, videos: LabelledVideos, model: VideoModel) -> EvaluationVideos:
         """The videos to score, with the model's number of frames per clip unless another is set."""
-        return EvaluationVideos(
-            videos,
-            num_frames=frames_per_clip(model) if self.eval_num_frames is None else self.eval_num_frames,
-            frame_stride=self.eval_frame_stride,
-            mode=self.eval_mode,
-            tta=self.tta(),
-        )
+        num_frames = frames_per_clip(model) if self.eval_num_frames is None else self.eval_num_frames
+        return EvaluationVideos(videos, num_frames, self.eval_frame_stride, self.eval_mode, self.tta())
 
 
 @dataclass
@@ -359,10 +346,7 @@ def recipe_of(
     training_args: VSSTrainingArguments,
     config: PreTrainedConfig,
 ) -> dict[str, Any]:
-    """The arguments that the result of a run depends on, as JSON can hold them; architecture defaults are resolved.
-
-    `max_steps` is left out: a run may be extended, with the schedule of its new length.
-    """
+    """What a run's result depends on, as JSON, without `max_steps`: a run may be extended with its longer schedule."""
     model = {name: value for name, value in asdict(model_args).items() if name != "freeze_pixel_level"}
     data = {name: value for name, value in asdict(data_args).items() if name not in VOLATILE_DATA_FIELDS}
     training = {name: getattr(training_args, name) for name in RECIPE_FIELDS}

@@ -93,7 +93,9 @@ def checkpoint_to_resume(
         last, skipped = Path(wanted), []
         _require_complete(last)
     if last is not None:
-        _require_same_model(last, config)
+        remedy = "Resume with the recipe the checkpoint was trained with."
+        saved = _without_volatile(type(config).from_pretrained(last).to_dict())
+        _require_same(f"The model in {last}", saved, _without_volatile(config.to_dict()), remedy)
         require_same_recipe(last, recipe)
     return last, skipped
 
@@ -110,12 +112,9 @@ def require_same_recipe(checkpoint: Path, recipe: Mapping[str, Any]) -> None:
         return
     saved = in_current_names(json.loads(path.read_text(encoding="utf-8")))
     wanted = json.loads(json.dumps(recipe))
-    for name in sorted(saved.keys() | wanted.keys()):
-        if saved.get(name) != wanted.get(name):
-            raise ValueError(
-                f"The recipe of {checkpoint} must be the one of this run. Got `{name}` = {saved.get(name)!r} there "
-                f"and {wanted.get(name)!r} here. Resume with that recipe, or give another `--output_dir`."
-            )
+    _require_same(
+        f"The recipe of {checkpoint}", saved, wanted, "Resume with that recipe, or give another `--output_dir`."
+    )
 
 
 def _require_complete(checkpoint: Path) -> None:
@@ -132,14 +131,12 @@ def _require_complete(checkpoint: Path) -> None:
         )
 
 
-def _require_same_model(checkpoint: Path, config: PreTrainedConfig) -> None:
-    saved = _without_volatile(type(config).from_pretrained(checkpoint).to_dict())
-    current = _without_volatile(config.to_dict())
+def _require_same(subject: str, saved: Mapping[str, Any], current: Mapping[str, Any], remedy: str) -> None:
     for name in sorted(saved.keys() | current.keys()):
         if saved.get(name) != current.get(name):
             raise ValueError(
-                f"The model in {checkpoint} must be the one of this run. Got `{name}` = {saved.get(name)!r} there and "
-                f"{current.get(name)!r} here. Resume with the recipe the checkpoint was trained with."
+                f"{subject} must be the one of this run. Got `{name}` = {saved.get(name)!r} there and "
+                f"{current.get(name)!r} here. {remedy}"
             )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation on whole videos, in order, frame by frame; counts are kept, not predictions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,6 @@ class EvaluationVideos:
             return num_passes * row["num_frames"]
         return num_passes * len(evaluation_clips(row["num_frames"], self.num_frames, options.get("frame_stride", 1)))
 
-    def num_frames_of_call(self, model: VideoModel) -> int:
-        """Number of frames of a video that a model segments in one call."""
-        return 1 if self.options_for(model)["mode"] in STEPWISE_MODES else self.num_frames
-
     def options_for(self, model: VideoModel) -> dict[str, Any]:
         """How a model's session forms the clips, as options of [`segment_frames`]."""
         mode = self.mode
@@ -104,64 +100,42 @@ def evaluate_videos(
     """
     state = PartialState()
     labelled = videos.videos
+    options = videos.options_for(model)
     class_indices = processor.reduce_labels(torch.arange(256))
     scores = VideoScores(labelled.num_labels, class_indices, ignore_index=processor.ignore_index)
     shares = divide_work([row["num_frames"] for row in labelled.rows], state.num_processes)
     own_rows = [labelled.rows[index] for index in shares[state.process_index]]
     num_own_frames = sum(row["num_frames"] for row in own_rows)
-    segmentation = _Segmentation(model, processor, videos, device)
     if in_step:
         gather_in_steps(model)
     hidden = not (progress and state.is_main_process)
     with tqdm(total=num_own_frames, desc="Evaluation", unit="frame", disable=hidden, dynamic_ncols=True) as bar:
         for row in own_rows:
             scores.start_video(row["video_id"])
-            for name, prediction, mask in segmentation.frames_of(row):
+            frames = VideoFrames(labelled, row)
+            label_maps = segment_frames_augmented(model, processor, frames, videos.tta, device=device, **options)
+            for index, label_map in label_maps:
+                mask = labelled.read_mask(row, index)
                 if mask is None:
                     scores.skip_frame()
                 else:
-                    scores.add_frame(prediction, mask)
+                    check_mask_size(mask.shape, labelled.root / row["masks"][index], label_map.shape)
+                    scores.add_frame(label_map, mask)
                 if prediction_dir is not None:
-                    write_label_map(prediction, prediction_dir / row["video_id"] / f"{name}.png")
+                    name = f"{Path(row['frames'][index]).stem}.png"
+                    write_label_map(label_map, prediction_dir / row["video_id"] / name)
                 bar.update()
     if in_step:
         num_calls = [sum(videos.num_calls(model, labelled.rows[index]) for index in share) for share in shares]
+        empty_clip = [np.zeros((1, 1, 3), np.uint8)] * (1 if options["mode"] in STEPWISE_MODES else videos.num_frames)
         for _ in range(max(num_calls) - num_calls[state.process_index]):
-            segmentation.call_on_empty_clip()
+            list(segment_frames(model, processor, empty_clip, device=device, **options))
     scores.end_video()
     if state.num_processes > 1:
         scores, *others = gather_object([scores])
         for other in others:
             scores.merge(other)
     return _named_in_order(scores, labelled)
-
-
-@dataclass(frozen=True)
-class _Segmentation:
-    """A model at work on evaluation videos."""
-
-    model: VideoModel
-    processor: VideoProcessor
-    videos: EvaluationVideos
-    device: torch.device | str | None
-
-    def frames_of(self, row: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-        """Yield name, label map and raw mask, if any, of every frame of one video, in order."""
-        labelled, options = self.videos.videos, self.videos.options_for(self.model)
-        label_maps = segment_frames_augmented(
-            self.model, self.processor, VideoFrames(labelled, row), self.videos.tta, device=self.device, **options
-        )
-        for index, label_map in label_maps:
-            mask = labelled.read_mask(row, index)
-            if mask is not None:
-                check_mask_size(mask.shape, labelled.root / row["masks"][index], label_map.shape)
-            yield Path(row["frames"][index]).stem, label_map, mask
-
-    def call_on_empty_clip(self) -> None:
-        frames = [np.zeros((1, 1, 3), np.uint8)] * self.videos.num_frames_of_call(self.model)
-        options = self.videos.options_for(self.model)
-        for _ in segment_frames(self.model, self.processor, frames, device=self.device, **options):
-            pass
 
 
 def _named_in_order(scores: VideoScores, videos: LabelledVideos) -> dict[str, Any]:

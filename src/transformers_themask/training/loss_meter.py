@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 class LossMeter:
-    """Adds up the loss terms and statistics of the batches of one process.
+    """Adds up loss terms and statistics of one process.
 
-    Loss terms are shares of an optimiser step: they are summed over its batches and processes and averaged over steps.
+    Loss terms are shares of an optimiser step: they are summed over batches and processes and averaged over steps.
     Statistics are averaged over batches and processes.
     """
 

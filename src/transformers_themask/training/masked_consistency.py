@@ -45,10 +45,7 @@ def hide_patches(pixel_values_videos: Tensor, patches: Tensor, mask_ratio: float
 
 @contextmanager
 def running_statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Freeze the running statistics of batch norms in the block: evaluation never sees hidden patches.
-
-    In training mode the layers still normalise by the statistics of the batch.
-    """
+    """Freeze the running statistics of batch norms, in training mode: evaluation never sees hidden patches."""
     layers = [layer for layer in model.modules() if isinstance(layer, BATCH_NORM) and layer.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False

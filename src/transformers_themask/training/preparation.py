@@ -34,7 +34,7 @@ def prepare(
     """
     _check_arguments(model_args, data_args, training_args)
     set_seed(training_args.seed)
-    progress, seed = training_args.should_log and not training_args.disable_tqdm, sampling_seed(training_args)
+    progress = training_args.should_log and not training_args.disable_tqdm
     eval_videos = load_videos(str(data_args.data_root), data_args.eval_split)
     if not training_args.do_train:
         model, processor = load_for_evaluation(model_args, data_args, eval_videos.class_names)
@@ -54,6 +54,7 @@ def prepare(
     processor = load_processor(model_args, data_args, config)
     # A video that cannot be scored must not come to light after days of training.
     check_files(eval_videos, progress=progress, decode=training_args.do_eval)
+    seed = sampling_seed(training_args)
     check_files(train_videos, max_frames=MAX_CHECKED_FRAMES, seed=seed, progress=progress, allow_damaged=True)
     clips = data_args.clip_dataset(train_videos, processor, config, seed)
     model = load_model(model_args, config)

@@ -59,10 +59,7 @@ def write_result_file(
     model_args: ModelArguments,
     recipe: str | None,
 ) -> None:
-    """Write the scores with data set, model and training, for the model card.
-
-    A training's file is `results.json` beside its model, an evaluation's is named after the split.
-    """
+    """Write a training's `results.json` beside its model, or an evaluation's, named after the split."""
     args, videos = trainer.args, trainer.eval_dataset
     measured = {f"eval_{name}" for name in ("runtime", "samples_per_second", "steps_per_second")}
     output_dir = Path(str(args.output_dir))

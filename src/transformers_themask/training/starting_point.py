@@ -23,10 +23,9 @@ PROCESSOR_FILE = "video_preprocessor_config.json"
 
 
 def load_config(model_args: ModelArguments, class_names: Sequence[str]) -> PreTrainedConfig:
-    """The model's configuration from a checkpoint, if there is one, and the overrides.
+    """The model's configuration from a checkpoint, if there is one, and the overrides, checked against the classes.
 
-    A `ValueError` for an unknown architecture, field or part to freeze, or other classes than `class_names`, in the
-    order of their indices; a `FileNotFoundError` if the checkpoint holds no configuration.
+    An unknown architecture, field or part to freeze is a `ValueError`, a missing configuration a `FileNotFoundError`.
     """
     row = _family_named(model_args.model_type)
     for part in model_args.freeze:
@@ -55,10 +54,7 @@ def check_clip_length(config: PreTrainedConfig, frame_offsets: Sequence[int]) ->
 
 
 def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_training: bool = True) -> PreTrainedModel:
-    """The model, with the checkpoint's weights if there is one; a `ValueError` if they do not fit.
-
-    With `for_training`, weights that the checkpoint lacks are new and named in a warning, otherwise an error.
-    """
+    """The model, with the checkpoint's weights, if any; only `for_training` may it lack some, which are new."""
     if model_args.model_name_or_path is None:
         model = AutoModel.from_config(config)
         if model_args.backbone_name_or_path is not None:
@@ -86,7 +82,8 @@ def load_processor(
     checkpoint, wanted = model_args.model_name_or_path, _evaluation_size(data_args)
     square, fit = getattr(config, "square_input_size", None), getattr(config, "fit", None)
     if checkpoint is None or not (Path(checkpoint) / PROCESSOR_FILE).is_file():
-        row, size = family_of(config), square or wanted or NEW_PROCESSOR_SIZE
+        row = family_of(config)
+        size = square or wanted or NEW_PROCESSOR_SIZE
         # The processor of a wrapping family needs the image processor of a checkpoint.
         new = VideoSegmentationProcessor if row is None or row.wrapped_processor else row.processor
         return new(size=size, fit=fit or "stretch", do_reduce_labels=True)
@@ -101,10 +98,7 @@ def load_processor(
 def load_for_evaluation(
     model_args: ModelArguments, data_args: DataArguments, class_names: Sequence[str]
 ) -> tuple[PreTrainedModel, VideoSegmentationProcessor]:
-    """Model and video processor of a checkpoint to score, of this package or of Transformers.
-
-    A `ValueError` if the checkpoint cannot be loaded, or has other classes.
-    """
+    """Model and video processor of a checkpoint to score, of this package or of Transformers."""
     checkpoint = str(model_args.model_name_or_path)
     row = family_of(_saved_fields(checkpoint)["model_type"])
     if row is not None and not row.is_native:

@@ -86,14 +86,7 @@ class VSSTrainer(Trainer):
             check_clip_length(model.config, train_dataset.frame_offsets)
             if are_batch_norms_shared(args.device.type, args.world_size):
                 share_batch_norms(model)
-        super().__init__(
-            model,
-            args,
-            data_collator=ClipCollator(),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-        )
+        super().__init__(model, args, ClipCollator(), train_dataset, eval_dataset, processing_class)
         if args.fsdp and self.accelerator.distributed_type != DistributedType.FSDP:
             raise ValueError(
                 "`fsdp` must be used on accelerators with one process each: elsewhere Accelerate does not shard. "
@@ -124,23 +117,22 @@ class VSSTrainer(Trainer):
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
         """Build the optimiser over [`parameter_groups`]."""
         if self.optimizer is None:
+            args = self.args
             model = self.model if model is None else model
-            optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
-            groups = parameter_groups(
-                model,
-                self.args.learning_rate,
-                self.args.weight_decay,
-                self.args.backbone_learning_rate_factor,
-                self.args.undecayed_norms or default_undecayed_norms(self.model.config),
-            )
-            self.optimizer = optimizer_class(groups, **optimizer_kwargs)
+            optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(args, model)
+            rates = (args.learning_rate, args.weight_decay, args.backbone_learning_rate_factor)
+            undecayed_norms = args.undecayed_norms or default_undecayed_norms(self.model.config)
+            self.optimizer = optimizer_class(parameter_groups(model, *rates, undecayed_norms), **optimizer_kwargs)
         return self.optimizer
 
     def train(self, resume_from_checkpoint: str | None = None, **options) -> TrainOutput:
         """As `Trainer.train`; for a complete run only its model is loaded."""
         if resume_from_checkpoint is not None:
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, "trainer_state.json")))
-            if state.global_step >= self._num_training_steps():
+            num_steps: float = self.args.max_steps
+            if num_steps <= 0:
+                num_steps = self.args.num_train_epochs * (len(self.train_dataset) // clips_per_step(self.args))
+            if state.global_step >= num_steps:
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, float("nan"), {})
@@ -218,10 +210,7 @@ class VSSTrainer(Trainer):
         metric_key_prefix: str = "eval",
         prediction_dir: Path | None = None,
     ) -> dict[str, Any]:
-        """Score videos, by default the trainer's, with the scores of [`evaluate_videos`] and the run time.
-
-        `prediction_dir` takes label maps; `ignore_keys` is an unused argument of `Trainer.evaluate`.
-        """
+        """Score videos, by default the trainer's: what [`evaluate_videos`] returns, and the run time."""
         videos = self.eval_dataset if eval_dataset is None else eval_dataset
         start_time = time.time()
         with self.accelerator.autocast():
@@ -281,8 +270,10 @@ class VSSTrainer(Trainer):
         inputs = prepare_on_device(super()._prepare_inputs(inputs), self.processing_class)
         if IS_MASKED in inputs:
             frames = inputs["pixel_values_videos"]
-            args, (num_frames, _, *size) = self.args, frames.shape[1:]
-            shape, generators = (num_frames, *size), [self._generator(clip, PATCHES) for clip in inputs["sample_ids"]]
+            num_frames, _, *size = frames.shape[1:]
+            shape = (num_frames, *size)
+            args = self.args
+            generators = [self._generator(clip, PATCHES) for clip in inputs["sample_ids"]]
             patches = [draw_patches(shape, args.mask_patch_size, args.mask_tube_length, each) for each in generators]
             inputs["pixel_values_videos"], _ = hide_patches(frames, torch.stack(patches), args.mask_ratio)
         return inputs
@@ -352,11 +343,6 @@ class VSSTrainer(Trainer):
         # An undefined score, such as VC16 of short videos, counts as the worst.
         defined = {name: float("-inf") if value is None else value for name, value in metrics.items()}
         return super()._determine_best_metric(defined, trial)
-
-    def _num_training_steps(self) -> int:
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        return math.ceil(self.args.num_train_epochs * (len(self.train_dataset) // clips_per_step(self.args)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
         # `Trainer` copies tensors by name and only warns of missing ones. Files of a model with a SegFormer part hold
