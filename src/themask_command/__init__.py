@@ -22,14 +22,10 @@ INTERRUPTED = 128
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command. A problem with the input is one line on stderr and a non-zero exit code.
 
-    Args:
-        arguments (`Sequence[str]`, *optional*):
-            Command line without the program's name. Defaults to `sys.argv[1:]`.
-
-    Returns:
-        `int`: The exit code: 0; 1 if a video is damaged and everything before the damage has been delivered; 2 for
-        any other problem with the input; 130 after Ctrl-C, 143 after SIGTERM, which leave nothing half-written.
-        `data check` ends with 1 when it finds a problem.
+    `arguments`: command line without the program's name. Defaults to `sys.argv[1:]`. Returns the exit code: 0; 1 if a
+    video is damaged and everything before the damage has been delivered; 2 for any other problem with the input; 130
+    after Ctrl-C, 143 after SIGTERM, which leave nothing half-written. `data check` ends with 1 when it finds a
+    problem.
     """
     options = command_parser().parse_args(arguments)
     try:
