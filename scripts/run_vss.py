@@ -23,10 +23,7 @@ logger = logging.get_logger("transformers.run_vss")
 
 
 def main() -> int:
-    """Run the command line; for a problem with the input print an error of one line and return 2.
-
-    The environment variable TRANSFORMERS_VERBOSITY=debug shows the traceback.
-    """
+    """Run the command line; 2 for a problem with the input. TRANSFORMERS_VERBOSITY=debug shows the traceback."""
     try:
         return run_recipe(sys.argv[1:], partial(print, flush=True))
     except (ValueError, OSError, ImportError) as error:

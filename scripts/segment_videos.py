@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 from themask_command.commands import add_segmentation_options
 from transformers_themask.batch.folder_run import FolderRun, Settings, logger
 from transformers_themask.batch.video_batch import (
-    FoundVideo,
     check_result_folders,
     divide_work,
     find_videos,
@@ -66,7 +65,6 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where to look for videos")
     parser.add_argument("--model", required=True, metavar="DIR", help="saved model (folder or Hub id)")
@@ -96,7 +94,11 @@ def run(options: argparse.Namespace, group: WorkerGroup, is_stopping: Callable[[
     videos = find_videos(options.folder, options.output)
     check_result_folders("--output", (options.output / video.name for video in videos))
     folder_run = open_run(options, group.local_rank, is_stopping)
-    share = own_share(videos, group)
+    share = videos
+    if group.size > 1:
+        # Divided without regard to what is finished, so that processes that start at different times agree.
+        shares = divide_work([video.num_frames() for video in videos], group.size)
+        share = [videos[index] for index in shares[group.rank]]
     process = f"process {group.rank}, " if group.size > 1 else ""
     for position, video in enumerate(share, start=1):
         if is_stopping():
@@ -115,7 +117,6 @@ def run(options: argparse.Namespace, group: WorkerGroup, is_stopping: Callable[[
 
 
 def open_run(options: argparse.Namespace, local_rank: int, is_stopping: Callable[[], bool]) -> FolderRun:
-    """Load the model on this process's device."""
     device = usable_device(options.device)
     if device == "cuda":
         device = f"cuda:{local_rank % torch.cuda.device_count()}"
@@ -126,15 +127,6 @@ def open_run(options: argparse.Namespace, local_rank: int, is_stopping: Callable
     settings = Settings(files, **{name: getattr(options, name) for name in names})
     model, processor = load_model(options.model, argument="--model")
     return FolderRun(model.to(device), processor, options.output, settings, is_stopping)
-
-
-def own_share(videos: list[FoundVideo], group: WorkerGroup) -> list[FoundVideo]:
-    """The videos of this process."""
-    if group.size == 1:
-        return videos
-    # Divided without regard to what is finished, so that processes that start at different times agree.
-    shares = divide_work([video.num_frames() for video in videos], group.size)
-    return [videos[index] for index in shares[group.rank]]
 
 
 if __name__ == "__main__":

@@ -20,12 +20,11 @@ INTERRUPTED = 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command. A problem with the input is one line on stderr and a non-zero exit code.
+    """Run one sub-command, by default of `sys.argv`. A problem with the input is one line on stderr.
 
-    `arguments`: command line without the program's name. Defaults to `sys.argv[1:]`. Returns the exit code: 0; 1 if a
-    video is damaged and everything before the damage has been delivered; 2 for any other problem with the input; 130
-    after Ctrl-C, 143 after SIGTERM, which leave nothing half-written. `data check` ends with 1 when it finds a
-    problem.
+    Returns the exit code: 0; 1 if a video is damaged and everything before the damage has been delivered, or
+    `data check` finds a problem; 2 for any other problem with the input; 130 after Ctrl-C and 143 after SIGTERM, which
+    leave nothing half-written.
     """
     options = command_parser().parse_args(arguments)
     try:
@@ -78,7 +77,6 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 
 def _report(command: str, error: Exception) -> int:
-    """Print an error on one line; returns the exit code."""
     from transformers_themask.terminal_text import error_line
     from transformers_themask.videos.source import IncompleteVideoError
 

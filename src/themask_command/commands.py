@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sub-commands: a function for each, which adds its options to a parser and whose docstring is its help.
-
-`run` in the module `transformers_themask.cli.NAME` runs the sub-command.
-"""
+"""The sub-commands: a function for each adds its options to a parser; its docstring is its help."""
 
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -29,20 +26,10 @@ def segment(command: ArgumentParser) -> None:
     outputs.add_argument("-o", "--output", type=Path, metavar="MP4", help="the video with the class colours on top")
     outputs.add_argument("--labels", type=Path, metavar="DIR", help="class indices, one PNG per frame; a new folder")
     outputs.add_argument("--label-track", type=Path, metavar="MKV", help="class indices of all frames, lossless")
-    outputs.add_argument(
-        "--statistics", type=Path, metavar="FILE", help="pixels of each class in each frame, as .csv or .parquet"
-    )
+    outputs.add_argument("--statistics", type=Path, metavar="FILE", help="class pixels per frame, as .csv or .parquet")
     outputs.add_argument("--contact-sheet", type=Path, metavar="PNG", help="frames from the whole video on one sheet")
     outputs.add_argument("--timeline", type=Path, metavar="PNG", help="plot of each class's share over time")
-    command.add_argument(
-        "--max-frames", type=whole_number(1), metavar="N", help="stop after N frames; required for a camera"
-    )
-    _add_augmentation_options(command)
-    add_segmentation_options(command)
-
-
-def _add_augmentation_options(command: ArgumentParser) -> None:
-    """Add the options of test-time augmentation."""
+    command.add_argument("--max-frames", type=whole_number(1), metavar="N", help="stop after N; required for a camera")
     group = command.add_argument_group("test-time augmentation: several passes, and one result")
     group.add_argument(
         "--tta",
@@ -59,29 +46,24 @@ def _add_augmentation_options(command: ArgumentParser) -> None:
         help="how passes are combined: by majority vote, or by the highest average score, which takes more disk (17 "
         "MiB per frame for 124 classes at 576x1024) and is the only choice for two passes (default: votes)",
     )
+    add_segmentation_options(command)
 
 
 def add_segmentation_options(command: ArgumentParser) -> None:
     """Add the options of everything that segments videos, independent of its outputs."""
     _add_labelling_options(command)
-    command.add_argument(
-        "--bf16", action="store_true", help="compute in bfloat16: faster on devices that have instructions for it"
-    )
+    command.add_argument("--bf16", action="store_true", help="compute in bfloat16, which some devices do faster")
     command.add_argument("--no-legend", dest="legend", action="store_false", help="leave out the class names")
 
 
 def _add_labelling_options(command: ArgumentParser) -> None:
-    """Add the options of how a model labels the frames of a video, and how the labels are drawn."""
     _add_clip_options(command)
     _add_palette_option(command)
     command.add_argument("--alpha", type=share, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
-    command.add_argument(
-        "--frame-rate", type=frame_rate, default=Fraction(15), help="of a folder of frames (default: 15)"
-    )
+    command.add_argument("--frame-rate", type=frame_rate, default=Fraction(15), help="of a frame folder (default: 15)")
 
 
 def _add_clip_options(command: ArgumentParser) -> None:
-    """Add the options of how a model labels the frames of a video."""
     command.add_argument(
         "--mode",
         choices=MODES,
@@ -100,9 +82,7 @@ def _add_clip_options(command: ArgumentParser) -> None:
 
 
 def _add_clip_length_option(command: ArgumentParser) -> None:
-    command.add_argument(
-        "--num-frames", type=whole_number(1), metavar="N", help="frames per clip (default: the model's)"
-    )
+    command.add_argument("--num-frames", type=whole_number(1), metavar="N", help="per clip (default: the model's)")
 
 
 def _add_palette_option(command: ArgumentParser) -> None:
@@ -114,7 +94,6 @@ def _add_device_option(command: ArgumentParser) -> None:
 
 
 def _add_labelled_video_options(command: ArgumentParser) -> None:
-    """Add the options of which videos label maps belong to: one, or those of a data set."""
     videos = command.add_mutually_exclusive_group(required=True)
     videos.add_argument("--video", metavar="VIDEO", help="video file or URL, or folder of jpg or png frames")
     videos.add_argument("--data", type=Path, metavar="ROOT", help="data set")
@@ -146,7 +125,7 @@ def aggregate(command: ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="label maps of the results that are chosen; a new folder",
+        help="the chosen label maps; a new folder",
     )
     command.add_argument(
         "--flow",
@@ -161,9 +140,7 @@ def aggregate(command: ArgumentParser) -> None:
 
 def correct(command: ArgumentParser) -> None:
     """Ask a vision-language model which of several look-alikes (river, lake, sea) a video shows, and relabel it."""
-    command.add_argument(
-        "labels", type=Path, metavar="LABELS", help="holds <frame>.png with --video, <video>/<frame>.png with --data"
-    )
+    command.add_argument("labels", type=Path, metavar="LABELS", help="<frame>.png, or <video>/<frame>.png with --data")
     _add_labelled_video_options(command)
     command.add_argument(
         "--class-names",
@@ -171,9 +148,7 @@ def correct(command: ArgumentParser) -> None:
         metavar="PATH",
         help="classes of --video: a text file with one name per line, or the folder of the model that labelled it",
     )
-    command.add_argument(
-        "--vlm", required=True, type=Path, metavar="DIR", help="saved image-text-to-text model of Transformers"
-    )
+    command.add_argument("--vlm", required=True, type=Path, metavar="DIR", help="saved image-text-to-text model")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="label maps to write")
     command.add_argument(
         "--log",
@@ -204,9 +179,7 @@ def queries(command: ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="saved model (folder or Hub id)")
     command.add_argument("input", metavar="INPUT", help="video file or URL, or folder of jpg or png frames")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="PNG", help="picture to write")
-    command.add_argument(
-        "--frame", type=whole_number(0), default=0, metavar="N", help="index of the frame (default: 0)"
-    )
+    command.add_argument("--frame", type=whole_number(0), default=0, metavar="N", help="frame index (default: 0)")
     command.add_argument("--class", dest="class_name", metavar="NAME", help="show only this class")
     _add_clip_length_option(command)
     _add_palette_option(command)
@@ -231,12 +204,8 @@ def evaluate(command: ArgumentParser) -> None:
 def card(command: ArgumentParser) -> None:
     """Write the model card of a model from the results of its evaluation."""
     command.add_argument("results", type=Path, metavar="RESULTS", help="results.json of an evaluation")
-    command.add_argument(
-        "--model", type=Path, metavar="DIR", help="folder of the model, where the results do not name it"
-    )
-    command.add_argument(
-        "--license", metavar="ID", help="licence of the weights, e.g. cc-by-nc-4.0 (default: unknown)"
-    )
+    command.add_argument("--model", type=Path, metavar="DIR", help="model folder, if the results do not name it")
+    command.add_argument("--license", metavar="ID", help="of the weights, e.g. cc-by-nc-4.0 (default: unknown)")
     command.add_argument("--repo-id", metavar="ID", help="repository that the usage example loads")
     command.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="(default: README.md next to the model or the results)"
@@ -248,9 +217,7 @@ def data_check(command: ArgumentParser) -> None:
     command.add_argument("path", type=Path, metavar="PATH", help="data set in a layout that run_vss.py reads")
     command.add_argument("--split", nargs="+", default=[], metavar="NAME", help="splits to check (default: all)")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all findings to a file")
-    command.add_argument(
-        "--skip-damaged", action="store_true", help="name the frames that cannot be decoded in PATH/skip.txt"
-    )
+    command.add_argument("--skip-damaged", action="store_true", help="name undecodable frames in PATH/skip.txt")
 
 
 def convert(command: ArgumentParser) -> None:
@@ -277,9 +244,7 @@ def export(command: ArgumentParser) -> None:
     """Write a model as ONNX or torch.export graphs: whole clips, and the step of a stream."""
     command.add_argument("model", help="saved model (folder or Hub id)")
     command.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="new folder for the graphs and manifest.json")
-    command.add_argument(
-        "--format", nargs="+", choices=EXPORT_FORMATS, default=["onnx"], help="one or both (default: onnx)"
-    )
+    command.add_argument("--format", nargs="+", choices=EXPORT_FORMATS, default=["onnx"], help="(default: onnx)")
     command.add_argument(
         "--size",
         type=int,
@@ -303,9 +268,7 @@ def demo(command: ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="(default: demo)")
     web = command.add_argument_group("in the browser")
     web.add_argument("--web", action="store_true", help="serve a page that segments the videos of its visitors")
-    web.add_argument(
-        "--model", metavar="DIR", help="saved model, folder or Hub id (default: the one that the demo trained in -o)"
-    )
+    web.add_argument("--model", metavar="DIR", help="saved model, folder or Hub id (default: the one trained in -o)")
     web.add_argument("--host", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this computer only)")
     web.add_argument("--port", type=int, metavar="N", help="port to listen on (default: the first free one from 7860)")
 

@@ -2,9 +2,12 @@
 """Types of command-line options: functions that read a text, or reject it with the rule it breaks."""
 
 import argparse
-import math
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
+from typing import TypeVar
+
+Number = TypeVar("Number", float, Fraction)
 
 # Limits of video containers.
 MIN_FRAME_RATE, MAX_FRAME_RATE = Fraction(1, 1000), Fraction(1000)
@@ -25,17 +28,6 @@ def whole_number(minimum: int) -> Callable[[str], int]:
     return read
 
 
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1. Got {text}.")
-    return number
-
-
 def scales(text: str) -> tuple[float, ...]:
     """Numbers separated by commas."""
     try:
@@ -46,12 +38,19 @@ def scales(text: str) -> tuple[float, ...]:
         ) from None
 
 
-def frame_rate(text: str) -> Fraction:
-    """Frames per second: a number or a fraction such as 30000/1001."""
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if not MIN_FRAME_RATE <= rate <= MAX_FRAME_RATE:
-        raise argparse.ArgumentTypeError(f"must be between {MIN_FRAME_RATE} and {MAX_FRAME_RATE}. Got {text}.")
-    return rate
+def number_between(kind: Callable[[str], Number], minimum: Number, maximum: Number) -> Callable[[str], Number]:
+    """A number of a kind, within limits."""
+
+    def read(text: str) -> Number:
+        with suppress(ValueError, ZeroDivisionError):
+            number = kind(text)
+            if minimum <= number <= maximum:
+                return number
+        raise argparse.ArgumentTypeError(f"must be between {minimum} and {maximum}. Got {text}.")
+
+    return read
+
+
+share = number_between(float, 0, 1)
+# Frames per second: a number or a fraction such as 30000/1001.
+frame_rate = number_between(Fraction, MIN_FRAME_RATE, MAX_FRAME_RATE)

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from tiny import tiny_model
-from transformers_themask.training.curve_plot import draw_learning_curve
-from transformers_themask.training.learning_curve import write_learning_curve
+from transformers_themask.training.learning_curve import draw_learning_curve, write_learning_curve
 from transformers_themask.training.trainer import VSSTrainer
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -51,7 +51,6 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check_options(options: argparse.Namespace, output: Path, scores_path: Path) -> None:
-    """Check the paths before anything is loaded."""
     if len(options.results) < 2:
         raise ValueError(f"`RESULT` must be given twice or more, to choose from. Got {options.results[0]} alone.")
     for result in options.results:

@@ -7,13 +7,7 @@ import torch
 
 
 def check_apart(argument: str, path: Path, source: str) -> None:
-    """Raise a `ValueError` if an output would replace the input or lie among its frames.
-
-    Args:
-        argument (`str`): Name of the argument that asks for the output, for the error.
-        path (`Path`): The output.
-        source (`str`): The input.
-    """
+    """Raise a `ValueError` if an output would replace the input `source` or lie among its frames."""
     if Path(source).resolve() == path.resolve():
         raise ValueError(f"`{argument}` must differ from the input. Got {path} for both.")
     if Path(source).is_dir() and Path(source).resolve() == path.resolve().parent:
@@ -32,8 +26,3 @@ def usable_device(name: str | None) -> str:
             "shows why not."
         ) from error
     return name
-
-
-def autocast(device: str, bf16: bool) -> torch.autocast:
-    """Compute in bfloat16 where the accuracy allows it, if `bf16`."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)

@@ -35,8 +35,7 @@ def run(options: argparse.Namespace) -> None:
     corrector = VideoCorrector(groups, class_names, answer, str(options.vlm), options.minimum_share)
     output = None if options.dry_run else options.output.resolve()
     corrections = correct_results(corrector, videos, options.labels, output, log, progress=True)
-    for line in _report(corrections, options.dry_run):
-        print(line)
+    _report(corrections, options.dry_run)
     num_decided = sum(correction.decision is not None for correction in corrections)
     counts = f"{counted(len(videos), 'video')}, {counted(len(corrections), 'question')}, {num_decided} decided"
     print(f"dry run: {counts}" if options.dry_run else f"{options.output}: {counts}")
@@ -51,7 +50,6 @@ def _log_folder(options: argparse.Namespace) -> Path:
 
 
 def _check_options(options: argparse.Namespace, log: Path) -> None:
-    """Check the paths before anything is loaded."""
     inputs = [str(options.labels), *([options.video] if options.video is not None else [])]
     for argument, path in (("--output", options.output), ("--log", log)):
         for source in inputs:
@@ -68,7 +66,6 @@ def _check_options(options: argparse.Namespace, log: Path) -> None:
 
 
 def _open_videos(options: argparse.Namespace) -> tuple[list[ResultVideo], Sequence[str]]:
-    """The videos, and the names of the classes in their label maps."""
     if options.data is not None:
         videos = load_videos(options.data, options.split)
         return videos_of_data_set(videos), videos.class_names
@@ -76,16 +73,14 @@ def _open_videos(options: argparse.Namespace) -> tuple[list[ResultVideo], Sequen
 
 
 def _class_names(path: Path) -> list[str]:
-    """Class names from a text file or from the configuration of a saved model, in the order of their indices."""
     with naming(path):
-        names = _names_of_model(path / "config.json") if path.is_dir() else _names_in_lines(path)
+        if path.is_dir():
+            names = _names_of_model(path / "config.json")
+        else:
+            names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
         if not all(names) or len(set(names)) < len(names):
             raise ValueError("`--class-names` must give every class a distinct name, without empty lines.")
     return names
-
-
-def _names_in_lines(file: Path) -> list[str]:
-    return [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().split("\n")]
 
 
 def _names_of_model(file: Path) -> list[str]:
@@ -96,9 +91,7 @@ def _names_of_model(file: Path) -> list[str]:
     return [names[str(index)] for index in range(len(names))]
 
 
-def _report(corrections: Sequence[Correction], is_dry_run: bool) -> list[str]:
-    """One line for each question."""
-    lines = []
+def _report(corrections: Sequence[Correction], is_dry_run: bool) -> None:
     for correction in corrections:
         # As ASCII in quotes: a model may answer with any characters.
         answer = json.dumps(correction.answer[:MAX_SHOWN_CHARACTERS])
@@ -107,5 +100,4 @@ def _report(corrections: Sequence[Correction], is_dry_run: bool) -> list[str]:
         if correction.decision is not None:
             pixels, frames = counted(correction.num_pixels, "pixel"), counted(correction.num_frames, "frame")
             effect = f"{correction.decision}, {pixels} in {frames} {'would change' if is_dry_run else 'changed'}"
-        lines.append(f"{place}: {answer} -> {effect}")
-    return lines
+        print(f"{place}: {answer} -> {effect}")

@@ -17,8 +17,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json is not None:
         check_output_folder("--json", options.json.parent)
     inspection = inspect_data_set(options.path, options.split, progress=True)
-    for line in _inspection_table(inspection):
-        print(line)
+    _print_table(inspection)
     findings = [(report.split, finding) for report in inspection.splits for finding in report.findings]
     findings.sort(key=lambda named: not named[1].stops_run)
     for split, finding in findings[:MAX_SHOWN_FINDINGS]:
@@ -36,19 +35,15 @@ def run(options: argparse.Namespace) -> int:
     return UNUSABLE_DATA if stops_run else 0
 
 
-def _inspection_table(inspection: Inspection) -> list[str]:
-    """A line about the data set, and a table of its splits."""
+def _print_table(inspection: Inspection) -> None:
     num_classes = len(inspection.class_names)
     width = max(len("split"), *(len(report.split) for report in inspection.splits))
-    lines = [
-        f"{inspection.layout}, {num_classes} classes",
-        f"{'split':<{width}}{'videos':>9}{'frames':>9}{'labelled':>10}{'classes':>10}  height x width (videos)",
-    ]
+    print(f"{inspection.layout}, {num_classes} classes")
+    print(f"{'split':<{width}}{'videos':>9}{'frames':>9}{'labelled':>10}{'classes':>10}  height x width (videos)")
     for report in inspection.splits:
         num_present = int((report.class_pixels[1 : num_classes + 1] > 0).sum())
         sizes = ", ".join(f"{size[0]}x{size[1]} ({count})" for size, count in report.videos_of_size.most_common())
-        lines.append(
+        print(
             f"{report.split:<{width}}{report.num_videos:>9}{report.num_frames:>9}{report.num_labelled_frames:>10}"
             f"{num_present:>10}  {sizes}"
         )
-    return lines

@@ -2,6 +2,7 @@
 """`themask demo`: train on synthetic videos, or serve a model in the browser."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from transformers_themask.demo import run_demo
@@ -18,14 +19,8 @@ def run(options: argparse.Namespace) -> None:
     for name in ("model", "host", "port"):
         if getattr(options, name) is not None:
             raise ValueError(f"`--{name}` must be used with `--web`. Got {getattr(options, name)} without it.")
-    return _train(options.output)
-
-
-def _train(output: Path) -> None:
-    def announce(line: str) -> None:
-        print(line, flush=True)  # before what the training processes print
-
-    for name, path in run_demo(output, announce).items():
+    # Flushed before what the training processes print.
+    for name, path in run_demo(options.output, partial(print, flush=True)).items():
         print(f"{name}: {path.resolve()}")
 
 
@@ -33,21 +28,15 @@ def _serve(options: argparse.Namespace) -> None:
     host = options.host or "127.0.0.1"
     check_installation()
     check_address(host, options.port)
-    path = options.model or _trained_model(options.output)
+    path = options.model or str(options.output / "stage2")
+    if options.model is None and not Path(path, "config.json").is_file():
+        raise ValueError(
+            f"`--model` must be given unless `themask demo` has trained a model. There is none in {path}; run "
+            "`themask demo` first, or give a model."
+        )
     model, processor = load_model(path, argument="--model")
     model.to(usable_device(None))
     name = "/".join(Path(path).parts[-2:])
     with serving(model, processor, name, host, options.port) as page:
         print(f"{page.local_url} (Ctrl-C ends it)", flush=True)
         wait_for_end()
-
-
-def _trained_model(output: Path) -> str:
-    """Folder of the model that the demo trained."""
-    folder = output / "stage2"
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"`--model` must be given unless `themask demo` has trained a model. There is none in {folder}; run "
-            "`themask demo` first, or give a model."
-        )
-    return str(folder)

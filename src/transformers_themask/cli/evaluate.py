@@ -23,13 +23,12 @@ def run(options: argparse.Namespace) -> None:
     class_indices = VideoSegmentationProcessor().reduce_labels(torch.arange(256))
     scores = score_prediction_folder(options.predictions, videos, class_indices, options.prediction_ids)
     scores = named_scores(scores, videos.class_names)
-    for line in _score_table(scores):
-        print(line)
+    _print_scores(scores)
     if options.json is not None:
         write_results(options.json, scores, data_set=options.data.resolve().name, split=options.split)
 
 
-def _score_table(scores: dict[str, Any]) -> list[str]:
+def _print_scores(scores: dict[str, Any]) -> None:
     columns = {
         "mIoU": "mean_iou",
         "wIoU": "weighted_iou",
@@ -38,13 +37,13 @@ def _score_table(scores: dict[str, Any]) -> list[str]:
         "VC8": "vc8",
         "VC16": "vc16",
     }
-    lines = [f"{counted(scores['num_videos'], 'video')}, {counted(scores['num_frames'], 'frame')}"]
-    lines.append("".join(f"{title:>8}" for title in columns))
-    lines.append("".join(f"{_score_text(scores[name]):>8}" for name in columns.values()))
+    print(f"{counted(scores['num_videos'], 'video')}, {counted(scores['num_frames'], 'frame')}")
+    print("".join(f"{title:>8}" for title in columns))
+    print("".join(f"{_score_text(scores[name]):>8}" for name in columns.values()))
     name_width = max(map(len, scores["per_class_iou"]))
-    lines += ["", f"{'class':<{name_width}}{'IoU':>8}"]
-    lines += [f"{name:<{name_width}}{_score_text(iou):>8}" for name, iou in scores["per_class_iou"].items()]
-    return lines
+    print(f"\n{'class':<{name_width}}{'IoU':>8}")
+    for name, iou in scores["per_class_iou"].items():
+        print(f"{name:<{name_width}}{_score_text(iou):>8}")
 
 
 def _score_text(score: float | None) -> str:

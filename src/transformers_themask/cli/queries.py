@@ -39,7 +39,6 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Check the output before anything is loaded."""
     if options.output.suffix != ".png" or options.output.is_dir():
         raise ValueError(f"`--output` must be a file whose name ends in .png. Got {options.output}.")
     check_apart("--output", options.output, options.input)

@@ -3,6 +3,8 @@
 
 import argparse
 
+import torch
+
 from transformers_themask.inference.loading import load_class_names, load_model
 from transformers_themask.mvc.passes import check_repeatable, open_passes, segment_video_in_passes
 from transformers_themask.mvc.tta import TTA
@@ -12,7 +14,7 @@ from transformers_themask.terminal_text import counted
 from transformers_themask.videos.frame_source import Camera, open_frame_source
 from transformers_themask.videos.source import IncompleteVideoError
 
-from .command import autocast, check_apart, usable_device
+from .command import check_apart, usable_device
 
 ARGUMENTS = {
     "overlay": "--output",
@@ -47,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     model, processor = load_model(options.model, device, "--model")
     sessions = open_passes(model, processor, tta, options.mode, options.num_frames, options.frame_stride)
     try:
-        with autocast(device, options.bf16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=options.bf16):
             num_frames = segment_video_in_passes(
                 sessions, source, list(sinks.values()), tta.combine, max_frames=options.max_frames, progress=True
             )
@@ -63,9 +65,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _outputs(options: argparse.Namespace) -> Outputs:
-    outputs = Outputs(
-        **{name: getattr(options, argument[2:].replace("-", "_")) for name, argument in ARGUMENTS.items()}
-    )
+    values = {name: getattr(options, argument[2:].replace("-", "_")) for name, argument in ARGUMENTS.items()}
+    outputs = Outputs(**values)
     if not outputs.paths():
         raise ValueError("At least one output must be given, such as `-o OUT.mp4` for the overlay video.")
     for name, path in outputs.paths().items():

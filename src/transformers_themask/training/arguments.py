@@ -34,6 +34,13 @@ SIZE_DIVISOR = 32
 PIXEL_LEVEL = "pixel_level"
 
 
+def argument(default: Any, help: str) -> Any:
+    """A field of a dataclass of arguments; every instance gets a copy of a list."""
+    if isinstance(default, list):
+        return HfArg(default_factory=default.copy, help=help)
+    return HfArg(default=default, help=help)
+
+
 @dataclass
 class ModelArguments:
     """Which model to train, and from which weights."""
@@ -42,23 +49,16 @@ class ModelArguments:
         default_factory=lambda: default_family().name,
         help=f"Architecture of a new model: {', '.join(row.name for row in trainable_families())}.",
     )
-    model_name_or_path: str | None = HfArg(
-        default=None,
-        help="Checkpoint to start from: a saved model of this package, or one of Transformers that the "
-        "architecture can start from. Without training, any video or image segmentation model; `model_type` is "
-        "then ignored.",
+    model_name_or_path: str | None = argument(
+        None,
+        "Checkpoint to start from, of this package or one of Transformers that the architecture can start from. "
+        "Without training, any video or image segmentation model; `model_type` is then ignored.",
     )
-    backbone_name_or_path: str | None = HfArg(
-        default=None, help="Pretrained weights for the backbone of a new model, e.g. nvidia/mit-b1."
-    )
-    config_overrides: dict | str | None = HfArg(
-        default=None, help="Configuration fields as a mapping, e.g. '{backbone: mit-b1, num_frames: 2}'."
-    )
-    ignore_mismatched_sizes: bool = HfArg(
-        default=False, help="Start a new classification head when the checkpoint has other classes than the data set."
-    )
-    freeze: list[str] = HfArg(default_factory=list, help="Parts of the model that are not trained, e.g. pixel_level.")
-    freeze_pixel_level: bool = HfArg(default=False, help="The same as `--freeze pixel_level`.")
+    backbone_name_or_path: str | None = argument(None, "Weights for a new model's backbone, e.g. nvidia/mit-b1.")
+    config_overrides: dict | str | None = argument(None, "Configuration fields: '{backbone: mit-b1, num_frames: 2}'.")
+    ignore_mismatched_sizes: bool = argument(False, "Start a new classifier if the checkpoint has other classes.")
+    freeze: list[str] = argument([], "Parts of the model that are not trained, e.g. pixel_level.")
+    freeze_pixel_level: bool = argument(False, "The same as `--freeze pixel_level`.")
 
     def __post_init__(self):
         self.config_overrides = self.overrides
@@ -82,70 +82,42 @@ class ModelArguments:
 class DataArguments:
     """Which videos to train and score on, and how clips are cut from them."""
 
-    data_root: str | None = HfArg(
-        default=None, help="Folder of labelled videos: VSPW, Cityscapes sequences or a folder of videos."
-    )
-    dataset_name: str | None = HfArg(
-        default=None, help="What results call the data set. Default: the name of its folder."
-    )
-    train_split: str = HfArg(default="train", help="Name of the split file to train on.")
-    eval_split: str = HfArg(default="val", help="Name of the split file to score.")
-    frame_offsets: list[int] = HfArg(
-        default_factory=lambda: [0], help="Frames of a training clip relative to its last frame, e.g. -9 -6 -3 0."
-    )
-    draw_distance: bool | None = HfArg(
-        default=None,
-        help="Draw the distance of a clip's two frames, up to that of `frame_offsets`. If false, it is fixed, "
+    data_root: str | None = argument(None, "Labelled videos: VSPW, Cityscapes sequences or a folder of videos.")
+    dataset_name: str | None = argument(None, "What results call the data set. Default: the name of its folder.")
+    train_split: str = argument("train", "Name of the split file to train on.")
+    eval_split: str = argument("val", "Name of the split file to score.")
+    frame_offsets: list[int] = argument([0], "Frames of a training clip relative to its last frame, e.g. -9 -6 -3 0.")
+    draw_distance: bool | None = argument(
+        None,
+        "Draw the distance of a clip's two frames, up to that of `frame_offsets`. If false, it is fixed, "
         "and half of the clips run backwards. Default: that of the architecture.",
     )
-    clips_per_video: int = HfArg(default=1, help="Training clips drawn from each video per epoch.")
-    sample_by: str = HfArg(
-        default="video", help="Draw every 'video' equally often (the paper) or in proportion to its length ('frame')."
+    clips_per_video: int = argument(1, "Training clips drawn from each video per epoch.")
+    sample_by: str = argument("video", "Draw videos equally often (`video`, the paper) or by length (`frame`).")
+    base_size: list[int] = argument([853, 480], "Longest and shortest edge of frames before the random scale.")
+    ratio_range: list[float] = argument([0.5, 2.0], "Smallest and largest random scale.")
+    crop_size: list[int] = argument([480, 480], "Height and width of a crop.")
+    cat_max_ratio: float = argument(0.75, "Share of a crop that one class may cover before it is drawn again.")
+    flip_probability: float = argument(0.5, "Share of the clips that are mirrored.")
+    photometric: bool = argument(True, "Vary brightness, contrast, saturation and hue.")
+    photometric_on: str = argument("cpu", "Where colours are varied: `cpu`, as the reference, or `device`, faster.")
+    eval_shortest_edge: int | None = argument(
+        None, "Shortest edge of the input in evaluation, saved with the processor. Default: the checkpoint's, or 480."
     )
-    base_size: list[int] = HfArg(
-        default_factory=lambda: [853, 480],
-        help="Longest and shortest edge that frames are scaled to before the random scale.",
-    )
-    ratio_range: list[float] = HfArg(default_factory=lambda: [0.5, 2.0], help="Smallest and largest random scale.")
-    crop_size: list[int] = HfArg(default_factory=lambda: [480, 480], help="Height and width of a crop.")
-    cat_max_ratio: float = HfArg(
-        default=0.75, help="Share of a crop that one class may cover before it is drawn again."
-    )
-    flip_probability: float = HfArg(default=0.5, help="Share of the clips that are mirrored.")
-    photometric: bool = HfArg(default=True, help="Vary brightness, contrast, saturation and hue.")
-    photometric_on: str = HfArg(
-        default="cpu",
-        help="Where colours are varied: on the `cpu`, exactly as the reference, or, faster, the `device`.",
-    )
-    eval_shortest_edge: int | None = HfArg(
-        default=None,
-        help="Shortest edge of the network's input in evaluation and use; saved with the video processor. "
-        "Default: that of the checkpoint, or 480.",
-    )
-    eval_longest_edge: int | None = HfArg(
-        default=None, help="The same for the longest edge. Default: that of the checkpoint, or 853."
-    )
-    eval_num_frames: int | None = HfArg(
-        default=None, help="Frames per clip in evaluation. Default: the model's `num_frames`."
-    )
-    eval_frame_stride: int = HfArg(
-        default=3, help="Distance between the frames of a clip in evaluation, where its mode leaves that open."
-    )
-    eval_mode: str | None = HfArg(
-        default=None,
-        help="How clips are formed in evaluation: interleaved, contiguous, sliding or recurrent. Default: "
+    eval_longest_edge: int | None = argument(None, "Likewise the longest edge. Default: the checkpoint's, or 853.")
+    eval_num_frames: int | None = argument(None, "Frames per clip in evaluation. Default: the model's `num_frames`.")
+    eval_frame_stride: int = argument(3, "Distance of a clip's frames in evaluation, if its mode leaves that open.")
+    eval_mode: str | None = argument(
+        None,
+        "How clips are formed in evaluation: interleaved, contiguous, sliding or recurrent. Default: "
         "interleaved, the official evaluation; recurrent for a model without clips.",
     )
-    eval_scales: list[float] = HfArg(
-        default_factory=lambda: [1.0],
-        help="Test-time augmentation in evaluation: sizes of the network's input against its usual one, e.g. "
-        "0.9 1.0 1.1 1.2, with a pass over the video for each.",
+    eval_scales: list[float] = argument(
+        [1.0], "Test-time augmentation: input sizes against the usual one, one pass each, e.g. 0.9 1.0 1.1 1.2."
     )
-    eval_flip: bool = HfArg(default=False, help="In evaluation, a pass with mirrored frames for each scale, too.")
-    eval_combine: str = HfArg(
-        default="votes",
-        help="How the passes are combined: majority vote (`votes`), or highest average score (`scores`), the "
-        "only choice for two passes.",
+    eval_flip: bool = argument(False, "In evaluation, a pass with mirrored frames for each scale, too.")
+    eval_combine: str = argument(
+        "votes", "Combination of passes: majority (`votes`) or highest mean score (`scores`, the only choice for two)."
     )
 
     def __post_init__(self):
@@ -156,30 +128,12 @@ class DataArguments:
             raise ValueError(
                 f"`crop_size` must be multiples of {SIZE_DIVISOR}, as a model's input. Got {self.crop_size}."
             )
-        if any(edge is not None and edge < 1 for edge in (self.eval_shortest_edge, self.eval_longest_edge)):
-            raise ValueError(
-                "`eval_shortest_edge` and `eval_longest_edge` must be positive. "
-                f"Got {self.eval_shortest_edge} and {self.eval_longest_edge}."
-            )
-        if (self.eval_shortest_edge is None) != (self.eval_longest_edge is None):
-            raise ValueError(
-                "`eval_shortest_edge` and `eval_longest_edge` must be given together. "
-                f"Got {self.eval_shortest_edge} and {self.eval_longest_edge}."
-            )
-
-    def augmentation(self) -> ClipAugmentation:
-        """The changes of geometry and colours that training clips go through."""
-        longest_edge, shortest_edge = self.base_size
-        smallest_ratio, largest_ratio = self.ratio_range
-        crop_height, crop_width = self.crop_size
-        return ClipAugmentation(
-            base_size=(longest_edge, shortest_edge),
-            ratio_range=(smallest_ratio, largest_ratio),
-            crop_size=(crop_height, crop_width),
-            cat_max_ratio=self.cat_max_ratio,
-            flip_probability=self.flip_probability,
-            photometric=self.photometric,
-        )
+        edges = (self.eval_shortest_edge, self.eval_longest_edge)
+        is_positive = not any(edge is not None and edge < 1 for edge in edges)
+        if not is_positive or edges.count(None) == 1:
+            rule = "given together" if is_positive else "positive"
+            names = "`eval_shortest_edge` and `eval_longest_edge`"
+            raise ValueError(f"{names} must be {rule}. Got {edges[0]} and {edges[1]}.")
 
     def clip_sampler(self, config: PreTrainedConfig) -> str:
         """Name of the sampler of training clips: the configuration's unless `draw_distance` is set."""
@@ -195,7 +149,14 @@ class DataArguments:
             videos=videos,
             frame_offsets=self.frame_offsets,
             processor=processor,
-            augmentation=self.augmentation(),
+            augmentation=ClipAugmentation(
+                base_size=(self.base_size[0], self.base_size[1]),
+                ratio_range=(self.ratio_range[0], self.ratio_range[1]),
+                crop_size=(self.crop_size[0], self.crop_size[1]),
+                cat_max_ratio=self.cat_max_ratio,
+                flip_probability=self.flip_probability,
+                photometric=self.photometric,
+            ),
             seed=seed,
             clips_per_video=self.clips_per_video,
             sample_by=self.sample_by,
@@ -209,75 +170,58 @@ class DataArguments:
 
     def evaluation_videos(self, videos: LabelledVideos, model: VideoModel) -> EvaluationVideos:
         """The videos to score, with the model's number of frames per clip unless another is set."""
-        return EvaluationVideos(
-            videos,
-            num_frames=frames_per_clip(model) if self.eval_num_frames is None else self.eval_num_frames,
-            frame_stride=self.eval_frame_stride,
-            mode=self.eval_mode,
-            tta=self.tta(),
-        )
+        num_frames = frames_per_clip(model) if self.eval_num_frames is None else self.eval_num_frames
+        return EvaluationVideos(videos, num_frames, self.eval_frame_stride, self.eval_mode, self.tta())
 
 
 @dataclass
 class VSSTrainingArguments(TrainingArguments):
     """`TrainingArguments` with the defaults of video semantic segmentation and a few arguments of its own."""
 
-    one_round_steps: int = HfArg(
-        default=0, help="Optimiser steps with one round of matching at the start, e.g. 30000 of 160000."
-    )
-    consistency_weight: float = HfArg(
-        default=0.0,
-        help="Weight of the loss of a second pass with hidden patches, masked video consistency (MVC, Eq. 4), "
+    one_round_steps: int = argument(0, "Optimiser steps with one round of matching at first, e.g. 30000 of 160000.")
+    consistency_weight: float = argument(
+        0.0,
+        "Weight of the loss of a second pass with hidden patches, masked video consistency (MVC, Eq. 4), "
         "e.g. 1. It doubles the time of a step and needs the memory of one accumulated batch. 0: no such pass.",
     )
-    mask_patch_size: int = HfArg(
-        default=64, help="Edge of a hidden patch in pixels of the crop: 64 for crops of 1024, 32 for 480."
-    )
-    mask_ratio: float = HfArg(default=0.7, help="Expected share of hidden patches.")
-    mask_tube_length: int = HfArg(
-        default=1,
-        help="Consecutive frames of a clip that hide the same patches: 1 draws for each frame independently, "
+    mask_patch_size: int = argument(64, "Edge of a hidden patch in pixels: 64 for crops of 1024, 32 for 480.")
+    mask_ratio: float = argument(0.7, "Expected share of hidden patches.")
+    mask_tube_length: int = argument(
+        1,
+        "Consecutive frames of a clip that hide the same patches: 1 draws for each frame independently, "
         "2 and more make tubes, 0 hides the same patches in the whole clip.",
     )
-    backbone_learning_rate_factor: float = HfArg(
-        default=0.1, help="The backbone's learning rate relative to `learning_rate`."
-    )
-    undecayed_norms: str | None = HfArg(
-        default=None,
-        help="Part whose norm layers have no weight decay: the `head`, the `backbone`, or `all`, with the "
+    backbone_learning_rate_factor: float = argument(0.1, "The backbone's learning rate relative to `learning_rate`.")
+    undecayed_norms: str | None = argument(
+        None,
+        "Part whose norm layers have no weight decay: the `head`, the `backbone`, or `all`, with the "
         "embeddings. Default: that of the architecture.",
     )
-    clips_per_step: int | None = HfArg(
-        default=None,
-        help="Required product of processes, batch size and accumulation, which a recipe's schedule is made "
-        "for. Default: no requirement.",
+    clips_per_step: int | None = argument(
+        None, "Required processes x batch size x accumulation, which a recipe's schedule is made for. Default: any."
     )
-    license: str | None = HfArg(
-        default=None, help="Licence of the weights for the model card, an id of the Hub, e.g. mit."
-    )
-    do_predict: bool = HfArg(default=False, help="Write the label maps of `eval_split` to <output_dir>/predictions.")
+    license: str | None = argument(None, "Licence of the weights for the model card, an id of the Hub, e.g. mit.")
+    do_predict: bool = argument(False, "Write the label maps of `eval_split` to <output_dir>/predictions.")
 
-    output_dir: str | None = HfArg(default="runs/vss", help="Folder of the model, checkpoints, scores.")
-    resume_from_checkpoint: str | None = HfArg(
-        default="auto",
-        help="A checkpoint folder, or `auto` for the last complete one in `output_dir`, if any: repeating the "
+    output_dir: str | None = argument("runs/vss", "Folder of the model, checkpoints, scores.")
+    resume_from_checkpoint: str | None = argument(
+        "auto",
+        "A checkpoint folder, or `auto` for the last complete one in `output_dir`, if any: repeating the "
         "command resumes a killed run. `none` rejects a folder with checkpoints.",
     )
-    learning_rate: float = HfArg(default=1e-4, help="Initial learning rate of AdamW.")
-    weight_decay: float = HfArg(default=0.05, help="Weight decay of AdamW.")
-    lr_scheduler_type: str = HfArg(default="polynomial", help="Learning rate schedule.")
-    lr_scheduler_kwargs: dict | str | None = HfArg(
-        default=None, help="Arguments of the schedule. Default of `polynomial`: '{power: 0.9, lr_end: 0.0}'."
+    learning_rate: float = argument(1e-4, "Initial learning rate of AdamW.")
+    weight_decay: float = argument(0.05, "Weight decay of AdamW.")
+    lr_scheduler_type: str = argument("polynomial", "Learning rate schedule.")
+    lr_scheduler_kwargs: dict | str | None = argument(
+        None, "Arguments of the schedule. Default of `polynomial`: '{power: 0.9, lr_end: 0.0}'."
     )
-    max_grad_norm: float = HfArg(default=0.01, help="Largest L2 norm of all gradients together.")
-    metric_for_best_model: str | None = HfArg(default="mean_iou", help="Score of the best checkpoint.")
-    logging_nan_inf_filter: bool = HfArg(
-        default=False, help="Hide non-finite losses from the log, at the cost of one GPU wait per step."
-    )
-    remove_unused_columns: bool = HfArg(default=False, help="Must be false for clips.")
-    label_names: list[str] | None = HfArg(default_factory=lambda: ["labels"], help="Keys of the labels.")
-    report_to: None | str | list[str] = HfArg(  # noqa: RUF036 (the order that HfArgumentParser understands)
-        default="none", help="Experiment trackers to report to."
+    max_grad_norm: float = argument(0.01, "Largest L2 norm of all gradients together.")
+    metric_for_best_model: str | None = argument("mean_iou", "Score of the best checkpoint.")
+    logging_nan_inf_filter: bool = argument(False, "Hide non-finite losses from the log, for one GPU wait per step.")
+    remove_unused_columns: bool = argument(False, "Must be false for clips.")
+    label_names: list[str] | None = argument(["labels"], "Keys of the labels.")
+    report_to: None | str | list[str] = argument(  # noqa: RUF036 (the order that HfArgumentParser understands)
+        "none", "Experiment trackers to report to."
     )
 
     def __post_init__(self):
@@ -402,11 +346,7 @@ def recipe_of(
     training_args: VSSTrainingArguments,
     config: PreTrainedConfig,
 ) -> dict[str, Any]:
-    """The arguments that the result of a run depends on, as JSON can hold them.
-
-    Defaults of the architecture are resolved. `max_steps` is left out: a run may be extended, with the schedule of its
-    new length.
-    """
+    """What a run's result depends on, as JSON, without `max_steps`: a run may be extended with its longer schedule."""
     model = {name: value for name, value in asdict(model_args).items() if name != "freeze_pixel_level"}
     data = {name: value for name, value in asdict(data_args).items() if name not in VOLATILE_DATA_FIELDS}
     training = {name: getattr(training_args, name) for name in RECIPE_FIELDS}
@@ -432,16 +372,9 @@ def in_current_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def check_schedule(args: VSSTrainingArguments) -> None:
     """Raise a `ValueError` unless the learning rate schedule can be built."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    num_steps = max(args.max_steps, 1)
     options: Any = args.lr_scheduler_kwargs or {}
     try:
-        get_scheduler(
-            args.lr_scheduler_type,
-            optimizer,
-            0,
-            num_steps,
-            scheduler_specific_kwargs=dict(options),
-        )
+        get_scheduler(args.lr_scheduler_type, optimizer, 0, max(args.max_steps, 1), dict(options))
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(
             f"`lr_scheduler_kwargs` must suit `lr_scheduler_type`, {args.lr_scheduler_type}. "

@@ -13,14 +13,9 @@ def are_batch_norms_shared(device_type: str, world_size: int) -> bool:
 
 
 def share_batch_norms(model: nn.Module) -> None:
-    """Turn a model's trainable batch norms into torch's `SyncBatchNorm`, in place.
+    """Turn a model's trainable batch norms into torch's `SyncBatchNorm`, in place and before it is wrapped.
 
-    A forward pass then takes mean and variance of the clips of all processes, as the released trainings of SegFormer
-    and CFFM do; the batches of an accumulated step stay apart. Parameters and buffers remain the same objects under
-    the same names. Frozen layers, and those without parameters, are left unchanged.
-
-    Args:
-        model (`torch.nn.Module`): The model, not yet wrapped for training.
+    They see the clips of a forward pass on all processes, as the released trainings of SegFormer and CFFM do.
     """
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):

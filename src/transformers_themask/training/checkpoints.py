@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic checkpoint folders.
+"""Atomic checkpoint folders: written under [`WRITING_DIR`], sealed with a list of their files, then renamed.
 
-A checkpoint is written under [`WRITING_DIR`], sealed with a list of its files, and then renamed. What a crash leaves
-behind is therefore recognised by its place, or by files that do not match the list.
+What a crash leaves behind is recognised by its place, or by files that do not match the list.
 """
 
 import json
@@ -65,7 +64,7 @@ def find_checkpoints(output_dir: Path) -> tuple[Path | None, list[str]]:
     folders = [path for path in output_dir.glob("checkpoint-*") if CHECKPOINT_NAME.fullmatch(path.name)]
     unfinished = sorted((output_dir / WRITING_DIR).glob("checkpoint-*"))
     skipped = [f"Skipping incomplete {path}: the run ended while it was being saved." for path in unfinished]
-    for folder in sorted(folders, key=_step, reverse=True):
+    for folder in sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True):
         damage = checkpoint_damage(folder)
         if damage is None:
             return folder, skipped
@@ -76,22 +75,11 @@ def find_checkpoints(output_dir: Path) -> tuple[Path | None, list[str]]:
 def checkpoint_to_resume(
     output_dir: Path, wanted: str | None, config: PreTrainedConfig, recipe: Mapping[str, Any]
 ) -> tuple[Path | None, list[str]]:
-    """Choose the checkpoint to resume from, and protect those of another run.
+    """The checkpoint to resume from, `None` for a fresh start, and a warning for each incomplete one skipped.
 
-    Args:
-        output_dir (`Path`): The run's folder.
-        wanted (`str`, *optional*): A checkpoint, `"auto"` for the last complete one in `output_dir`, if any, or `None`
-            for a fresh start.
-        config ([`PreTrainedConfig`]): Configuration of the model to train.
-        recipe (`Mapping[str, Any]`): The run's recipe.
-
-    Returns:
-        The checkpoint, or `None` for a fresh start, and a warning for each incomplete one that is skipped.
-
-    Raises:
-        ValueError: If there are checkpoints but resuming is not wanted, or the one to resume from is damaged, of
-            another model or of another recipe.
-        FileNotFoundError: If the checkpoint asked for does not exist.
+    `wanted` is a path, `"auto"` for the last complete checkpoint in `output_dir`, if any, or `None` for a fresh start.
+    A `ValueError` protects checkpoints of another run, and rejects a damaged one or one of another model or recipe; a
+    `FileNotFoundError` one that does not exist.
     """
     last, skipped = find_checkpoints(output_dir)
     if wanted is None:
@@ -105,13 +93,15 @@ def checkpoint_to_resume(
         last, skipped = Path(wanted), []
         _require_complete(last)
     if last is not None:
-        _require_same_model(last, config)
+        remedy = "Resume with the recipe the checkpoint was trained with."
+        saved = _without_volatile(type(config).from_pretrained(last).to_dict())
+        _require_same(f"The model in {last}", saved, _without_volatile(config.to_dict()), remedy)
         require_same_recipe(last, recipe)
     return last, skipped
 
 
 def write_recipe(recipe: Mapping[str, Any], folder: Path) -> None:
-    """Write the arguments that a run's result depends on into a checkpoint."""
+    """Write a run's recipe into a checkpoint."""
     (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
 
 
@@ -122,12 +112,9 @@ def require_same_recipe(checkpoint: Path, recipe: Mapping[str, Any]) -> None:
         return
     saved = in_current_names(json.loads(path.read_text(encoding="utf-8")))
     wanted = json.loads(json.dumps(recipe))
-    for name in sorted(saved.keys() | wanted.keys()):
-        if saved.get(name) != wanted.get(name):
-            raise ValueError(
-                f"The recipe of {checkpoint} must be the one of this run. Got `{name}` = {saved.get(name)!r} there "
-                f"and {wanted.get(name)!r} here. Resume with that recipe, or give another `--output_dir`."
-            )
+    _require_same(
+        f"The recipe of {checkpoint}", saved, wanted, "Resume with that recipe, or give another `--output_dir`."
+    )
 
 
 def _require_complete(checkpoint: Path) -> None:
@@ -144,26 +131,18 @@ def _require_complete(checkpoint: Path) -> None:
         )
 
 
-def _require_same_model(checkpoint: Path, config: PreTrainedConfig) -> None:
-    saved = _without_volatile(type(config).from_pretrained(checkpoint).to_dict())
-    current = _without_volatile(config.to_dict())
-    differing = sorted(name for name in saved.keys() | current.keys() if saved.get(name) != current.get(name))
-    if differing:
-        name = differing[0]
-        raise ValueError(
-            f"The model in {checkpoint} must be the one of this run. Got `{name}` = {saved.get(name)!r} there and "
-            f"{current.get(name)!r} here. Resume with the recipe the checkpoint was trained with."
-        )
+def _require_same(subject: str, saved: Mapping[str, Any], current: Mapping[str, Any], remedy: str) -> None:
+    for name in sorted(saved.keys() | current.keys()):
+        if saved.get(name) != current.get(name):
+            raise ValueError(
+                f"{subject} must be the one of this run. Got `{name}` = {saved.get(name)!r} there and "
+                f"{current.get(name)!r} here. {remedy}"
+            )
 
 
 def _without_volatile(fields: dict[str, Any]) -> dict[str, Any]:
-    """A configuration and those nested in it without their volatile fields."""
     return {
         name: _without_volatile(value) if isinstance(value, dict) else value
         for name, value in fields.items()
         if name not in VOLATILE_FIELDS
     }
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation on whole videos, in order, frame by frame; counts are kept, not predictions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,11 @@ from .sharding import gather_in_steps
 
 @dataclass(frozen=True)
 class EvaluationVideos:
-    """The videos to score and how they are cut into clips.
+    """The videos to score and how they are cut into clips; `frame_stride` counts where the mode leaves it open.
 
-    Args:
-        videos ([`~transformers_themask.data.labelled_videos.LabelledVideos`]): The videos. Frames without a mask are
-            segmented, as the context of the others, but not scored.
-        num_frames (`int`): Frames per clip.
-        frame_stride (`int`, *optional*, defaults to 3): Distance between the frames of a clip, where its mode leaves
-            that open.
-        mode (`str`, *optional*): How clips are formed; see
-            [`~transformers_themask.models.streaming.StreamingMixin.stream`]. Defaults to the official evaluation,
-            `"interleaved"`, or to the first mode of a model without clips.
-        tta ([`~transformers_themask.mvc.tta.TTA`], *optional*): Test-time augmentation; none by default.
+    Frames without a mask are segmented, as the context of the others, but not scored. `mode` is one of
+    [`~transformers_themask.models.streaming.StreamingMixin.stream`]; by default that of the official evaluation,
+    `"interleaved"`, or the first mode of a model without clips.
     """
 
     videos: LabelledVideos
@@ -51,23 +44,13 @@ class EvaluationVideos:
     def __post_init__(self):
         check_clip_options(self.num_frames, self.frame_stride)
 
-    @property
-    def num_frames_in_total(self) -> int:
-        """Number of frames of all videos."""
-        return self.videos.num_frames
-
     def num_calls(self, model: VideoModel, row: Mapping[str, Any]) -> int:
-        """Number of calls of a model for a video, in all passes over it together."""
+        """Number of calls of a model for a video, over all passes."""
         options = self.options_for(model)
         num_passes = len(self.tta.passes)
         if options["mode"] in STEPWISE_MODES:
             return num_passes * row["num_frames"]
-        clips = evaluation_clips(row["num_frames"], self.num_frames, options.get("frame_stride", 1))
-        return num_passes * len(clips)
-
-    def num_frames_of_call(self, model: VideoModel) -> int:
-        """Number of frames of a video that a model segments in one call."""
-        return 1 if self.options_for(model)["mode"] in STEPWISE_MODES else self.num_frames
+        return num_passes * len(evaluation_clips(row["num_frames"], self.num_frames, options.get("frame_stride", 1)))
 
     def options_for(self, model: VideoModel) -> dict[str, Any]:
         """How a model's session forms the clips, as options of [`segment_frames`]."""
@@ -108,49 +91,45 @@ def evaluate_videos(
     """Segment and score videos; in a distributed run every rank takes its share and gets the scores of all.
 
     A rank takes whole videos, and none twice, so the scores do not depend on the number of processes. Memory does not
-    grow with the number of frames.
+    grow with the number of frames. Label maps go to `prediction_dir` as `<video_id>/<frame>.png`, class indices in an
+    8-bit image: the layout that VSPW's scripts read, and `themask evaluate --predictions`. With `in_step` every rank
+    calls the model equally often, on an empty clip once its own are used up, as a collective forward (FSDP) needs.
 
-    Args:
-        model ([`VideoModel`]): The model; it is put in eval mode.
-        processor ([`VideoProcessor`]): Its video processor; it also reduces the labels.
-        videos ([`EvaluationVideos`]): The videos and their clips.
-        device (`torch.device` or `str`, *optional*): Where to run; defaults to where the model is.
-        progress (`bool`, *optional*, defaults to `False`): Whether the main process shows a progress bar.
-        prediction_dir (`Path`, *optional*): Where to write label maps as `<video_id>/<frame>.png`, class indices in an
-            8-bit image: the layout that VSPW's scripts read, and `themask evaluate --predictions`.
-        in_step (`bool`, *optional*, defaults to `False`): Whether every rank calls the model equally often, on an
-            empty clip once its own are used up. Needed where a forward is collective, as with FSDP.
-
-    Returns:
-        The scores of [`VideoScores.compute`] with class names for indices and `None` for undefined scores, and
-        `num_unlabelled_frames`.
+    Returns the scores of [`VideoScores.compute`] with class names for indices and `None` for undefined scores, and
+    `num_unlabelled_frames`.
     """
     state = PartialState()
     labelled = videos.videos
+    options = videos.options_for(model)
     class_indices = processor.reduce_labels(torch.arange(256))
     scores = VideoScores(labelled.num_labels, class_indices, ignore_index=processor.ignore_index)
     shares = divide_work([row["num_frames"] for row in labelled.rows], state.num_processes)
     own_rows = [labelled.rows[index] for index in shares[state.process_index]]
     num_own_frames = sum(row["num_frames"] for row in own_rows)
-    segmentation = _Segmentation(model, processor, videos, device)
     if in_step:
         gather_in_steps(model)
     hidden = not (progress and state.is_main_process)
     with tqdm(total=num_own_frames, desc="Evaluation", unit="frame", disable=hidden, dynamic_ncols=True) as bar:
         for row in own_rows:
             scores.start_video(row["video_id"])
-            for name, prediction, mask in segmentation.frames_of(row):
+            frames = VideoFrames(labelled, row)
+            label_maps = segment_frames_augmented(model, processor, frames, videos.tta, device=device, **options)
+            for index, label_map in label_maps:
+                mask = labelled.read_mask(row, index)
                 if mask is None:
                     scores.skip_frame()
                 else:
-                    scores.add_frame(prediction, mask)
+                    check_mask_size(mask.shape, labelled.root / row["masks"][index], label_map.shape)
+                    scores.add_frame(label_map, mask)
                 if prediction_dir is not None:
-                    write_label_map(prediction, prediction_dir / row["video_id"] / f"{name}.png")
+                    name = f"{Path(row['frames'][index]).stem}.png"
+                    write_label_map(label_map, prediction_dir / row["video_id"] / name)
                 bar.update()
     if in_step:
         num_calls = [sum(videos.num_calls(model, labelled.rows[index]) for index in share) for share in shares]
+        empty_clip = [np.zeros((1, 1, 3), np.uint8)] * (1 if options["mode"] in STEPWISE_MODES else videos.num_frames)
         for _ in range(max(num_calls) - num_calls[state.process_index]):
-            segmentation.call_on_empty_clip()
+            list(segment_frames(model, processor, empty_clip, device=device, **options))
     scores.end_video()
     if state.num_processes > 1:
         scores, *others = gather_object([scores])
@@ -159,37 +138,7 @@ def evaluate_videos(
     return _named_in_order(scores, labelled)
 
 
-@dataclass(frozen=True)
-class _Segmentation:
-    """A model at work on evaluation videos."""
-
-    model: VideoModel
-    processor: VideoProcessor
-    videos: EvaluationVideos
-    device: torch.device | str | None
-
-    def frames_of(self, row: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-        """Yield name, label map and raw mask, if any, of every frame of one video, in order."""
-        labelled, options = self.videos.videos, self.videos.options_for(self.model)
-        label_maps = segment_frames_augmented(
-            self.model, self.processor, VideoFrames(labelled, row), self.videos.tta, device=self.device, **options
-        )
-        for index, label_map in label_maps:
-            mask = labelled.read_mask(row, index)
-            if mask is not None:
-                check_mask_size(mask.shape, labelled.root / row["masks"][index], label_map.shape)
-            yield Path(row["frames"][index]).stem, label_map, mask
-
-    def call_on_empty_clip(self) -> None:
-        """Call the model once."""
-        frames = [np.zeros((1, 1, 3), np.uint8)] * self.videos.num_frames_of_call(self.model)
-        options = self.videos.options_for(self.model)
-        for _ in segment_frames(self.model, self.processor, frames, device=self.device, **options):
-            pass
-
-
 def _named_in_order(scores: VideoScores, videos: LabelledVideos) -> dict[str, Any]:
-    """The scores by class name, with the videos in the order of the data set."""
     named = named_scores(scores.compute(), videos.class_names)
     named["num_unlabelled_frames"] = videos.num_frames - named["num_frames"]
     per_video = named.pop("per_video")

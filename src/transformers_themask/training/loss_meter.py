@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 class LossMeter:
-    """Adds up the loss terms and statistics of the batches of one process.
+    """Adds up loss terms and statistics of one process.
 
-    Loss terms are shares of an optimiser step: they are summed over its batches and processes and averaged over steps.
+    Loss terms are shares of an optimiser step: they are summed over batches and processes and averaged over steps.
     Statistics are averaged over batches and processes.
     """
 
@@ -30,12 +30,7 @@ class LossMeter:
             self.counts[name] += 1
 
     def pop_means(self, accelerator: Accelerator, step: int) -> dict[str, float]:
-        """Return the means since the last call, over all processes, and reset.
-
-        Args:
-            accelerator (`Accelerator`): Reduces over the processes.
-            step (`int`): Number of optimiser steps done.
-        """
+        """Return the means over all processes since the last call, at an earlier optimiser `step`, and reset."""
         names = sorted(self.sums)
         if not names or step == self.last_logged_step:
             return {}
@@ -66,13 +61,7 @@ class LossMeter:
         }
 
     def load_state_dicts(self, states: Sequence[Mapping[str, Any]], process: int, num_processes: int) -> None:
-        """Restore the states of all processes; if their number has changed, rank 0 takes over all sums.
-
-        Args:
-            states (`Sequence[Mapping[str, Any]]`): The states, by rank.
-            process (`int`): This process' rank.
-            num_processes (`int`): Number of processes now.
-        """
+        """Restore the states of all ranks; if their number has changed, rank 0 takes over all sums."""
         self._clear()
         own = states[process : process + 1] if len(states) == num_processes else states if process == 0 else []
         for state in own:

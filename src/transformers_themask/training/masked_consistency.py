@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masked video consistency: the same clips once more with patches hidden (MVC, PVUW 2024, section 2.2).
 
-The paper has no code; patches are hidden as in the method it builds on (MIC, Hoyer et al., CVPR 2023). The network has
-to infer the hidden content from the rest of the frame and from the frames around it.
+The paper has no code; patches are hidden as in the method it builds on (MIC, Hoyer et al., CVPR 2023).
 """
 
 import math
@@ -18,17 +17,10 @@ from .batch_norms import BATCH_NORM
 def draw_patches(
     clip_shape: Sequence[int], patch_size: int, tube_length: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draw the uniform number v of each patch of a clip (Eq. 1).
+    """Draw the uniform number v of each patch of a clip (Eq. 1), as `(num_frames, num_rows, num_columns)` in (0, 1].
 
-    Args:
-        clip_shape (`Sequence[int]`): Number of frames, height and width of the clip in pixels.
-        patch_size (`int`): Edge of a patch in pixels, rounded so that patches divide a frame evenly.
-        tube_length (`int`): Number of consecutive frames that share their numbers; 0 shares them in the whole clip.
-        generator (`torch.Generator`, *optional*): Source of randomness, which also decides the device.
-
-    Returns:
-        `torch.Tensor` of shape `(num_frames, num_rows, num_columns)` in (0, 1], so that a `mask_ratio` of 0 hides
-        nothing and 1 everything.
+    `clip_shape` is `(num_frames, height, width)`; the patch edge is rounded so that patches divide a frame evenly.
+    `tube_length` frames share their numbers, 0 all. A mask ratio of 0 hides nothing and 1 everything.
     """
     num_frames, height, width = clip_shape
     tube_length = tube_length or num_frames
@@ -42,17 +34,8 @@ def draw_patches(
 def hide_patches(pixel_values_videos: Tensor, patches: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
     """Set the patches whose number is not above `mask_ratio` to 0, the mean colour (Eq. 1 and 2).
 
-    Args:
-        pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, channels, height, width)`):
-            Normalised frames.
-        patches (`torch.Tensor` of shape `(batch, num_frames, num_rows, num_columns)`):
-            Numbers from [`draw_patches`].
-        mask_ratio (`float`):
-            Expected share of hidden patches.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: The masked frames, and the visible pixels as a mask of shape `(batch,
-        num_frames, height, width)`.
+    Takes normalised frames `(batch, num_frames, channels, height, width)` and the numbers of [`draw_patches`] with a
+    batch axis; returns the masked frames and the visible pixels `(batch, num_frames, height, width)`.
     """
     size = pixel_values_videos.shape[-2:]
     is_visible = nn.functional.interpolate((patches > mask_ratio).float(), size, mode="nearest").bool()
@@ -62,10 +45,7 @@ def hide_patches(pixel_values_videos: Tensor, patches: Tensor, mask_ratio: float
 
 @contextmanager
 def running_statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Freeze the running statistics of batch norms in the block: evaluation never sees hidden patches.
-
-    In training mode the layers still normalise by the statistics of the batch.
-    """
+    """Freeze the running statistics of batch norms, in training mode: evaluation never sees hidden patches."""
     layers = [layer for layer in model.modules() if isinstance(layer, BATCH_NORM) and layer.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False

@@ -31,22 +31,11 @@ def parameter_groups(
     backbone_learning_rate_factor: float,
     undecayed_norms: str = "head",
 ) -> list[dict]:
-    """Sort the trainable parameters into optimiser groups as the official trainings do.
+    """Sort the trainable parameters into optimiser groups, `"backbone"` or `"head"`, as the official trainings do.
 
     A backbone's parameters get a reduced learning rate. Everything is decayed, biases and embeddings included, except
-    what `undecayed_norms` names.
-
-    Args:
-        model (`torch.nn.Module`): The model; its backbone is found by [`backbones`].
-        learning_rate (`float`): Learning rate outside the backbone.
-        weight_decay (`float`): Weight decay of all decayed parameters.
-        backbone_learning_rate_factor (`float`): Multiplies the learning rate of the backbone.
-        undecayed_norms (`str`, *optional*, defaults to `"head"`): The part whose norm layers are not decayed: the
-            `"head"` (everything outside the backbone and `input_projections`), the `"backbone"`, or `"all"`, which
-            includes embeddings.
-
-    Returns:
-        Groups for a torch optimiser, none of them empty, with the `name` `"backbone"` or `"head"`.
+    the norms of the `undecayed_norms`: `"head"` (everything outside the backbone and `input_projections`),
+    `"backbone"`, or `"all"`, which includes embeddings. No group is empty.
     """
     backbone = {id(parameter) for backbone in backbones(model) for parameter in backbone.parameters()}
     if undecayed_norms == "all":
@@ -79,7 +68,6 @@ def backbones(model: nn.Module) -> list[PreTrainedModel]:
 def _parameters_of(
     model: nn.Module, types: tuple[type[nn.Module], ...], decayed_parent: str | None = None
 ) -> set[int]:
-    """Identities of the parameters of all modules of some types, except inside modules of a name."""
     return {
         id(parameter)
         for name, module in model.named_modules()

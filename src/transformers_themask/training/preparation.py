@@ -27,40 +27,20 @@ def prepare(
     training_args: VSSTrainingArguments,
     say: Callable[[str], object],
 ) -> tuple[VSSTrainer, Path | None]:
-    """Check the input and build the trainer.
+    """Check the input and build the trainer; also returns the checkpoint to resume from, if any.
 
-    Args:
-        model_args ([`ModelArguments`]): The model.
-        data_args ([`DataArguments`]): The videos.
-        training_args ([`VSSTrainingArguments`]): What to do: train, evaluate or predict.
-        say (`Callable[[str], object]`): Takes each line for the user.
-
-    Returns:
-        The trainer, and the checkpoint to resume from, if any.
-
-    Raises:
-        ValueError: If arguments, data, checkpoint and model do not fit together.
-        OSError: If a file cannot be read.
+    `say` takes each line for the user. A `ValueError` is raised if arguments, data, checkpoint and model do not fit
+    together, an `OSError` if a file cannot be read.
     """
     _check_arguments(model_args, data_args, training_args)
     set_seed(training_args.seed)
-    if training_args.do_train:
-        return _prepare_training(model_args, data_args, training_args, say)
-    videos = load_videos(str(data_args.data_root), data_args.eval_split)
-    model, processor = load_for_evaluation(model_args, data_args, videos.class_names)
-    check_files(videos, progress=_has_progress_bars(training_args), decode=False)
-    scored = _videos_to_score(videos, data_args, model, processor)
-    return VSSTrainer(model, training_args, processor, eval_dataset=scored), None
-
-
-def _prepare_training(
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    training_args: VSSTrainingArguments,
-    say: Callable[[str], object],
-) -> tuple[VSSTrainer, Path | None]:
-    """The same for a run that trains."""
+    progress = training_args.should_log and not training_args.disable_tqdm
     eval_videos = load_videos(str(data_args.data_root), data_args.eval_split)
+    if not training_args.do_train:
+        model, processor = load_for_evaluation(model_args, data_args, eval_videos.class_names)
+        check_files(eval_videos, progress=progress, decode=False)
+        scored = _videos_to_score(eval_videos, data_args, model, processor)
+        return VSSTrainer(model, training_args, processor, eval_dataset=scored), None
     train_videos = load_videos(str(data_args.data_root), data_args.train_split)
     config = load_config(model_args, eval_videos.class_names)
     check_clip_length(config, data_args.frame_offsets)
@@ -72,9 +52,9 @@ def _prepare_training(
         for line in skipped:
             say(line)
     processor = load_processor(model_args, data_args, config)
-    progress, seed = _has_progress_bars(training_args), sampling_seed(training_args)
     # A video that cannot be scored must not come to light after days of training.
     check_files(eval_videos, progress=progress, decode=training_args.do_eval)
+    seed = sampling_seed(training_args)
     check_files(train_videos, max_frames=MAX_CHECKED_FRAMES, seed=seed, progress=progress, allow_damaged=True)
     clips = data_args.clip_dataset(train_videos, processor, config, seed)
     model = load_model(model_args, config)
@@ -107,7 +87,3 @@ def _videos_to_score(
         for size in sorted({videos.read_frame(row, 0).shape[:2] for row in videos.rows}):
             check_sizes(processors, size)
     return scored
-
-
-def _has_progress_bars(training_args: VSSTrainingArguments) -> bool:
-    return training_args.should_log and not training_args.disable_tqdm

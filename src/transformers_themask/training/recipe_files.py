@@ -11,20 +11,11 @@ BASE = "base"
 
 
 def read_with_bases(path: Path, built_on_it: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
-    """Read a recipe and the recipes it builds on.
+    """Read a recipe and those below it: each file and its own fields; later files override, `path` is the last.
 
-    `base: other.yaml`, or a list of several, names the recipes below it; their paths are relative to its folder.
-
-    Args:
-        path (`Path`): The recipe.
-        built_on_it (`tuple[Path, ...]`, *optional*): The recipes whose `base` led here, outermost first.
-
-    Returns:
-        Each file and its own fields, without `base`. Later files override earlier ones; `path` is the last.
-
-    Raises:
-        ValueError: If a file is not a YAML mapping or the bases go in a circle.
-        FileNotFoundError: If there is no such file.
+    `base: other.yaml`, or a list of several, names the recipes below it; their paths are relative to its folder. The
+    `built_on_it` are the recipes whose `base` led here. Raises a `ValueError` for a file that is no YAML mapping or a
+    circle, a `FileNotFoundError` for a missing file.
     """
     if path.resolve() in [other.resolve() for other in built_on_it]:
         circle = " -> ".join(str(other) for other in (*built_on_it, path))
@@ -37,10 +28,8 @@ def read_with_bases(path: Path, built_on_it: tuple[Path, ...] = ()) -> list[tupl
     bases = bases if isinstance(bases, list) else [bases]
     if not all(isinstance(base, str) for base in bases):
         raise ValueError(f"`{BASE}` of {path} must be the path of a recipe or a list of paths. Got {bases}.")
-    files: list[tuple[Path, dict[str, Any]]] = []
-    for base in bases:
-        files += read_with_bases(path.parent / base, (*built_on_it, path))
-    return [*files, (path, fields)]
+    below = [file for base in bases for file in read_with_bases(path.parent / base, (*built_on_it, path))]
+    return [*below, (path, fields)]
 
 
 def merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:

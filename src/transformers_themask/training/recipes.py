@@ -21,15 +21,7 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 
 
 def parse_recipe(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, VSSTrainingArguments]:
-    """Parse `[recipe.yaml] [--flag value ...]`.
-
-    Args:
-        arguments (`Sequence[str]`): The command line without the program's name.
-
-    Raises:
-        ValueError: For an unknown name or an impossible value, naming the file it is in.
-        FileNotFoundError: If there is no such recipe, or no recipe of a `base`.
-    """
+    """Parse `[recipe.yaml] [--flag value ...]`; a `ValueError` for a name or a value names the file it is in."""
     parser = RecipeParser(
         (ModelArguments, DataArguments, VSSTrainingArguments),
         allow_abbrev=False,
@@ -50,7 +42,8 @@ class RecipeParser(HfArgumentParser):
         source = "The command line"
         if flags and flags[0].endswith(RECIPE_SUFFIXES):
             path = Path(flags.pop(0))
-            recipe = self.read_recipe(path)
+            for file, fields in read_with_bases(path):
+                recipe = merged(recipe, {name: self._checked(name, value, file) for name, value in fields.items()})
             source = f"{path} with the flags given" if flags else str(path)
         self._check_flags(flags)
         # An empty value, as in `max_steps:`, stands for the argument's default.
@@ -65,13 +58,6 @@ class RecipeParser(HfArgumentParser):
         except ValueError as error:
             raise ValueError(f"{source}: {error}" if recipe else str(error)) from error
         return parsed
-
-    def read_recipe(self, path: Path) -> dict[str, Any]:
-        """Read and merge a recipe and the recipes it builds on, checking every name and type."""
-        recipe: dict[str, Any] = {}
-        for source, fields in read_with_bases(path):
-            recipe = merged(recipe, {name: self._checked(name, value, source) for name, value in fields.items()})
-        return recipe
 
     def error(self, message: str) -> NoReturn:
         """Raise the message that `argparse` would print."""
@@ -93,7 +79,8 @@ class RecipeParser(HfArgumentParser):
         kinds = self._kinds[name]
         if value is None:
             return None
-        if kind_of_value(value) not in kinds or (name == "config_overrides" and not isinstance(value, dict)):
+        kind = type(value) if isinstance(value, dict | list) else object
+        if kind not in kinds or (name == "config_overrides" and not isinstance(value, dict)):
             expected = "a mapping" if dict in kinds else "a list" if list in kinds else "one value"
             raise ValueError(f"`{name}` in {source} must be {expected}. Got {value!r}.")
         if isinstance(value, dict) or value == [] or (isinstance(value, list) and kinds != {list}):
@@ -112,23 +99,15 @@ class RecipeParser(HfArgumentParser):
 
     @cached_property
     def _kinds(self) -> dict[str, set[type]]:
-        """The kinds of value that each argument takes."""
         kinds: dict[str, set[type]] = {}
-        for dataclass in self.dataclass_types:
-            types = get_type_hints(dataclass)
-            kinds |= {
-                field.name: kinds_of_type(types[field.name]) for field in dataclasses.fields(dataclass) if field.init
-            }
+        for kind in self.dataclass_types:
+            hints = get_type_hints(kind)
+            kinds |= {field.name: kinds_of_type(hints[field.name]) for field in dataclasses.fields(kind) if field.init}
         return kinds
 
 
-def kind_of_value(value: Any) -> type:
-    """`dict`, `list`, or `object` for a single value."""
-    return type(value) if isinstance(value, dict | list) else object
-
-
 def kinds_of_type(hint: Any) -> set[type]:
-    """The kinds of value that an annotation allows besides `None`."""
+    """The kinds of value that an annotation allows besides `None`: `dict`, `list`, or `object` for a single value."""
     is_union = isinstance(hint, UnionType) or get_origin(hint) is Union
     types = [get_origin(kind) or kind for kind in (get_args(hint) if is_union else [hint]) if kind is not type(None)]
     return {kind if kind in (dict, list) else object for kind in types}

@@ -24,25 +24,15 @@ HEADLINE_SCORES = ("mean_iou", "weighted_iou", "pixel_accuracy", "vc8", "vc16")
 
 
 def run_recipe(arguments: Sequence[str], say: Callable[[str], object]) -> int:
-    """Do what `[RECIPE.yaml] [--flag value ...]` says.
+    """Do what `[RECIPE.yaml] [--flag value ...]` says; `say` takes each line for the user, in the main process.
 
     The model, its processor, checkpoints, `results.json`, the learning curve and, on request, label maps are left in
-    `output_dir`. Most problems are found before anything is trained; checkpoints written before another one stay.
-
-    Args:
-        arguments (`Sequence[str]`): The command line without the program's name.
-        say (`Callable[[str], object]`): Takes each line for the user, in the main process.
-
-    Returns:
-        The exit code: 0, or 143 for a training that SIGTERM stopped, with a checkpoint.
-
-    Raises:
-        ValueError, OSError, ImportError: For a problem with the input.
+    `output_dir`. Most problems are found before anything is trained, as a `ValueError`, `OSError` or `ImportError`;
+    checkpoints written before another one stay. Returns the exit code: 0, or 143 after SIGTERM, with a checkpoint.
     """
     model_args, data_args, training_args = parse_recipe(arguments)
     trainer, checkpoint = prepare(model_args, data_args, training_args, say)
-    if not trainer.is_world_process_zero():
-        say = _silence
+    say = say if trainer.is_world_process_zero() else lambda line: None
     for line in _announcement(trainer, checkpoint):
         say(line)
     if training_args.do_train and not _train(trainer, checkpoint, say):
@@ -69,10 +59,7 @@ def write_result_file(
     model_args: ModelArguments,
     recipe: str | None,
 ) -> None:
-    """Write the scores with data set, model and training, for the model card.
-
-    A training's file is `results.json` beside its model, an evaluation's is named after the split.
-    """
+    """Write a training's `results.json` beside its model, or an evaluation's, named after the split."""
     args, videos = trainer.args, trainer.eval_dataset
     measured = {f"eval_{name}" for name in ("runtime", "samples_per_second", "steps_per_second")}
     output_dir = Path(str(args.output_dir))
@@ -100,7 +87,6 @@ def write_result_file(
 
 
 def _announcement(trainer: VSSTrainer, checkpoint: Path | None) -> list[str]:
-    """Lines about the model, the data, and the checkpoint that is resumed."""
     model, clips, videos = trainer.model, trainer.train_dataset, trainer.eval_dataset.videos
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     clip_length = frames_per_clip(model) if clips is None else model.config.num_frames
@@ -131,7 +117,6 @@ def _train(trainer: VSSTrainer, checkpoint: Path | None, say: Callable[[str], ob
 
 
 def _evaluate(trainer: VSSTrainer, say: Callable[[str], object]) -> dict[str, Any]:
-    """Score, save and report the scores, with label maps if they are asked for."""
     args = trainer.args
     prediction_dir = Path(str(args.output_dir)) / PREDICTION_DIR if args.do_predict else None
     metrics = trainer.evaluate(prediction_dir=prediction_dir)
@@ -141,7 +126,3 @@ def _evaluate(trainer: VSSTrainer, say: Callable[[str], object]) -> dict[str, An
     if prediction_dir is not None:
         say(f"label maps: {prediction_dir}")
     return metrics
-
-
-def _silence(line: str) -> None:
-    """Drop a line."""

@@ -16,16 +16,12 @@ MIB = 2**20
 
 
 class RunMonitor(TrainerCallback):
-    """Measures the optimiser steps between log entries.
+    """Measures the optimiser steps between log entries, with a monotonic `clock` in seconds.
 
     - `learning_rate_<group>`: the rate of each named parameter group in the last step.
-    - `clips_per_second`, `frames_per_second`: of all processes together. Waiting for data counts, evaluation and
-      writing checkpoints do not.
+    - `clips_per_second`, `frames_per_second`: of all processes. Waiting for data counts, evaluation and saving do not.
     - `peak_memory_mib`: the largest peak of any process, of GPU memory or, on the CPU, of main memory without its data
       workers.
-
-    Args:
-        clock (`Callable[[], float]`, *optional*): Monotonic time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -59,12 +55,10 @@ class RunMonitor(TrainerCallback):
         self._frames += num_clips * len(train_dataloader.dataset.frame_offsets)
 
     def on_evaluate(self, args, state, control, **kwargs):
-        """Exclude the evaluation from the throughput."""
+        """Exclude evaluation and the writing of a checkpoint from the throughput."""
         self._last_moment = self.clock()
 
-    def on_save(self, args, state, control, **kwargs):
-        """Exclude the writing of a checkpoint from the throughput."""
-        self._last_moment = self.clock()
+    on_save = on_evaluate
 
     def pop_readings(self, accelerator: Accelerator) -> dict[str, float]:
         """Return the readings since the last call and reset; collective over all processes."""

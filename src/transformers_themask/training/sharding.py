@@ -10,11 +10,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 @contextmanager
 def own_class(model: nn.Module) -> Iterator[None]:
-    """Restore the original class of a sharded model inside the `with` block; no-op for other models.
-
-    FSDP2 replaces the class of a sharded module by one of its own, whose name and source files `save_pretrained` would
-    otherwise write into the saved folder.
-    """
+    """Restore a model's class, of which `save_pretrained` writes name and source, in place of that of FSDP2."""
     sharded_class = type(model)
     parents = (parent for parent in sharded_class.__mro__ if issubclass(parent, nn.Module))
     model.__class__ = next(parent for parent in parents if not issubclass(parent, FSDPModule))

@@ -23,15 +23,9 @@ PROCESSOR_FILE = "video_preprocessor_config.json"
 
 
 def load_config(model_args: ModelArguments, class_names: Sequence[str]) -> PreTrainedConfig:
-    """Build the model's configuration from a checkpoint, if there is one, and the overrides.
+    """The model's configuration from a checkpoint, if there is one, and the overrides, checked against the classes.
 
-    Args:
-        model_args ([`ModelArguments`]): Checkpoint and overrides.
-        class_names (`Sequence[str]`): The data set's classes in the order of their indices.
-
-    Raises:
-        ValueError: For an unknown architecture, field or part to freeze, or a checkpoint with other classes.
-        FileNotFoundError: If the checkpoint holds no configuration.
+    An unknown architecture, field or part to freeze is a `ValueError`, a missing configuration a `FileNotFoundError`.
     """
     row = _family_named(model_args.model_type)
     for part in model_args.freeze:
@@ -60,13 +54,7 @@ def check_clip_length(config: PreTrainedConfig, frame_offsets: Sequence[int]) ->
 
 
 def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_training: bool = True) -> PreTrainedModel:
-    """Build the model, with the checkpoint's weights if there is one.
-
-    With `for_training`, weights that the checkpoint lacks are new and named in a warning.
-
-    Raises:
-        ValueError: If the checkpoint cannot be loaded, does not fit or, to evaluate, is incomplete.
-    """
+    """The model, with the checkpoint's weights, if any; only `for_training` may it lack some, which are new."""
     if model_args.model_name_or_path is None:
         model = AutoModel.from_config(config)
         if model_args.backbone_name_or_path is not None:
@@ -87,15 +75,18 @@ def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_trainin
 def load_processor(
     model_args: ModelArguments, data_args: DataArguments, config: PreTrainedConfig
 ) -> VideoSegmentationProcessor:
-    """Load the checkpoint's video processor or, if it has none, build a new one that reduces raw labels.
+    """The checkpoint's video processor or, if it has none, a new one that reduces raw labels.
 
     Its size is the configuration's `square_input_size`, if any, or the evaluation size of the arguments.
     """
     checkpoint, wanted = model_args.model_name_or_path, _evaluation_size(data_args)
     square, fit = getattr(config, "square_input_size", None), getattr(config, "fit", None)
     if checkpoint is None or not (Path(checkpoint) / PROCESSOR_FILE).is_file():
+        row = family_of(config)
         size = square or wanted or NEW_PROCESSOR_SIZE
-        return _new_processor_class(config)(size=size, fit=fit or "stretch", do_reduce_labels=True)
+        # The processor of a wrapping family needs the image processor of a checkpoint.
+        new = VideoSegmentationProcessor if row is None or row.wrapped_processor else row.processor
+        return new(size=size, fit=fit or "stretch", do_reduce_labels=True)
     options: dict[str, Any] = {"size": square} if square else {}
     if fit is not None and _saved_fields(checkpoint)["model_type"] != config.model_type:
         options["fit"] = fit  # the checkpoint is a part of the model, whose frames may have another fit
@@ -107,11 +98,7 @@ def load_processor(
 def load_for_evaluation(
     model_args: ModelArguments, data_args: DataArguments, class_names: Sequence[str]
 ) -> tuple[PreTrainedModel, VideoSegmentationProcessor]:
-    """Load model and video processor of a checkpoint to score, of this package or of Transformers.
-
-    Raises:
-        ValueError: If the checkpoint cannot be loaded, or has other classes.
-    """
+    """Model and video processor of a checkpoint to score, of this package or of Transformers."""
     checkpoint = str(model_args.model_name_or_path)
     row = family_of(_saved_fields(checkpoint)["model_type"])
     if row is not None and not row.is_native:
@@ -140,12 +127,6 @@ def _family_named(model_type: str) -> Family:
         )
     known = ", ".join(row.name for row in trainable_families())
     raise ValueError(f"`model_type` must be one of {known}. Got {model_type!r}.{remedy}")
-
-
-def _new_processor_class(config: PreTrainedConfig) -> type[VideoSegmentationProcessor]:
-    """The processor of a model without one; that of a wrapping family needs the image processor of a checkpoint."""
-    row = family_of(config)
-    return VideoSegmentationProcessor if row is None or row.wrapped_processor else row.processor
 
 
 def _evaluation_size(data_args: DataArguments) -> dict[str, int] | None:
@@ -183,7 +164,6 @@ def _on_top_of_parts(
 
 
 def _saved_config(model_args: ModelArguments, row: Family, id2label: dict[int, str]) -> dict[str, Any]:
-    """The checkpoint's configuration as fields of the family's."""
     checkpoint = str(model_args.model_name_or_path)
     saved = _saved_fields(checkpoint)
     part = row.part_from(saved["model_type"])

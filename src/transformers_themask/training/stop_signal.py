@@ -15,9 +15,6 @@ class StopOnSignal(TrainerCallback):
 
     Processes agree on that step: a signal reaches them at different moments, and some of them twice, from the
     launcher and directly. Data loader workers inherit the handler, so the signal does not end them.
-
-    Args:
-        accelerator (`Accelerator`): Reduces over the processes.
     """
 
     def __init__(self, accelerator: Accelerator):

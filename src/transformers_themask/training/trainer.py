@@ -53,18 +53,10 @@ class VSSTrainer(Trainer):
     their own on CPUs, so accumulation makes their batches smaller. A killed run resumes from its last checkpoint with
     the same losses and weights.
 
-    It works with any [`~transformers_themask.models.pretrained_model.VideoPreTrainedModel`].
-
-    Args:
-        model (`PreTrainedModel`): The model.
-        args ([`VSSTrainingArguments`]): The arguments.
-        processing_class (`VideoSegmentationProcessor`): The model's video processor, saved with it.
-        train_dataset ([`~transformers_themask.data.clip_dataset.ClipDataset`], *optional*): Clips to train on.
-        eval_dataset ([`EvaluationVideos`], *optional*): Videos to score.
-        recipe (`Mapping[str, Any]`, *optional*): What the result depends on, kept with every checkpoint.
-
-    Raises:
-        ValueError: If an argument does not fit the model or the data.
+    It trains on a [`~transformers_themask.data.clip_dataset.ClipDataset`], scores [`EvaluationVideos`], saves the
+    video processor with the model and the `recipe`, what the result depends on, with every checkpoint. A `ValueError`
+    is raised if an argument does not fit the model, a
+    [`~transformers_themask.models.pretrained_model.VideoPreTrainedModel`], or the data.
     """
 
     args: VSSTrainingArguments
@@ -94,14 +86,7 @@ class VSSTrainer(Trainer):
             check_clip_length(model.config, train_dataset.frame_offsets)
             if are_batch_norms_shared(args.device.type, args.world_size):
                 share_batch_norms(model)
-        super().__init__(
-            model,
-            args,
-            data_collator=ClipCollator(),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-        )
+        super().__init__(model, args, ClipCollator(), train_dataset, eval_dataset, processing_class)
         if args.fsdp and self.accelerator.distributed_type != DistributedType.FSDP:
             raise ValueError(
                 "`fsdp` must be used on accelerators with one process each: elsewhere Accelerate does not shard. "
@@ -132,23 +117,22 @@ class VSSTrainer(Trainer):
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
         """Build the optimiser over [`parameter_groups`]."""
         if self.optimizer is None:
+            args = self.args
             model = self.model if model is None else model
-            optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
-            groups = parameter_groups(
-                model,
-                self.args.learning_rate,
-                self.args.weight_decay,
-                self.args.backbone_learning_rate_factor,
-                self.args.undecayed_norms or default_undecayed_norms(self.model.config),
-            )
-            self.optimizer = optimizer_class(groups, **optimizer_kwargs)
+            optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(args, model)
+            rates = (args.learning_rate, args.weight_decay, args.backbone_learning_rate_factor)
+            undecayed_norms = args.undecayed_norms or default_undecayed_norms(self.model.config)
+            self.optimizer = optimizer_class(parameter_groups(model, *rates, undecayed_norms), **optimizer_kwargs)
         return self.optimizer
 
     def train(self, resume_from_checkpoint: str | None = None, **options) -> TrainOutput:
         """As `Trainer.train`; for a complete run only its model is loaded."""
         if resume_from_checkpoint is not None:
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, "trainer_state.json")))
-            if state.global_step >= self._num_training_steps():
+            num_steps: float = self.args.max_steps
+            if num_steps <= 0:
+                num_steps = self.args.num_train_epochs * (len(self.train_dataset) // clips_per_step(self.args))
+            if state.global_step >= num_steps:
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, float("nan"), {})
@@ -226,17 +210,7 @@ class VSSTrainer(Trainer):
         metric_key_prefix: str = "eval",
         prediction_dir: Path | None = None,
     ) -> dict[str, Any]:
-        """Segment and score whole videos.
-
-        Args:
-            eval_dataset ([`EvaluationVideos`], *optional*): The videos; defaults to the trainer's.
-            ignore_keys (`list[str]`, *optional*): Unused argument of `Trainer.evaluate`.
-            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Prefix of each name.
-            prediction_dir (`Path`, *optional*): Folder for the label maps; `None` writes none.
-
-        Returns:
-            The scores of [`evaluate_videos`] and the run time.
-        """
+        """Score videos, by default the trainer's: what [`evaluate_videos`] returns, and the run time."""
         videos = self.eval_dataset if eval_dataset is None else eval_dataset
         start_time = time.time()
         with self.accelerator.autocast():
@@ -250,7 +224,7 @@ class VSSTrainer(Trainer):
                 in_step=self.is_fsdp_enabled or self.is_deepspeed_enabled,
             )
         metrics: dict[str, Any] = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
-        metrics.update(speed_metrics(metric_key_prefix, start_time, num_samples=videos.num_frames_in_total))
+        metrics.update(speed_metrics(metric_key_prefix, start_time, num_samples=videos.videos.num_frames))
         self.log({name: value for name, value in metrics.items() if isinstance(value, float)})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -296,22 +270,13 @@ class VSSTrainer(Trainer):
         inputs = prepare_on_device(super()._prepare_inputs(inputs), self.processing_class)
         if IS_MASKED in inputs:
             frames = inputs["pixel_values_videos"]
-            inputs["pixel_values_videos"] = self._with_hidden_patches(frames, inputs["sample_ids"])
+            num_frames, _, *size = frames.shape[1:]
+            shape = (num_frames, *size)
+            args = self.args
+            generators = [self._generator(clip, PATCHES) for clip in inputs["sample_ids"]]
+            patches = [draw_patches(shape, args.mask_patch_size, args.mask_tube_length, each) for each in generators]
+            inputs["pixel_values_videos"], _ = hide_patches(frames, torch.stack(patches), args.mask_ratio)
         return inputs
-
-    def _with_hidden_patches(self, frames: torch.Tensor, sample_ids: Sequence[int]) -> torch.Tensor:
-        args, (num_frames, _, height, width) = self.args, frames.shape[1:]
-        patches = [
-            draw_patches(
-                (num_frames, height, width),
-                args.mask_patch_size,
-                args.mask_tube_length,
-                self._generator(clip, PATCHES),
-            )
-            for clip in sample_ids
-        ]
-        masked, _ = hide_patches(frames, torch.stack(patches), args.mask_ratio)
-        return masked
 
     def _generator(self, sample_id: int, *purpose: int) -> torch.Generator:
         """A generator of random numbers for a clip, which do not depend on rank and batch."""
@@ -378,11 +343,6 @@ class VSSTrainer(Trainer):
         # An undefined score, such as VC16 of short videos, counts as the worst.
         defined = {name: float("-inf") if value is None else value for name, value in metrics.items()}
         return super()._determine_best_metric(defined, trial)
-
-    def _num_training_steps(self) -> int:
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        return math.ceil(self.args.num_train_epochs * (len(self.train_dataset) // clips_per_step(self.args)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
         # `Trainer` copies tensors by name and only warns of missing ones. Files of a model with a SegFormer part hold
