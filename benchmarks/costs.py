@@ -119,15 +119,9 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def costs_of(name: str, size: tuple[int, int] = SIZE, interval: int = 5) -> dict[str, Any]:
     """Exact costs of a model.
 
-    Args:
-        name (`str`): One of `CASES`.
-        size (`tuple[int, int]`, *optional*): Height and width of frames.
-        interval (`int`, *optional*): From key frame to key frame.
-
-    Returns:
-        `params_millions`, see [`count_parameters`]; `gigaflops` and, where the released code computes more,
-        `official_gigaflops`: the `frames` of the stream, their `mean`, and its `ratio` to the model of single frames;
-        `paper`, the numbers printed there.
+    `name`: one of `CASES`. `interval`: from key frame to key frame. Returns `params_millions`, see
+    [`count_parameters`]; `gigaflops` and, where the released code computes more, `official_gigaflops`: the `frames` of
+    the stream, their `mean`, and its `ratio` to the model of single frames; `paper`, the numbers printed there.
     """
     case = CASES[name]
     gigaflops = count_gigaflops(name, size, interval)

@@ -105,10 +105,9 @@ def results_of(cases: Callable[[Setting], Iterator[Case]], setting: Setting) -> 
 def measure(case: Case, setting: Setting) -> dict[str, dict[str, Any]]:
     """Measure a case.
 
-    Returns:
-        A `value` by name: `speed_up`, with `quartiles` over the pairs and median `seconds` of both; `limit`, the
-        speed-up if ours ran at the speed of a large matrix product; `memory`, `flops`, `operations` and `syncs`, ours
-        over the baseline's, with both; and the figures that the case found.
+    Returns a `value` by name: `speed_up`, with `quartiles` over the pairs and median `seconds` of both; `limit`, the
+    speed-up if ours ran at the speed of a large matrix product; `memory`, `flops`, `operations` and `syncs`, ours over
+    the baseline's, with both; and the figures that the case found.
     """
     figures: dict[str, dict[str, Any]] = {name: {"value": value} for name, value in case.found.items()}
     with torch.set_grad_enabled(case.has_gradients):

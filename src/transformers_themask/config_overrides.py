@@ -15,12 +15,8 @@ from transformers_themask.suggestions import did_you_mean
 def mapping_from_text(name: str, text: str) -> dict:
     """Read a mapping given as a flag.
 
-    Args:
-        name (`str`): The argument's name, for the error.
-        text (`str`): YAML or JSON.
-
-    Raises:
-        ValueError: If the text holds anything but a mapping.
+    `name`: the argument's name, for the error. `text`: YAML or JSON. Raises `ValueError` if the text holds anything
+    but a mapping.
     """
     try:
         mapping = yaml.safe_load(text)
@@ -36,13 +32,8 @@ def build_config(
 ) -> PreTrainedConfig:
     """Build a configuration.
 
-    Args:
-        config_class (`type`): Its class.
-        fields (`Mapping[str, Any]`): Fields that were saved or found out.
-        overrides (`Mapping[str, Any]`): Fields given by hand, which win.
-
-    Raises:
-        ValueError: For an unknown field or an impossible value.
+    `fields`: fields that were saved or found out. `overrides`: fields given by hand, which win. Raises `ValueError`
+    for an unknown field or an impossible value.
     """
     known = {field.name for field in dataclasses.fields(config_class)}
     unknown = sorted(overrides.keys() - known)

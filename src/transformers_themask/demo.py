@@ -41,12 +41,8 @@ FRAME_RATE = 10
 def run_demo(output: Path, announce: Callable[[str], None]) -> dict[str, Path]:
     """Build the data, train both stages with evaluation, and draw a held-out clip.
 
-    Args:
-        output (`Path`): Folder for all results. Synthetic videos of an earlier run are reused.
-        announce (`Callable[[str], None]`): Receives one line per step.
-
-    Returns:
-        `dict[str, Path]`: The results to look at, and the trained model.
+    `output`: folder for all results. Synthetic videos of an earlier run are reused. `announce`: receives one line per
+    step. Returns the results to look at, and the trained model.
     """
     data, stage1, stage2 = output / "data", output / "stage1", output / "stage2"
     flags = ["--data_root", str(data), "--output_dir"]
@@ -84,8 +80,7 @@ def training_command(recipe: str, flags: list[str], checkout: Path = CHECKOUT) -
 def draw_held_out_clip(model_dir: Path, output: Path) -> dict[str, Path]:
     """Render a new synthetic scene, segment it with a saved model, and compare its middle frame with the truth.
 
-    Returns:
-        `dict[str, Path]`: The clip, its overlay, its label maps and the comparison, all in the folder `output`.
+    Returns the clip, its overlay, its label maps and the comparison, all in the folder `output`.
     """
     paths = {
         "clip": output / "clip.mp4",
@@ -120,11 +115,8 @@ def draw_held_out_clip(model_dir: Path, output: Path) -> dict[str, Path]:
 def compare(frame: np.ndarray, prediction: np.ndarray, truth: np.ndarray, class_names: list[str]) -> Image.Image:
     """Frame, prediction and truth side by side, over a legend of the classes in either.
 
-    Args:
-        frame (`np.ndarray` of shape `(height, width, 3)`): `uint8` RGB frame.
-        prediction (`np.ndarray` of shape `(height, width)`): Predicted class indices.
-        truth (`np.ndarray` of shape `(height, width)`): True class indices, 255 for void.
-        class_names (`list[str]`): Name of each class.
+    `frame` `(height, width, 3)`. `prediction` `(height, width)`: predicted class indices. `truth` `(height, width)`:
+    true class indices, 255 for void.
     """
     palette = class_palette(len(class_names))
     panels = [

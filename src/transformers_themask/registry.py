@@ -83,21 +83,20 @@ class Family:
     """All that is specific to one model family, apart from its networks.
 
     Attributes:
-        config (`type[PreTrainedConfig]`): Configuration class; its `model_type` names the family.
-        model (`type[PreTrainedModel]`): Model class.
-        tiny (`Callable`): Builds a tiny random model; keyword arguments override fields of the configuration.
-        processor (`type`): Video processor class.
-        introduction (`str`): What the model is, a sentence for model cards.
-        converters (`tuple[Converter, ...]`): Conversions of official checkpoints.
-        parts (`Mapping[str, LoadablePart]`): Parts of the model that can be loaded from checkpoints of their own.
-        starts_from (`Mapping[str, str]`): Model types whose checkpoints training can start from, besides the family's
-            own: to the field of the configuration that takes the saved one, or `""` for the configuration as a whole.
-            The key `"*"` stands for every other type.
-        undecayed_norms (`str`): Default of the training argument of that name.
-        is_default (`bool`): Whether this is the architecture of a new model where none is named.
-        accepts (`Callable`): Whether the family wraps models of a type that belongs to no family, as its part
-            `starts_from["*"]`.
-        wrapped_processor (`Callable`, *optional*): Builds the video processor for the checkpoint of a wrapped model.
+        config: Configuration class; its `model_type` names the family.
+        model: Model class.
+        tiny: Builds a tiny random model; keyword arguments override fields of the configuration.
+        processor: Video processor class.
+        introduction: What the model is, a sentence for model cards.
+        converters: Conversions of official checkpoints.
+        parts: Parts of the model that can be loaded from checkpoints of their own.
+        starts_from: Model types whose checkpoints training can start from, besides the family's own: to the field of
+            the configuration that takes the saved one, or `""` for the configuration as a whole. The key `"*"` stands
+            for every other type.
+        undecayed_norms: Default of the training argument of that name.
+        is_default: Whether this is the architecture of a new model where none is named.
+        accepts: Whether the family wraps models of a type that belongs to no family, as its part `starts_from["*"]`.
+        wrapped_processor: Builds the video processor for the checkpoint of a wrapped model.
     """
 
     config: type[PreTrainedConfig]

@@ -8,10 +8,7 @@ from collections.abc import Iterable
 def did_you_mean(name: object, known: Iterable[str], otherwise: str) -> str:
     """The last sentence of an error about an unknown name.
 
-    Args:
-        name (`object`): The name that was given.
-        known (`Iterable[str]`): The names there are.
-        otherwise (`str`): What to say if none of them is close.
+    `name`: the name that was given. `known`: the names there are. `otherwise`: what to say if none of them is close.
     """
     close = difflib.get_close_matches(str(name), sorted(known), n=1)
     return f"Did you mean `{close[0]}`?" if close else otherwise

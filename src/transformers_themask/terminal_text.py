@@ -9,8 +9,7 @@ from pathlib import Path
 def error_line(error: Exception) -> str:
     """The message of an error on one line; the name of its class if it has no message.
 
-    Args:
-        error (`Exception`): The error, perhaps one that a worker of a `DataLoader` passed on with its traceback.
+    `error`: the error, perhaps one that a worker of a `DataLoader` passed on with its traceback.
     """
     message = str(error).strip()
     if "Original Traceback" in message:
@@ -21,8 +20,7 @@ def error_line(error: Exception) -> str:
 def printable(name: str) -> str:
     """A file name whose bytes that are not UTF-8 are escaped.
 
-    Args:
-        name (`str`): The name as Python holds it.
+    `name`: the name as Python holds it.
     """
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 

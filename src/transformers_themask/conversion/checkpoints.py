@@ -21,16 +21,11 @@ def convert_file(
 ) -> tuple[PreTrainedModel, VideoSegmentationProcessor, ConversionReport]:
     """Build the model and the video processor that an official checkpoint file belongs to.
 
-    Args:
-        checkpoint (`Path`): File of official parameters.
-        class_names (`Sequence[str]`, *optional*): Names of the model's classes.
-        parts (`Mapping[str, Path]`, *optional*): Files of official parameters of parts of the model, by their names in
-            [`~transformers_themask.registry.Family`]. The checkpoint may lack these parts.
-        overrides (`Mapping`, *optional*): Fields of the configuration that win over those read off the checkpoint.
-
-    Raises:
-        FileNotFoundError: If a file does not exist.
-        ValueError: If a file is unfit, or parameters are missing, or names of classes do not fit.
+    `checkpoint`: file of official parameters. `class_names`: names of the model's classes. `parts`: files of official
+    parameters of parts of the model, by their names in [`~transformers_themask.registry.Family`]. The checkpoint may
+    lack these parts. `overrides`: fields of the configuration that win over those read off the checkpoint. Raises
+    `FileNotFoundError` if a file does not exist. Raises `ValueError` if a file is unfit, or parameters are missing, or
+    names of classes do not fit.
     """
     state_dict = load_official_checkpoint(checkpoint)
     with naming(checkpoint):
@@ -83,12 +78,8 @@ def converter_for(state_dict: StateDict) -> tuple[Family, Converter]:
 def config_from_state_dict(state_dict: StateDict, **overrides: object) -> PreTrainedConfig:
     """Read the architecture off an official state dict.
 
-    Args:
-        state_dict (`dict[str, torch.Tensor]`): Official parameters.
-        overrides: Fields of the configuration that win over what was read.
-
-    Raises:
-        ValueError: If the family is unknown, an entry is missing, or an override is impossible.
+    `overrides`: fields of the configuration that win over what was read. Raises `ValueError` if the family is unknown,
+    an entry is missing, or an override is impossible.
     """
     return converter_for(state_dict)[1].config_from_state_dict(state_dict, **overrides)
 
@@ -98,16 +89,10 @@ def convert_official_checkpoint(
 ) -> tuple[PreTrainedModel, ConversionReport]:
     """Build the model an official state dict belongs to.
 
-    Args:
-        state_dict (`dict[str, torch.Tensor]`): Official parameters, as
-            [`~transformers_themask.conversion.official.load_official_checkpoint`] reads them.
-        config (`PreTrainedConfig`, *optional*): Architecture; by default [`config_from_state_dict`].
-
-    Returns:
-        The model in evaluation mode and a [`~transformers_themask.conversion.official.ConversionReport`].
-
-    Raises:
-        ValueError: If the family is unknown, or a parameter has another shape than the configuration asks for.
+    `state_dict`: official parameters, as [`~transformers_themask.conversion.official.load_official_checkpoint`] reads
+    them. `config`: architecture; by default [`config_from_state_dict`]. Returns the model in evaluation mode and a
+    [`~transformers_themask.conversion.official.ConversionReport`]. Raises `ValueError` if the family is unknown, or a
+    parameter has another shape than the configuration asks for.
     """
     row, converter = converter_for(state_dict)
     model = row.model(converter.config_from_state_dict(state_dict) if config is None else config)

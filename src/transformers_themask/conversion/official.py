@@ -54,9 +54,8 @@ class ConversionReport:
 def load_official_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Read the parameters of an official checkpoint file.
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a checkpoint of mmcv or detectron2.
+    Raises `FileNotFoundError` if there is no such file. Raises `ValueError` if it is not a checkpoint of mmcv or
+    detectron2.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"`path` must be a checkpoint file. Got {path}, which does not exist.")
@@ -99,11 +98,8 @@ def split_key_values(key: str, tensor: Tensor) -> dict[str, Tensor]:
 def renamed(key: str, dropped: Sequence[str], mit: str, renames: Sequence[tuple[str, str]]) -> str | None:
     """Rename one official parameter; `None` for one that is dropped.
 
-    Args:
-        key (`str`): Official name.
-        dropped (`Sequence[str]`): Patterns of names that are dropped, besides those of an image classifier's head.
-        mit (`str`): Name of the MiT in the model.
-        renames (`Sequence[tuple[str, str]]`): Patterns and their replacements, applied in order.
+    `dropped`: patterns of names that are dropped, besides those of an image classifier's head. `mit`: name of the MiT
+    in the model. `renames`: patterns and their replacements, applied in order.
     """
     if any(re.search(pattern, key) for pattern in (*dropped, MIT_UNUSED)):
         return None
@@ -121,13 +117,8 @@ def converted_entries(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Rename and reshape official parameters.
 
-    Args:
-        state_dict (`dict[str, torch.Tensor]`): Official parameters.
-        rename (`Callable`): Maps an official name to the new one, or to `None` to drop the parameter.
-        reshape (`Callable`): Maps a new name and a parameter to one entry or several.
-
-    Returns:
-        The state dict under the new names, and the official names dropped.
+    `rename`: maps an official name to the new one, or to `None` to drop the parameter. `reshape`: maps a new name and
+    a parameter to one entry or several. Returns the state dict under the new names, and the official names dropped.
     """
     converted: dict[str, Tensor] = {}
     dropped = []
@@ -171,11 +162,8 @@ def build_official_config(config_class: type[Config], fields: dict[str, Any], ov
 def fill_model(model: PreTrainedModel, converted: dict[str, Tensor]) -> tuple[list[str], list[str]]:
     """Load renamed parameters into a model.
 
-    Returns:
-        Entries that the model lacks, and parameters of the model that were not filled.
-
-    Raises:
-        ValueError: If a parameter has another shape than the model's.
+    Returns entries that the model lacks, and parameters of the model that were not filled. Raises `ValueError` if a
+    parameter has another shape than the model's.
     """
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     for key in converted.keys() & shapes.keys():

@@ -51,13 +51,10 @@ RENAMES = [
 def convert_official_key(key: str, more_renames: Sequence[tuple[str, str]] = ()) -> str | None:
     """Rename one official parameter.
 
-    Args:
-        key (`str`): Official name, such as `"decode_head.predictor.query_feat.weight"`.
-        more_renames (`Sequence[tuple[str, str]]`, *optional*): Patterns and replacements of a model with more parts.
-
-    Returns:
-        The name here, or `None` for a parameter that is dropped. A fused key-value projection keeps one name, ending
-        in `kv_proj`, and a fused self-attention projection its official ending; [`split_projections`] splits both.
+    `key`: official name, such as `"decode_head.predictor.query_feat.weight"`. `more_renames`: patterns and
+    replacements of a model with more parts. Returns the name here, or `None` for a parameter that is dropped. A fused
+    key-value projection keeps one name, ending in `kv_proj`, and a fused self-attention projection its official
+    ending; [`split_projections`] splits both.
     """
     return renamed(key, DROPPED, "model.pixel_level_module.encoder", [*RENAMES, *more_renames])
 
@@ -73,8 +70,7 @@ def split_projections(key: str, tensor: Tensor) -> dict[str, Tensor]:
 def head_fields(state_dict: dict[str, Tensor]) -> dict[str, object]:
     """Read the configuration of everything but the backbone off the shapes of a state dict.
 
-    Raises:
-        ValueError: If an entry that shows them is missing.
+    Raises `ValueError` if an entry that shows them is missing.
     """
     shape = partial(shape_in, state_dict)
     count = partial(count_in, state_dict)

@@ -35,21 +35,18 @@ class ClipDataset(Dataset):
     official training code, and so, with a warning, is one with a file that cannot be decoded.
 
     Args:
-        videos ([`LabelledVideos`]): The videos.
-        frame_offsets (`Sequence[int]`): Offsets of the clip's frames from its last frame, such as `(-9, -6, -3, 0)`.
-        processor: Video processor that normalises the frames and reduces the labels. It also resizes when there is
-            no augmentation.
-        augmentation ([`ClipAugmentation`] or `None`): Geometry and colour changes. Clips that are smaller than its
-            crop are padded at the bottom and the right, after normalisation: frames with 0, labels with the ignored
-            id.
-        seed (`int`): Seed of every draw.
-        clips_per_video (`int`, *optional*, defaults to 1): Items of each video per epoch, on average.
-        sample_by (`str`, *optional*, defaults to `"video"`): `"video"` draws every video equally often, as the
-            official code does; `"frame"` in proportion to its labelled frames, where videos differ much in length.
-        photometric_on (`str`, *optional*, defaults to `"cpu"`): `"cpu"` distorts the colours in the item. `"device"`
-            only draws the parameters: augmented items then hold 8-bit frames, which [`prepare_on_device`] distorts and
-            normalises in the batch. The draws are the same.
-        clip_sampler (`str`, *optional*, defaults to `"offsets"`): Name of a sampler for [`~clips.frame_sampler`].
+        frame_offsets: Offsets of the clip's frames from its last frame, such as `(-9, -6, -3, 0)`.
+        processor: Video processor that normalises the frames and reduces the labels. It also resizes when there is no
+            augmentation.
+        augmentation: Geometry and colour changes. Clips that are smaller than its crop are padded at the bottom and
+            the right, after normalisation: frames with 0, labels with the ignored id.
+        clips_per_video: Items of each video per epoch, on average.
+        sample_by: `"video"` draws every video equally often, as the official code does; `"frame"` in proportion to its
+            labelled frames, where videos differ much in length.
+        photometric_on: `"cpu"` distorts the colours in the item. `"device"` only draws the parameters: augmented items
+            then hold 8-bit frames, which [`prepare_on_device`] distorts and normalises in the batch. The draws are the
+            same.
+        clip_sampler: Name of a sampler for [`~clips.frame_sampler`].
     """
 
     def __init__(
@@ -105,19 +102,12 @@ class ClipDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Make one item.
 
-        Args:
-            key (`int` or `tuple[int, int]`): Index, or index and epoch as from [`ClipSampler`]; the epoch is 0 if
-                not given.
-
-        Returns:
-            `dict`: `pixel_values_videos` of shape `(num_frames, 3, height, width)`; `labels`, class indices in
-            `uint8` (`int16` if the ignored id needs it) of shape `(num_frames, height, width)`; `sample_id`, unique in
-            a run; `video_id` and `frame_names`. For the device also `photometric` of shape `(num_frames, 5)` and
-            `content_sizes` of shape `(2,)`, the height and width of the clip without padding.
-
-        Raises:
-            OSError: If a file cannot be read.
-            ValueError: If a file has the wrong kind, size or ids, or no clip with labels is found.
+        `key`: index, or index and epoch as from [`ClipSampler`]; the epoch is 0 if not given. Returns
+        `pixel_values_videos` of shape `(num_frames, 3, height, width)`; `labels`, class indices in `uint8` (`int16` if
+        the ignored id needs it) of shape `(num_frames, height, width)`; `sample_id`, unique in a run; `video_id` and
+        `frame_names`. For the device also `photometric` of shape `(num_frames, 5)` and `content_sizes` of shape
+        `(2,)`, the height and width of the clip without padding. Raises `OSError` if a file cannot be read. Raises
+        `ValueError` if a file has the wrong kind, size or ids, or no clip with labels is found.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         if not 0 <= index < len(self):

@@ -45,16 +45,8 @@ class FrameSampler(ABC):
     def draw(self, num_video_frames: int, labelled: Sequence[int], rng: np.random.Generator) -> list[int]:
         """Draw a clip.
 
-        Args:
-            num_video_frames (`int`): Number of frames of the video.
-            labelled (`Sequence[int]`): Increasing indices of the frames that have labels.
-            rng (`np.random.Generator`): Source of the draws.
-
-        Returns:
-            `list[int]`: Frame indices in the order in which the model sees them.
-
-        Raises:
-            ValueError: If the video holds no clip.
+        `labelled`: increasing indices of the frames that have labels. Returns frame indices in the order in which the
+        model sees them. Raises `ValueError` if the video holds no clip.
         """
         if not self.has_clip(num_video_frames, labelled):
             raise ValueError(

@@ -35,19 +35,11 @@ def check_files(
     the first and the last mask of each video only; reading a mask later checks all of it again. Of a video file one
     frame is decoded.
 
-    Args:
-        videos ([`LabelledVideos`]): The split.
-        max_frames (`int`, *optional*): Largest number of frames to open, drawn at random; all by default.
-        seed (`int`, *optional*, defaults to 0): Seed of that draw.
-        progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
-        allow_damaged (`bool`, *optional*, defaults to `False`): Whether a file that cannot be decoded gives a warning
-            instead of an error, for a run that replaces clips with damaged files.
-        decode (`bool`, *optional*, defaults to `False`): Whether to decode the frames and check all ids of their
-            masks, for a split that is first read in full at the end of a training.
-
-    Raises:
-        ValueError: For a file of the wrong kind, size or content.
-        OSError: For a file that cannot be read.
+    `max_frames`: largest number of frames to open, drawn at random; all by default. `allow_damaged`: whether a file
+    that cannot be decoded gives a warning instead of an error, for a run that replaces clips with damaged files.
+    `decode`: whether to decode the frames and check all ids of their masks, for a split that is first read in full at
+    the end of a training. Raises `ValueError` for a file of the wrong kind, size or content. Raises `OSError` for a
+    file that cannot be read.
     """
     num_frames = videos.num_frames
     is_checked = np.ones(num_frames, dtype=bool)

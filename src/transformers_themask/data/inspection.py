@@ -102,17 +102,9 @@ class Inspection:
 def inspect_data_set(root: str | os.PathLike[str], splits: Sequence[str] = (), progress: bool = False) -> Inspection:
     """Decode every frame and every mask of a data set.
 
-    Args:
-        root (`str` or `os.PathLike`): Folder in one of the layouts of [`load_videos`].
-        splits (`Sequence[str]`, *optional*): Names of the splits; all by default.
-        progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar per split.
-
-    Returns:
-        [`Inspection`]: Problems of files and videos are findings, not errors.
-
-    Raises:
-        ValueError: If the list of classes, a split file or the skip list is wrong.
-        OSError: If the folder has none of the layouts, or a split does not exist.
+    `root`: folder in one of the layouts of [`load_videos`]. `splits`: names of the splits; all by default. Problems
+    of files and videos are findings, not errors. Raises `ValueError` if the list of classes, a split file or
+    the skip list is wrong. Raises `OSError` if the folder has none of the layouts, or a split does not exist.
     """
     root = Path(root)
     layout = find_layout(root)

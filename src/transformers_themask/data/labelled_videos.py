@@ -52,8 +52,7 @@ class LabelledVideos:
     def read_frame(self, row: Mapping[str, Any], index: int) -> np.ndarray:
         """Read frame `index` of a video as RGB, `uint8` of shape `(height, width, 3)`.
 
-        Raises:
-            DamagedFileError: If the file exists but cannot be decoded.
+        Raises `DamagedFileError` if the file exists but cannot be decoded.
         """
         path = row["frames"][index]
         return read_video_frame(self.root / path) if is_video_frame(path) else read_frame(self.root / path)
@@ -61,9 +60,8 @@ class LabelledVideos:
     def read_mask(self, row: Mapping[str, Any], index: int) -> np.ndarray | None:
         """Read the raw ids of frame `index`, `uint8` of shape `(height, width)`; `None` if it has no labels.
 
-        Raises:
-            ValueError: If the file holds an id that is neither a class nor void.
-            DamagedFileError: If the file exists but cannot be decoded.
+        Raises `ValueError` if the file holds an id that is neither a class nor void. Raises `DamagedFileError` if the
+        file exists but cannot be decoded.
         """
         if row["masks"][index] == UNLABELLED:
             return None
@@ -92,8 +90,7 @@ class VideoFrames:
     """The frames of one video, read from disk in every iteration.
 
     Args:
-        videos ([`LabelledVideos`]): The videos.
-        row (`Mapping[str, Any]`): The video's row.
+        row: The video's row.
     """
 
     videos: LabelledVideos

@@ -34,13 +34,8 @@ class ClipProcessor(Protocol):
 def prepare_on_device(batch: Mapping[str, Any], processor: ClipProcessor) -> dict[str, Any]:
     """Distort and normalise the clips of a [`ClipDataset`] with `photometric_on="device"`, on the batch's device.
 
-    Args:
-        batch (`Mapping[str, Any]`): A batch of [`ClipCollator`].
-        processor: The video processor of the dataset.
-
-    Returns:
-        `dict[str, Any]`: The batch with colours distorted, frames normalised and 0 outside a clip's content; any other
-        batch unchanged.
+    `batch`: a batch of [`ClipCollator`]. `processor`: the video processor of the dataset. Returns the batch with
+    colours distorted, frames normalised and 0 outside a clip's content; any other batch unchanged.
     """
     if "photometric" not in batch:
         return dict(batch)

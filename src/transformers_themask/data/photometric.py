@@ -73,12 +73,8 @@ def distort_colors(frame: Tensor, draw: PhotometricDraw) -> Tensor:
 def distort_batch(frames: Tensor, draws: Tensor) -> Tensor:
     """Apply [`distort_colors`] to many frames at once, on any device and without synchronising with it.
 
-    Args:
-        frames (`torch.Tensor` of shape `(num_frames, 3, height, width)`): RGB, `uint8`.
-        draws (`torch.Tensor` of shape `(num_frames, 5)`): [`PhotometricDraw.as_row`] of every frame, float32.
-
-    Returns:
-        `torch.Tensor`: The distorted frames, of the same shape and type.
+    `frames` `(num_frames, 3, height, width)`: RGB, `uint8`. `draws` `(num_frames, 5)`: [`PhotometricDraw.as_row`] of
+    every frame, float32. Returns the distorted frames, of the same shape and type.
     """
     brightness, contrast, is_first, saturation, hue = draws[..., None, None].unbind(1)
     contrast, is_first = contrast.nan_to_num(1.0), is_first.bool()

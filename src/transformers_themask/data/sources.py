@@ -59,12 +59,8 @@ def load_videos(root: str | os.PathLike[str], split: str) -> LabelledVideos:
 
     Frames and videos in the skip list are left out, with a warning that tells how many.
 
-    Args:
-        root (`str` or `os.PathLike`): Folder of the data set.
-        split (`str`): Name of the split, such as `"train"`.
-
-    Returns:
-        [`LabelledVideos`]: The videos; `rows` is a `datasets.Dataset` in memory.
+    `root`: folder of the data set. `split`: name of the split, such as `"train"`. Returns the videos; `rows` is a
+    `datasets.Dataset` in memory.
     """
     root = Path(root)
     layout = find_layout(root)

@@ -91,17 +91,10 @@ def render_synthetic_video(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Render one random scene.
 
-    Args:
-        seed (`int` or `Sequence[int]`): Seed of all draws; a longer video starts like a shorter one.
-        num_frames (`int`, *optional*, defaults to 30): Number of frames.
-        size (`tuple[int, int]`, *optional*, defaults to `(128, 160)`): Height and width.
-        num_classes (`int`, *optional*, defaults to 8): Two background classes and the others.
-        preset (`str`, *optional*, defaults to `"texture"`): Feature that distinguishes the other classes: `"texture"`
-            (pattern and colours, any shape) or `"shape"` (outline alone, any pattern; harder).
-
-    Returns:
-        Frames, `uint8` of shape `(num_frames, height, width, 3)`, and raw label ids, `uint8` of shape
-        `(num_frames, height, width)`: 0 is void.
+    `seed`: seed of all draws; a longer video starts like a shorter one. `num_classes`: two background classes and the
+    others. `preset`: feature that distinguishes the other classes: `"texture"` (pattern and colours, any shape) or
+    `"shape"` (outline alone, any pattern; harder). Returns frames, `uint8` of shape `(num_frames, height, width, 3)`,
+    and raw label ids, `uint8` of shape `(num_frames, height, width)`: 0 is void.
     """
     if num_frames < 1 or min(size) < 16:
         raise ValueError(f"`num_frames` must be at least 1 and `size` at least 16. Got {num_frames} and {size}.")
@@ -122,11 +115,9 @@ def write_synthetic_dataset(
 ) -> None:
     """Write random videos in VSPW layout, with the splits `train` and `val`; the folder is written atomically.
 
-    Args:
-        root (`str` or `os.PathLike`): Folder to write; it must not exist yet or be empty.
-        num_train_videos (`int`): Number of videos in `train.txt`.
-        num_val_videos (`int`): Number of videos in `val.txt`.
-        num_frames, size, num_classes, seed, preset: As for [`render_synthetic_video`], for every video.
+    `root`: folder to write; it must not exist yet or be empty. `num_train_videos`: number of videos in `train.txt`.
+    `num_val_videos`: number of videos in `val.txt`. `num_frames`, `size`, `num_classes`, `seed`, `preset`: as for
+    [`render_synthetic_video`], for every video.
     """
     root = Path(root).resolve()
     if root.exists() and (not root.is_dir() or any(root.iterdir())):

@@ -24,17 +24,15 @@ class ClipAugmentation:
     """Random resize, crop, flip and photometric distortion of a clip.
 
     Args:
-        base_size (`tuple[int, int]`, *optional*, defaults to `(853, 480)`): Longest and shortest edge that a ratio of
-            1 resizes to; the aspect ratio is kept.
-        ratio_range (`tuple[float, float]`, *optional*, defaults to `(0.5, 2.0)`): Range of the factor on `base_size`.
-        crop_size (`tuple[int, int]`, *optional*, defaults to `(480, 480)`): Height and width of the crop. A smaller
-            frame is not cropped along that edge, hence the result can be smaller.
-        cat_max_ratio (`float`, *optional*, defaults to 0.75): A crop is drawn again while one class covers at least
-            this share of the labelled pixels of the last frame; 1 accepts every crop.
-        flip_probability (`float`, *optional*, defaults to 0.5): Probability of a horizontal flip.
-        photometric (`bool`, *optional*, defaults to `True`): Whether to distort brightness, contrast, saturation and
-            hue.
-        void_ids (`tuple[int, ...]`, *optional*, defaults to `(0, 255)`): Raw label ids that are not classes.
+        base_size: Longest and shortest edge that a ratio of 1 resizes to; the aspect ratio is kept.
+        ratio_range: Range of the factor on `base_size`.
+        crop_size: Height and width of the crop. A smaller frame is not cropped along that edge, hence the result can
+            be smaller.
+        cat_max_ratio: A crop is drawn again while one class covers at least this share of the labelled pixels of the
+            last frame; 1 accepts every crop.
+        flip_probability: Probability of a horizontal flip.
+        photometric: Whether to distort brightness, contrast, saturation and hue.
+        void_ids: Raw label ids that are not classes.
     """
 
     base_size: tuple[int, int] = (853, 480)
@@ -62,14 +60,9 @@ class ClipAugmentation:
     ) -> tuple[Tensor, np.ndarray, list[PhotometricDraw]]:
         """Change the geometry of one clip, and draw the photometric distortion, which is applied elsewhere.
 
-        Args:
-            frames (`Sequence[np.ndarray]`): RGB, `uint8` of shape `(height, width, 3)` each.
-            masks (`Sequence[np.ndarray]`): Raw label ids of every frame, `uint8` of shape `(height, width)` each.
-            rng (`np.random.Generator`): Source of every draw.
-
-        Returns:
-            The frames `(num_frames, 3, height, width)` and the masks `(num_frames, height, width)`, at most
-            `crop_size` large, and the drawn distortion of every frame.
+        `frames`: RGB, `uint8` of shape `(height, width, 3)` each. `masks`: raw label ids of every frame, `uint8` of
+        shape `(height, width)` each. Returns the frames `(num_frames, 3, height, width)` and the masks `(num_frames,
+        height, width)`, at most `crop_size` large, and the drawn distortion of every frame.
         """
         size = resized_size(masks[-1].shape, self.base_size, rng.uniform(*self.ratio_range))
         proposals = crop_proposals(size, self.crop_size, rng)
@@ -103,10 +96,8 @@ def resize_mask(
 ) -> np.ndarray:
     """Resize a mask to the nearest label: pixel `x` takes the source pixel `floor(x * scale)`, OpenCV's rule.
 
-    Args:
-        mask (`np.ndarray` of shape `(height, width)`): Raw label ids.
-        size (`tuple[int, int]`): Height and width after.
-        box (`tuple[slice, slice]`, *optional*): Rows and columns of the resized mask to return; all by default.
+    `mask` `(height, width)`: raw label ids. `size`: height and width after. `box`: rows and columns of the resized
+    mask to return; all by default.
     """
     rows, columns = (
         np.minimum((np.arange(after)[part] * (1 / (after / before))).astype(np.intp), before - 1)

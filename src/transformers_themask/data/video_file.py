@@ -44,8 +44,7 @@ def read_video_frame(path: Path) -> np.ndarray:
     `path` is one of [`video_frame_path`]. Every thread keeps the last file open, so that frames read in order are
     decoded once.
 
-    Raises:
-        DamagedFileError: If the file cannot be decoded at this frame.
+    Raises `DamagedFileError` if the file cannot be decoded at this frame.
     """
     video = path.parent
     reader = getattr(_OPENED, "reader", None)

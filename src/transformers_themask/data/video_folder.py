@@ -35,9 +35,7 @@ UNKNOWN_ID = 254
 def read_classes(root: Path) -> tuple[list[str], np.ndarray]:
     """Read `classes.txt` or `classes.json`.
 
-    Returns:
-        `list[str]` and `np.ndarray` of shape `(256,)`: Class names in the order of their values in mask files, and the
-        raw id of each value: 1 for the first class, and so on.
+    Returns the class names in the order of their values in mask files, and the raw id `(256,)` of each value.
     """
     path = root / IDS_FILE if (root / IDS_FILE).is_file() else root / NAMES_FILE
     ids = _read_ids(path) if path.name == IDS_FILE else _read_names(path)

@@ -24,13 +24,9 @@ OnError = Callable[[str, Exception], None]
 def video_table(list_videos: Callable[[OnError], Iterable[dict[str, Any]]], root: Path) -> "datasets.Dataset":
     """List the videos of a split, without the frames and videos that `skip.txt` names.
 
-    Args:
-        list_videos (`Callable`): Gives rows as from [`video_row`], and hands the error of a video that cannot be
-            listed to its argument.
-        root (`Path`): Folder of the data set.
-
-    Returns:
-        `datasets.Dataset`: Columns `video_id`, `num_frames`, `frames` and `masks`; paths are relative to `root`.
+    `list_videos`: gives rows as from [`video_row`], and hands the error of a video that cannot be listed to its
+    argument. `root`: folder of the data set. Returns columns `video_id`, `num_frames`, `frames` and `masks`; paths are
+    relative to `root`.
     """
     import datasets  # slow to import, and needed for data sets only
 
@@ -89,12 +85,8 @@ def video_row(video_id: str, frames: list[str], masks: list[str] | None) -> dict
 def match_masks(frame_folder: Path, frames: list[str], mask_folder: Path, masks: list[str]) -> list[str]:
     """Find the mask of every frame by its stem.
 
-    Returns:
-        `list[str]`: For each frame the name of its mask, `""` for a frame without one.
-
-    Raises:
-        FileNotFoundError: If a mask has no frame.
-        ValueError: If two frames have one stem.
+    Returns for each frame the name of its mask, `""` for a frame without one. Raises `FileNotFoundError` if a mask has
+    no frame. Raises `ValueError` if two frames have one stem.
     """
     check_stems(frame_folder, frames)
     stems = [file_stem(name) for name in frames]

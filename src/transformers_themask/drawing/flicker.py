@@ -19,16 +19,14 @@ class FlickerMap:
     video share the former.
 
     Args:
-        half_life (`float`, *optional*, defaults to 8):
-            After how many frames a change counts half in the map.
+        half_life: After how many frames a change counts half in the map.
 
     Attributes:
-        change_rate (`np.ndarray` of shape `(height, width)`, *optional*):
-            Per pixel the exponentially weighted share of frames whose label differs from the frame before; before the
-            video begins nothing changes. `None` before the first frame.
-        last_changed_share (`float`, *optional*):
-            Share of the pixels whose label differs from the frame before; `None` before the second frame.
-        num_steps (`int`): How many pairs of consecutive frames there were.
+        change_rate `(height, width)`: Per pixel the exponentially weighted share of frames whose label differs from
+            the frame before; before the video begins nothing changes. `None` before the first frame.
+        last_changed_share: Share of the pixels whose label differs from the frame before; `None` before the second
+            frame.
+        num_steps: How many pairs of consecutive frames there were.
     """
 
     def __init__(self, half_life: float = HALF_LIFE):
@@ -49,9 +47,7 @@ class FlickerMap:
     def update(self, label_map: np.ndarray) -> None:
         """Take in the next frame's label map.
 
-        Args:
-            label_map (`np.ndarray` of shape `(height, width)`):
-                Class indices; of one size for the whole video.
+        `label_map` `(height, width)`: class indices; of one size for the whole video.
         """
         if self._last_label_map is None or self.change_rate is None:
             self.change_rate = np.zeros(label_map.shape, dtype=np.float32)
@@ -72,12 +68,8 @@ class FlickerMap:
     def draw(self, frame: np.ndarray) -> np.ndarray:
         """Draw the map as heat over the frame in dark grey; [`flicker_bar`] explains the colours.
 
-        Args:
-            frame (`np.ndarray` of shape `(height, width, 3)`):
-                The frame of the last label map, `uint8` RGB; it may have been made smaller.
-
-        Returns:
-            `np.ndarray` of shape `(height, width, 3)`: `uint8` RGB.
+        `frame` `(height, width, 3)`: the frame of the last label map, `uint8` RGB; it may have been made smaller.
+        Returns `(height, width, 3)`: `uint8` RGB.
         """
         if self.change_rate is None:
             raise ValueError("`update` must be called with a label map before `draw`.")

@@ -17,14 +17,8 @@ FRAME_BRIGHTNESS = 0.4
 def draw_heat_map(frame: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Show a value per pixel as heat over the frame in dark grey.
 
-    Args:
-        frame (`np.ndarray` of shape `(height, width, 3)`):
-            `uint8` RGB frame.
-        values (`np.ndarray` of shape `(height, width)`):
-            Values; what lies outside 0 ... 1 is shown as the nearest of the two.
-
-    Returns:
-        `np.ndarray` of shape `(height, width, 3)`: `uint8` RGB.
+    `frame` `(height, width, 3)`. `values` `(height, width)`: values; what lies outside 0 ... 1 is shown as the nearest
+    of the two. Returns `(height, width, 3)`: `uint8` RGB.
     """
     if values.shape != frame.shape[:2]:
         raise ValueError(f"`values` must have the frame's size {frame.shape[:2]}. Got {values.shape}.")
@@ -35,18 +29,8 @@ def draw_heat_map(frame: np.ndarray, values: np.ndarray) -> np.ndarray:
 def heat_bar(low: str, high: str, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
     """Draw the colours from 0 to 1 between two texts.
 
-    Args:
-        low (`str`):
-            What 0 means.
-        high (`str`):
-            What 1 means.
-        width (`int`):
-            Width of the strip in pixels. Where it is too small for the texts, the bar alone is drawn.
-        font (`ImageFont.FreeTypeFont`):
-            What [`font_for`] returns.
-
-    Returns:
-        `PIL.Image.Image` in RGB, one line high.
+    `low`: what 0 means. `high`: what 1 means. `width`: width of the strip in pixels. Where it is too small for the
+    texts, the bar alone is drawn. `font`: what [`font_for`] returns. Returns `PIL.Image.Image` in RGB, one line high.
     """
     height = line_height_of(font)
     strip = Image.new("RGB", (width, height), PANEL_COLOR[:3])

@@ -16,18 +16,9 @@ def legend_strip(
 ) -> Image.Image:
     """Draw colours and names on a half-transparent strip; cached, as it stays the same for many frames of a video.
 
-    Args:
-        entries (`tuple[tuple[str, tuple[int, ...]], ...]`):
-            Name and RGB colour of each class. Underscores are drawn as spaces.
-        width (`int`):
-            Width of the strip; a name wider than that is cut.
-        font (`ImageFont.FreeTypeFont`):
-            What [`font_for`] returns.
-        max_height (`int`):
-            Rows that do not fit into this height are counted instead; the first is always there.
-
-    Returns:
-        `PIL.Image.Image` in RGBA, as high as its rows.
+    `entries`: name and RGB colour of each class. Underscores are drawn as spaces. `width`: width of the strip; a name
+    wider than that is cut. `font`: what [`font_for`] returns. `max_height`: rows that do not fit into this height are
+    counted instead; the first is always there. Returns `PIL.Image.Image` in RGBA, as high as its rows.
     """
     line_height = line_height_of(font)
     room = width - _entry_width("", font)

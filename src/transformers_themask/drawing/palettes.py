@@ -52,15 +52,8 @@ COLOR_DEFICIENCIES = np.array(
 def named_palette(name: str, num_classes: int) -> np.ndarray:
     """Colours for classes `0 ... num_classes - 1` by the palette's name.
 
-    Args:
-        name (`str`):
-            `"default"` ([`class_palette`]), `"vspw"` ([`vspw_palette`]) or `"colour-blind"`
-            ([`colour_blind_palette`]).
-        num_classes (`int`):
-            Number of classes.
-
-    Returns:
-        `np.ndarray` of shape `(num_classes, 3)`: `uint8` RGB, without repetitions.
+    `name`: `"default"` ([`class_palette`]), `"vspw"` ([`vspw_palette`]) or `"colour-blind"`
+    ([`colour_blind_palette`]). Returns `(num_classes, 3)`: `uint8` RGB, without repetitions.
     """
     makers = dict(zip(PALETTES, (class_palette, vspw_palette, colour_blind_palette), strict=True))
     if name not in makers:
@@ -74,12 +67,7 @@ def class_palette(num_classes: int) -> np.ndarray:
     The first nine are hand-picked; each further one is the candidate that lies farthest, in the perceptual space Oklab
     (B. Ottosson, 2020), from all colours before it.
 
-    Args:
-        num_classes (`int`):
-            Number of classes, at most 1024.
-
-    Returns:
-        `np.ndarray` of shape `(num_classes, 3)`: `uint8` RGB, without repetitions.
+    `num_classes`: number of classes, at most 1024. Returns `(num_classes, 3)`: `uint8` RGB, without repetitions.
     """
     _check_num_classes(num_classes, MAX_CLASSES)
     return _farthest_colors(
@@ -95,12 +83,7 @@ def vspw_palette(num_classes: int) -> np.ndarray:
     them; this map continues VOC's rule instead. That script counts from class index 0, which paints walls black; by
     raw id only void (raw id 0) is.
 
-    Args:
-        num_classes (`int`):
-            Number of classes, at most 255.
-
-    Returns:
-        `np.ndarray` of shape `(num_classes, 3)`: `uint8` RGB, without repetitions.
+    `num_classes`: number of classes, at most 255. Returns `(num_classes, 3)`: `uint8` RGB, without repetitions.
     """
     _check_num_classes(num_classes, MAX_VSPW_CLASSES)
     raw_ids = np.arange(1, num_classes + 1)
@@ -120,12 +103,7 @@ def colour_blind_palette(num_classes: int) -> np.ndarray:
     ([`class_palette`]: 0.033, 0.028, 0.005 and 0.001). About 0.02 is just noticed side by side,
     and an overlay halves it: beyond some 40 classes, rely on the label maps instead.
 
-    Args:
-        num_classes (`int`):
-            Number of classes, at most 1024.
-
-    Returns:
-        `np.ndarray` of shape `(num_classes, 3)`: `uint8` RGB, without repetitions.
+    `num_classes`: number of classes, at most 1024. Returns `(num_classes, 3)`: `uint8` RGB, without repetitions.
     """
     _check_num_classes(num_classes, MAX_CLASSES)
 
@@ -138,12 +116,7 @@ def colour_blind_palette(num_classes: int) -> np.ndarray:
 def simulated_colour_blindness(colors: np.ndarray) -> np.ndarray:
     """How colours look with protanopia, deuteranopia and tritanopia.
 
-    Args:
-        colors (`np.ndarray` of shape `(..., 3)`):
-            RGB values 0 ... 255.
-
-    Returns:
-        `np.ndarray` of shape `(3, ..., 3)`: RGB values 0 ... 255, not rounded.
+    `colors` `(..., 3)`: RGB values 0 ... 255. Returns `(3, ..., 3)`: RGB values 0 ... 255, not rounded.
     """
     simulated = np.stack([_linear(colors) @ matrix.T for matrix in COLOR_DEFICIENCIES]).clip(0, 1)
     return 255 * np.where(simulated <= 0.0031308, 12.92 * simulated, 1.055 * simulated ** (1 / 2.4) - 0.055)
@@ -152,12 +125,7 @@ def simulated_colour_blindness(colors: np.ndarray) -> np.ndarray:
 def oklab(colors: np.ndarray) -> np.ndarray:
     """Turn RGB into the perceptual space Oklab (https://bottosson.github.io/posts/oklab/).
 
-    Args:
-        colors (`np.ndarray` of shape `(..., 3)`):
-            RGB values 0 ... 255.
-
-    Returns:
-        `np.ndarray` of shape `(..., 3)`: lightness 0 ... 1 and two colour axes.
+    `colors` `(..., 3)`: RGB values 0 ... 255. Returns `(..., 3)`: lightness 0 ... 1 and two colour axes.
     """
     cones = _linear(colors) @ np.array(
         [[0.4122214708, 0.2119034982, 0.0883024619], [0.5363325363, 0.6806995451, 0.2817188376],

@@ -57,15 +57,7 @@ def draw_queries(
     A heat map shows the probability that a pixel belongs to the query's mask; a white line surrounds the region that
     the query was matched to.
 
-    Args:
-        queries ([`FrameQueries`]):
-            The frame and its queries.
-        class_names (`Mapping[int, str]`):
-            Name of each class.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        target_title (`str`):
-            Title of the label map.
+    `queries`: the frame and its queries. `palette` `(num_classes, 3)`. `target_title`: title of the label map.
     """
     pairs = [_frame_pair(queries, palette, target_title)]
     pairs += [_class_pair(queries, entry, class_names[entry.class_index], palette) for entry in queries.classes]

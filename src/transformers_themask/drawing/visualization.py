@@ -22,16 +22,9 @@ PIXELS_AT_ONCE = 2**16
 def colorize(label_map: np.ndarray, palette: np.ndarray, ignore_index: int = 255) -> np.ndarray:
     """Paint a label map in the colours of its classes.
 
-    Args:
-        label_map (`np.ndarray` of shape `(height, width)`):
-            Class indices; `ignore_index` marks void pixels, which become black.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        ignore_index (`int`, *optional*, defaults to 255):
-            Value of void pixels, where it is not itself a class of the palette.
-
-    Returns:
-        `np.ndarray` of shape `(height, width, 3)`: `uint8` RGB.
+    `label_map` `(height, width)`: class indices; `ignore_index` marks void pixels, which become black. `palette`
+    `(num_classes, 3)`. `ignore_index`: value of void pixels, where it is not itself a class of the palette. Returns
+    `(height, width, 3)`: `uint8` RGB.
     """
     return _colors_by_label(label_map, palette, ignore_index).take(label_map, axis=0)
 
@@ -47,20 +40,9 @@ def overlay(
 ) -> np.ndarray:
     """Blend the class colours over a frame: `(1 - alpha) * frame + alpha * color`, rounded.
 
-    Args:
-        frame (`np.ndarray` of shape `(height, width, 3)`):
-            `uint8` RGB frame.
-        label_map (`np.ndarray` of shape `(height, width)`):
-            Class index of every pixel of the frame.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        alpha (`float`, *optional*, defaults to 0.5):
-            Opacity of the colours: 0 leaves the frame as it is, 1 hides it.
-        ignore_index (`int`, *optional*, defaults to 255):
-            Value of void pixels, which are darkened.
-
-    Returns:
-        `np.ndarray` of shape `(height, width, 3)`: `uint8` RGB, pixel for pixel on top of the frame.
+    `frame` `(height, width, 3)`. `label_map` `(height, width)`: class index of every pixel of the frame. `palette`
+    `(num_classes, 3)`. `alpha`: opacity of the colours: 0 leaves the frame as it is, 1 hides it. `ignore_index`: value
+    of void pixels, which are darkened. Returns `(height, width, 3)`: `uint8` RGB, pixel for pixel on top of the frame.
     """
     check_alpha(alpha)
     if label_map.shape != frame.shape[:2]:
@@ -81,18 +63,9 @@ def draw_contours(
 ) -> np.ndarray:
     """Draw a thin line in the class's full colour along the inside of every region's border with another class.
 
-    Args:
-        image (`np.ndarray` of shape `(height, width, 3)`):
-            `uint8` RGB picture, for example what [`overlay`] returns; it is not changed.
-        label_map (`np.ndarray` of shape `(height, width)`):
-            Class index of every pixel of the picture.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        ignore_index (`int`, *optional*, defaults to 255):
-            Value of void pixels.
-
-    Returns:
-        `np.ndarray` of shape `(height, width, 3)`: the picture with its contours.
+    `image` `(height, width, 3)`: `uint8` RGB picture, for example what [`overlay`] returns; it is not changed.
+    `label_map` `(height, width)`: class index of every pixel of the picture. `palette` `(num_classes, 3)`.
+    `ignore_index`: value of void pixels. Returns `(height, width, 3)`: the picture with its contours.
     """
     is_contour = np.zeros(label_map.shape, dtype=bool)
     for distance in range(1, max(1, round(min(label_map.shape) / PIXELS_PER_CONTOUR)) + 1):
@@ -109,17 +82,8 @@ def draw_contours(
 def shrunk_label_map(label_map: np.ndarray, height: int, width: int) -> np.ndarray:
     """Make a label map smaller, without inventing labels.
 
-    Args:
-        label_map (`np.ndarray` of shape `(label_height, label_width)`):
-            Class indices, integers of any size.
-        height (`int`):
-            New height.
-        width (`int`):
-            New width.
-
-    Returns:
-        `np.ndarray` of shape `(height, width)`: the pixel in the middle of each new one's place, as Pillow's NEAREST
-        takes it.
+    `label_map` `(label_height, label_width)`: class indices, integers of any size. Returns `(height, width)`: the
+    pixel in the middle of each new one's place, as Pillow's NEAREST takes it.
     """
     rows, columns = (
         ((np.arange(new) + 0.5) * (old / new)).astype(int)
@@ -134,8 +98,7 @@ class RecentClasses:
     A class keeps its place, in order of appearance, until it has been absent for `hold_frames` frames.
 
     Args:
-        hold_frames (`int`):
-            For how many frames an absent class stays.
+        hold_frames: For how many frames an absent class stays.
     """
 
     def __init__(self, hold_frames: int):
@@ -161,18 +124,9 @@ def draw_legend(
     The text scales with the picture's shorter side. Names that do not fit into a third of the height are counted
     instead; a name wider than the picture is cut.
 
-    Args:
-        image (`np.ndarray` of shape `(height, width, 3)`):
-            `uint8` RGB picture; it is not changed.
-        class_indices (`Sequence[int]`):
-            Classes to show, in this order; an index without a name is shown as void.
-        class_names (`Sequence[str]`):
-            Name of each class.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-
-    Returns:
-        `np.ndarray` of shape `(height, width, 3)`: the picture with its legend.
+    `image` `(height, width, 3)`: `uint8` RGB picture; it is not changed. `class_indices`: classes to show, in this
+    order; an index without a name is shown as void. `palette` `(num_classes, 3)`. Returns `(height, width, 3)`: the
+    picture with its legend.
     """
     entries = tuple(
         (class_names[index], tuple(palette[index].tolist())) if index < len(class_names) else ("void", VOID_COLOR)
@@ -193,12 +147,8 @@ def draw_legend(
 def side_by_side(panels: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
     """Put pictures of the same height next to each other, each under its title, which is cut where it does not fit.
 
-    Args:
-        panels (`Sequence[tuple[str, np.ndarray]]`):
-            Pairs of title and `uint8` RGB picture of shape `(height, width, 3)`.
-
-    Returns:
-        `PIL.Image.Image`, to be saved as PNG for example.
+    `panels`: pairs of title and `uint8` RGB picture of shape `(height, width, 3)`. Returns `PIL.Image.Image`, to be
+    saved as PNG for example.
     """
     heights = {image.shape[0] for _, image in panels}
     if len(heights) != 1:

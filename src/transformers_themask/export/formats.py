@@ -102,9 +102,7 @@ def export_error(graph: Graph, tool: str, error: Exception) -> ValueError:
 def load(path: str | Path) -> Runner:
     """Open an exported file: a function from named inputs to named outputs.
 
-    Args:
-        path (`str` or `Path`):
-            A file with the suffix `.pt2` or `.onnx`.
+    `path`: a file with the suffix `.pt2` or `.onnx`.
     """
     if Path(path).suffix == SUFFIXES["torch"]:
         module = torch.export.load(path).module()

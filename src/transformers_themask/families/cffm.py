@@ -77,8 +77,7 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
 
     Head counts, window and receptive fields are those of the released configurations.
 
-    Raises:
-        ValueError: If an entry that shows the architecture is missing, or an override is impossible.
+    Raises `ValueError` if an entry that shows the architecture is missing, or an override is impossible.
     """
     shape = partial(shape_in, state_dict)
     num_labels, hidden_dim = shape("decode_head.linear_pred.weight")[:2]

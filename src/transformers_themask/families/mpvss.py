@@ -122,13 +122,8 @@ def _reshaped(key: str, tensor: Tensor) -> dict[str, Tensor]:
 def load_motion_encoder(model: MPVSSForVideoSemanticSegmentation, state_dict: dict[str, Tensor]) -> None:
     """Fill a model's motion encoder with that of FlowNetS, which the paper begins with.
 
-    Args:
-        model ([`MPVSSForVideoSemanticSegmentation`]): The model.
-        state_dict (`dict[str, torch.Tensor]`): mmtrack's FlowNetS, of which only the encoder is used; its names are
-            `"conv3.1.conv.weight"` and the like.
-
-    Raises:
-        ValueError: If the model has no flow, or the entries are not those of its encoder.
+    `state_dict`: mmtrack's FlowNetS, of which only the encoder is used; its names are `"conv3.1.conv.weight"` and the
+    like. Raises `ValueError` if the model has no flow, or the entries are not those of its encoder.
     """
     flow = getattr(model, "flow", None)
     if flow is None:
@@ -152,8 +147,7 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: Any) -> M
 
     Overrides of the segmenter's fields are given as `segmenter_config`.
 
-    Raises:
-        ValueError: If an entry that shows the architecture is missing, or an override is impossible.
+    Raises `ValueError` if an entry that shows the architecture is missing, or an override is impossible.
     """
     head = {
         key.replace("sem_seg_head.", "decode_head.", 1): tensor

@@ -55,8 +55,7 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
 
     Head counts leave no trace in the shapes; the official ones are assumed: MiT (1, 2, 5, 8), decoders 8.
 
-    Raises:
-        ValueError: If an entry that shows the architecture is missing, or an override is impossible.
+    Raises `ValueError` if an entry that shows the architecture is missing, or an override is impossible.
     """
     has_frame_queries = "decode_head.predictor.class_embed_aux.weight" in state_dict
     fields = {

@@ -41,9 +41,7 @@ class _Atomic(ABC):
     def remove(self, close: Callable[[], object] | None = None) -> None:
         """Remove what was made and is not finished.
 
-        Args:
-            close (`Callable`, *optional*):
-                Closes the file first. Its errors are ignored, as on a full disk.
+        `close`: closes the file first. Its errors are ignored, as on a full disk.
         """
         if self._hidden is None:
             return
@@ -85,8 +83,7 @@ class AtomicFile(_Atomic):
     Its hidden name has the same suffix.
 
     Args:
-        path (`str` or `Path`):
-            The final path.
+        path: The final path.
     """
 
     def __init__(self, path: str | Path):
@@ -106,10 +103,8 @@ class AtomicFolder(_Atomic):
     """A folder that appears under its name when it is complete. It removes what killed writers of it left behind.
 
     Args:
-        path (`str` or `Path`):
-            The final path.
-        replace (`bool`, *optional*, defaults to `False`):
-            Whether a folder with content is replaced. Otherwise finishing raises an `OSError` there.
+        path: The final path.
+        replace: Whether a folder with content is replaced. Otherwise finishing raises an `OSError` there.
     """
 
     def __init__(self, path: str | Path, replace: bool = False):
@@ -151,9 +146,7 @@ def sync(path: Path) -> None:
 def publish_folder(written: Path, path: Path) -> None:
     """Move a complete folder to its path on the same file system, durably, over what has that name.
 
-    Args:
-        written (`Path`): The folder, whose files are on the disk.
-        path (`Path`): The final path.
+    `written`: the folder, whose files are on the disk. `path`: the final path.
     """
     shutil.rmtree(path, ignore_errors=True)
     written.rename(path)

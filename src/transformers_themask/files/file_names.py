@@ -7,10 +7,8 @@ from pathlib import Path
 def check_suffix(path: Path, suffixes: tuple[str, ...], argument: str = "path") -> None:
     """Raise a `ValueError` unless a path can be that of a file with one of the suffixes.
 
-    Args:
-        path (`Path`): The path.
-        suffixes (`tuple[str, ...]`): Endings of file names that are allowed.
-        argument (`str`, *optional*, defaults to `"path"`): Name of the argument that gives the path, for the error.
+    `path`: the path. `suffixes`: endings of file names that are allowed. `argument`: name of the argument that gives
+    the path, for the error.
     """
     if path.suffix not in suffixes or path.is_dir():
         raise ValueError(f"`{argument}` must be a file whose name ends in {' or '.join(suffixes)}. Got {path}.")

@@ -31,24 +31,13 @@ def score_prediction_folder(
 ) -> dict[str, Any]:
     """Compare the label maps of a folder with the masks of a split, one frame at a time.
 
-    Args:
-        predictions_dir (`str` or `Path`): Folder with one PNG per frame that has a mask: `<video_id>/<stem of the
-            frame's file>.png`, the layout that VSPW's scripts read. Other files are ignored.
-        videos ([`LabelledVideos`]): The split.
-        class_indices (integer array of shape `(256,)`): Class index of each raw label id, 255 for void.
-        prediction_ids (`str`, *optional*, defaults to `"reduced"`): Ids of the predictions: `"reduced"` for class
-            indices, with which `mean_iou` is computed, `"raw"` for the ids of the mask files. Void (255, or raw 0) may
-            be predicted only where the label is void. If the other kind fits the masks far better, a warning says so.
-        window_lengths (`Sequence[int]`, *optional*, defaults to `(8, 16)`): Frames per window of the video
-            consistency.
-        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
-
-    Returns:
-        `dict`: The scores of [`VideoScores.compute`].
-
-    Raises:
-        ValueError: If a file does not have the size of its mask, or holds other ids.
-        OSError: If a file is missing or cannot be read.
+    `predictions_dir`: folder with one PNG per frame that has a mask: `<video_id>/<stem of the frame's file>.png`, the
+    layout that VSPW's scripts read. Other files are ignored. `class_indices` `(256,)`: class index of each raw label
+    id, 255 for void. `prediction_ids`: ids of the predictions: `"reduced"` for class indices, with which `mean_iou` is
+    computed, `"raw"` for the ids of the mask files. Void (255, or raw 0) may be predicted only where the label is
+    void. If the other kind fits the masks far better, a warning says so. `window_lengths`: frames per window of the
+    video consistency. Returns the scores of [`VideoScores.compute`]. Raises `ValueError` if a file does not have the
+    size of its mask, or holds other ids. Raises `OSError` if a file is missing or cannot be read.
     """
     if prediction_ids not in ("reduced", "raw"):
         raise ValueError(f"`prediction_ids` must be 'reduced' or 'raw'. Got {prediction_ids!r}.")

@@ -20,19 +20,11 @@ def structural_similarity(
     Means, variances and the covariance are taken in square windows, all pixels alike, the last two with Bessel's
     correction; the result is the mean over all windows that lie within the image.
 
-    Args:
-        first (`np.ndarray` of shape `(height, width)`): An image.
-        second (`np.ndarray` of shape `(height, width)`): The other one.
-        data_range (`float`, *optional*, defaults to 255): Difference between the largest and the smallest possible
-            value.
-        window (`int`, *optional*, defaults to 7): Side of the windows in pixels, an odd number. `None`: one window,
-            the whole image, without correction, which is eq. 7 as it is written.
-
-    Returns:
-        `float`: 1 for equal images and less for others, down to -1.
-
-    Raises:
-        ValueError: If the images differ in size or are smaller than the window, or `window` is even or below 3.
+    `first` `(height, width)`: an image. `second` `(height, width)`: the other one. `data_range`: difference between
+    the largest and the smallest possible value. `window`: side of the windows in pixels, an odd number. `None`: one
+    window, the whole image, without correction, which is eq. 7 as it is written. Returns 1 for equal images and less
+    for others, down to -1. Raises `ValueError` if the images differ in size or are smaller than the window, or
+    `window` is even or below 3.
     """
     if first.ndim != 2 or first.shape != second.shape or first.size == 0:
         raise ValueError(

@@ -19,12 +19,9 @@ def warp_labels(next_labels: np.ndarray, flow: np.ndarray) -> np.ndarray:
     column of an even size. Outside the frame the label is 0, which is a class and not void. Both are kept, because
     published numbers contain them.
 
-    Args:
-        next_labels (`np.ndarray` of shape `(height, width)`, uint8): Class indices of frame t + 1.
-        flow (`np.ndarray` of shape `(2, height, width)`): Motion from frame t to t + 1 in pixels, x first.
-
-    Returns:
-        `np.ndarray` of shape `(height, width)`, uint8: labels in the place of frame t, nearest sampling.
+    `next_labels` `(height, width)`: class indices of frame t + 1. `flow` `(2, height, width)`: motion from frame t to
+    t + 1 in pixels, x first. Returns `np.ndarray` of shape `(height, width)`, uint8: labels in the place of frame t,
+    nearest sampling.
     """
     height, width = next_labels.shape
     if flow.shape != (2, height, width):
@@ -43,15 +40,9 @@ def temporal_confusion_matrix(predictions: np.ndarray, flows: np.ndarray, num_la
     TC is the `mean_iou` that `mean_iou_scores` gives for the sum of these matrices over the videos (the official
     script takes the first 100 of the validation list).
 
-    Args:
-        predictions (`np.ndarray` of shape `(num_frames, height, width)`, uint8): Class indices of a video.
-        flows (`np.ndarray` of shape `(num_frames - 1, 2, height, width)`): Motion from each frame to the next in
-            pixels, x first.
-        num_labels (`int`): Number of classes.
-
-    Returns:
-        `np.ndarray` of shape `(num_labels, num_labels)`, int64: rows are the prediction of a frame, columns the
-        warped prediction of the next.
+    `predictions` `(num_frames, height, width)`: class indices of a video. `flows` `(num_frames - 1, 2, height,
+    width)`: motion from each frame to the next in pixels, x first. Returns `np.ndarray` of shape `(num_labels,
+    num_labels)`, int64: rows are the prediction of a frame, columns the warped prediction of the next.
     """
     if len(flows) != len(predictions) - 1:
         raise ValueError(

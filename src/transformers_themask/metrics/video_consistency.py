@@ -75,10 +75,8 @@ class VideoWindows:
     def add_frame(self, prediction: ArrayLike, label: ArrayLike) -> None:
         """Add the next frame.
 
-        Args:
-            prediction (integer array or CPU tensor of shape `(height, width)`): Predicted ids.
-            label (integer array or CPU tensor of shape `(height, width)`): Label ids; in the ids of the predictions if
-                `require_correct` is set.
+        `prediction` `(height, width)`: predicted ids. `label` `(height, width)`: label ids; in the ids of the
+        predictions if `require_correct` is set.
         """
         prediction, label = as_ids("prediction", prediction), as_ids("label", label)
         expected_shape = self._last_label.shape if self._last_label.ndim == 2 else label.shape
@@ -135,18 +133,11 @@ def video_consistency_windows(
 ) -> np.ndarray:
     """Compute the consistency of every window of one video.
 
-    Args:
-        predictions (integer array or CPU tensor of shape `(num_frames, height, width)`): Predicted ids.
-        labels (integer array or CPU tensor of shape `(num_frames, height, width)`): Raw label ids.
-        window (`int`): Frames per window, n.
-        windows (`str`, *optional*, defaults to `"official"`): `"official"` leaves out the last window, `"all"` keeps
-            it.
-        require_correct (`bool`, *optional*, defaults to `False`): Whether the prediction must also equal the label;
-            `labels` are then in the ids of the predictions.
-
-    Returns:
-        `np.ndarray`, float64: one value per window, `num_frames` - n of them (one more with `"all"`, none for a
-        shorter video); NaN where no pixel keeps its label.
+    `predictions` `(num_frames, height, width)`: predicted ids. `labels` `(num_frames, height, width)`: raw label ids.
+    `window`: frames per window, n. `windows`: `"official"` leaves out the last window, `"all"` keeps it.
+    `require_correct`: whether the prediction must also equal the label; `labels` are then in the ids of the
+    predictions. Returns `np.ndarray`, float64: one value per window, `num_frames` - n of them (one more with `"all"`,
+    none for a shorter video); NaN where no pixel keeps its label.
     """
     scores = VideoConsistency((window,), windows=windows, require_correct=require_correct)
     scores.add_video("video", predictions, labels)
@@ -159,19 +150,18 @@ class VideoConsistency:
     Keeps one number per window and, for the video that is being added, four maps of the size of a frame.
 
     Args:
-        window_lengths (`Sequence[int]`, *optional*, defaults to `(8, 16)`): Frames per window.
-        windows (`str`, *optional*, defaults to `"official"`): Which windows of a video count. `"official"`: the first
-            C - n of a video of C frames, so that the last one is left out and a video of n frames has none, as in the
-            VSPW script. `"all"`: the C - n + 1 of the paper.
-        average (`str`, *optional*, defaults to `"window"`): `"window"` is the mean over the windows of all videos
-            pooled, as in the VSPW script; `"video"` the mean over videos of each video's mean, as papers describe it.
-        require_correct (`bool`, *optional*, defaults to `False`): Whether a prediction must also equal the label to be
-            consistent, as the printed formula reads. The labels given to `add_frame` must then be in the ids of the
-            predictions.
-        require_every_length (`bool`, *optional*, defaults to `False`): Whether a video that has no window of some
-            length is dropped for all lengths, as in the CFFM script (which in addition takes reduced labels).
-        pool_lengths (`bool`, *optional*, defaults to `False`): Whether each score also pools the windows of the
-            lengths before it. The DVIS++ and VidEoMT scripts do, so the VC16 they print contains VC8's windows.
+        window_lengths: Frames per window.
+        windows: Which windows of a video count. `"official"`: the first C - n of a video of C frames, so that the last
+            one is left out and a video of n frames has none, as in the VSPW script. `"all"`: the C - n + 1 of the
+            paper.
+        average: `"window"` is the mean over the windows of all videos pooled, as in the VSPW script; `"video"` the
+            mean over videos of each video's mean, as papers describe it.
+        require_correct: Whether a prediction must also equal the label to be consistent, as the printed formula reads.
+            The labels given to `add_frame` must then be in the ids of the predictions.
+        require_every_length: Whether a video that has no window of some length is dropped for all lengths, as in the
+            CFFM script (which in addition takes reduced labels).
+        pool_lengths: Whether each score also pools the windows of the lengths before it. The DVIS++ and VidEoMT
+            scripts do, so the VC16 they print contains VC8's windows.
     """
 
     def __init__(
@@ -264,9 +254,8 @@ class VideoConsistency:
     def compute(self) -> dict[str, float]:
         """Score the videos added so far.
 
-        Returns:
-            `dict`: `vc8`, `vc16` (one entry per window length). Windows in which no pixel keeps its label, or a frame
-            has no labels, are undefined and left out; a score without any defined window is NaN.
+        Returns `vc8`, `vc16` (one entry per window length). Windows in which no pixel keeps its label, or a frame has
+        no labels, are undefined and left out; a score without any defined window is NaN.
         """
         return self._scores([video_id for video_id in self._ratios if self._is_counted(video_id)])
 

@@ -50,16 +50,9 @@ def confusion_matrix(
 ) -> np.ndarray:
     """Count the pixels of every (label, prediction) pair.
 
-    Args:
-        predictions (integer array or CPU tensor of any shape): Class indices; any value is allowed on ignored pixels.
-        labels (integer array or CPU tensor of the same shape): Class indices, `ignore_index` where a pixel is not
-            counted.
-        num_labels (`int`): Number of classes.
-        ignore_index (`int`, *optional*, defaults to 255): Label id that is not counted.
-
-    Returns:
-        `np.ndarray` of shape `(num_labels, num_labels)`, int64: rows are labels, columns predictions. Matrices of
-        several frames, videos or processes add up.
+    `predictions`: class indices; any value is allowed on ignored pixels. `labels`: class indices, `ignore_index` where
+    a pixel is not counted. `ignore_index`: label id that is not counted. Returns `np.ndarray` of shape `(num_labels,
+    num_labels)`, int64: rows are labels, columns predictions. Matrices of several frames, videos or processes add up.
     """
     prediction_ids, label_ids = as_ids("predictions", predictions), as_ids("labels", labels)
     if prediction_ids.shape != label_ids.shape:

@@ -30,11 +30,9 @@ class VideoScores:
     consistency is summed exactly, so the scores do not depend on how the videos were distributed.
 
     Args:
-        num_labels (`int`): Number of classes.
-        class_indices (integer array of shape `(256,)`): Class index of each raw label id, `ignore_index` for void.
-        window_lengths (`Sequence[int]`, *optional*, defaults to `(8, 16)`): Frames per window of the video
-            consistency.
-        ignore_index (`int`, *optional*, defaults to 255): Entry of `class_indices` that is not counted.
+        class_indices `(256,)`: Class index of each raw label id, `ignore_index` for void.
+        window_lengths: Frames per window of the video consistency.
+        ignore_index: Entry of `class_indices` that is not counted.
     """
 
     def __init__(
@@ -78,9 +76,7 @@ class VideoScores:
     def add_frame(self, prediction: ArrayLike, raw_label: ArrayLike) -> None:
         """Score the next frame of the current video.
 
-        Args:
-            prediction (integer array or CPU tensor of shape `(height, width)`): Class indices.
-            raw_label (uint8 array or CPU tensor of shape `(height, width)`): Label ids as they are stored.
+        `prediction` `(height, width)`: class indices. `raw_label` `(height, width)`: label ids as they are stored.
         """
         raw_label = np.asarray(raw_label)
         if raw_label.dtype != np.uint8:
@@ -116,12 +112,11 @@ class VideoScores:
     def compute(self) -> dict[str, Any]:
         """Score what was added so far.
 
-        Returns:
-            `dict`: `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `vc8` and `vc16` (one entry per
-            window length), `per_class_iou` (a list, NaN for a class that occurs in no label), `num_frames` (those with
-            labels), `num_videos`, and `per_video`: for each video id the same scores of that video alone, its
-            `per_class_iou` a `dict` from class index to IoU of the classes in its labels. A video consistency is NaN
-            when no video is longer than its window, or none has labels in that many frames in a row.
+        Returns `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `vc8` and `vc16` (one entry per window
+        length), `per_class_iou` (a list, NaN for a class that occurs in no label), `num_frames` (those with labels),
+        `num_videos`, and `per_video`: for each video id the same scores of that video alone, its `per_class_iou` a
+        `dict` from class index to IoU of the classes in its labels. A video consistency is NaN when no video is longer
+        than its window, or none has labels in that many frames in a row.
         """
         scores_of_videos = dict(self._scores_of_videos)
         if self._video_id is not None:

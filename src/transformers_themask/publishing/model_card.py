@@ -27,12 +27,8 @@ def write_model_card(
 ) -> Path | None:
     """Write the model card of a model's folder from the result file there.
 
-    Args:
-        output_dir (`str` or `Path`): The folder, with `results.json`.
-        license_id, repo_id, tags: As for [`build_model_card`].
-
-    Returns:
-        `Path`: The card's file; `None`, with a warning, if there are no results yet.
+    `output_dir`: the folder, with `results.json`. `license_id`, `repo_id`, `tags`: as for [`build_model_card`].
+    Returns the card's file; `None`, with a warning, if there are no results yet.
     """
     results_file = Path(output_dir) / RESULT_FILE
     if not results_file.is_file():
@@ -53,17 +49,10 @@ def build_model_card(
 ) -> ModelCard:
     """Build a model card.
 
-    Args:
-        results (`Mapping[str, Any]`): Content of a result file that names its model.
-        license_id (`str`, *optional*): Licence of the weights, an id of the Hub. Defaults to `"unknown"`.
-        repo_id (`str`, *optional*): Repository that the usage example loads. Defaults to the model's name.
-        tags (`Sequence[str]`, *optional*): Tags besides the model's own.
-
-    Returns:
-        `ModelCard`: The card; `str(card)` is the file, `card.data` its metadata.
-
-    Raises:
-        ValueError: For an unknown licence, or results without a model or without scores.
+    `results`: content of a result file that names its model. `license_id`: licence of the weights, an id of the Hub.
+    Defaults to `"unknown"`. `repo_id`: repository that the usage example loads. Defaults to the model's name. `tags`:
+    tags besides the model's own. Returns the card; `str(card)` is the file, `card.data` its metadata. Raises
+    `ValueError` for an unknown licence, or results without a model or without scores.
     """
     license_id = "unknown" if license_id is None else license_id
     check_license("license", license_id)

@@ -33,15 +33,10 @@ def write_results(
 ) -> None:
     """Write a result file.
 
-    Args:
-        path (`str` or `Path`): The file, usually `results.json` in the folder of the model.
-        scores (`Mapping[str, Any]`): As from [`~transformers_themask.training.evaluation.evaluate_videos`].
-        data_set (`str`): Name of the data set.
-        split (`str`): Name of its split.
-        clips (`Mapping[str, Any]`, *optional*): Division of the videos: `num_frames` and `frame_stride`.
-        model (`Mapping[str, Any]`, *optional*): As from [`model_facts`].
-        recipe (`str` or `Path`, *optional*): The recipe; its file name is written.
-        training (`Mapping[str, Any]`, *optional*): As from [`training_facts`].
+    `path`: the file, usually `results.json` in the folder of the model. `scores`: as from
+    [`~transformers_themask.training.evaluation.evaluate_videos`]. `clips`: division of the videos: `num_frames` and
+    `frame_stride`. `model`: as from [`model_facts`]. `recipe`: the recipe; its file name is written. `training`: as
+    from [`training_facts`].
     """
     facts = {
         "data_set": data_set,
@@ -60,9 +55,7 @@ def write_results(
 def read_results(path: str | Path) -> dict[str, Any]:
     """Read a result file.
 
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is not a result file.
+    Raises `OSError` if it cannot be read. Raises `ValueError` if it is not a result file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} must be a result file; evaluate the model first.")
@@ -84,10 +77,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
 def model_facts(model: PreTrainedModel, name: str, initial_weights: str | None = None) -> dict[str, Any]:
     """Facts about a model for a result file.
 
-    Args:
-        model (`PreTrainedModel`): The model.
-        name (`str`): Its name.
-        initial_weights (`str`, *optional*): Folder or Hub repository that its training started from.
+    `initial_weights`: folder or Hub repository that its training started from.
     """
     architecture, num_parameters = type(model).__name__, sum(p.numel() for p in model.parameters())
     return _facts(name, architecture, model.config, num_parameters, initial_weights)
@@ -96,11 +86,7 @@ def model_facts(model: PreTrainedModel, name: str, initial_weights: str | None =
 def saved_model_facts(folder: str | Path) -> dict[str, Any]:
     """Facts as from [`model_facts`] about a saved model, without loading it.
 
-    Args:
-        folder (`str` or `Path`): Folder with `config.json` and weights in safetensors.
-
-    Raises:
-        OSError: If a file is missing.
+    `folder`: folder with `config.json` and weights in safetensors. Raises `OSError` if a file is missing.
     """
     config_file, weight_files = Path(folder) / "config.json", sorted(Path(folder).glob("*.safetensors"))
     if not config_file.is_file() or not weight_files:

@@ -41,11 +41,10 @@ class Camera(FrameSource):
     read in time. The camera that the constructor opens serves the first iteration.
 
     Args:
-        index (`int`):
-            Which camera, from 0.
+        index: Which camera, from 0.
 
     Attributes:
-        frame_rate (`Fraction`, *optional*): Frames per second that the camera promises.
+        frame_rate: Frames per second that the camera promises.
     """
 
     has_audio = False
@@ -63,8 +62,7 @@ class Camera(FrameSource):
     def timed_frames(self) -> Generator[TimedFrame, None, None]:
         """Yield the frames with their times in seconds since the first frame.
 
-        Raises:
-            IncompleteVideoError: If the camera stops; `ValueError` if it never delivered anything.
+        Raises `IncompleteVideoError` if the camera stops; `ValueError` if it never delivered anything.
         """
         capture, self._opened = self._opened or self._open(), None
         try:

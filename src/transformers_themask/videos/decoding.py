@@ -28,19 +28,10 @@ def decoded_frames(
 ) -> Iterator["av.VideoFrame"]:
     """Decode a video to its end or its first damage, without a gap before that.
 
-    Args:
-        container (`av.container.InputContainer`):
-            The open file. It decodes in one thread, or in one per slice, as PyAV does by default: where frames are
-            decoded side by side, PyAV loses errors and the frames behind them.
-        stream (`av.VideoStream`):
-            Its video.
-        declared ([`DeclaredEnds`]):
-            When the file says that it ends.
-        skip_damage (`bool`, *optional*, defaults to `False`):
-            Leave out damaged packets and frames and continue.
-
-    Raises:
-        DamageError: After the last frame before a damage, or at an end before the declared one.
+    `container`: the open file. It decodes in one thread, or in one per slice, as PyAV does by default: where frames
+    are decoded side by side, PyAV loses errors and the frames behind them. `declared`: when the file says that it
+    ends. `skip_damage`: leave out damaged packets and frames and continue. Raises `DamageError` after the last frame
+    before a damage, or at an end before the declared one.
     """
     clock = _Clock(stream_time_base(stream), stream.average_rate, declared)
     damage: DamageError | None = None

@@ -18,13 +18,11 @@ class FrameFolder(FrameSource):
     """A folder of images as one video, in the order of the numbers in their names, as in training and evaluation.
 
     Args:
-        path (`str` or `Path`):
-            Folder with jpg or png images, for example `ROOT/data/<video>/origin` of a VSPW-layout data set.
-        frame_rate (`Fraction`, *optional*, defaults to 15):
-            Frames per second to play them at; 15 is VSPW's.
+        path: Folder with jpg or png images, for example `ROOT/data/<video>/origin` of a VSPW-layout data set.
+        frame_rate: Frames per second to play them at; 15 is VSPW's.
 
     Attributes:
-        num_frames (`int`): Number of images.
+        num_frames: Number of images.
     """
 
     has_audio = False
@@ -44,9 +42,8 @@ class FrameFolder(FrameSource):
     def timed_frames(self) -> Generator[TimedFrame, None, None]:
         """Yield the frames with their times in seconds.
 
-        Raises:
-            IncompleteVideoError: At an image that is damaged or of another size than the first.
-            DamagedFileError: If the first image is damaged.
+        Raises `IncompleteVideoError` at an image that is damaged or of another size than the first. Raises
+        `DamagedFileError` if the first image is damaged.
         """
         size: tuple[int, ...] | None = None
         for index in range(self.num_frames):

@@ -15,16 +15,10 @@ from .video_reader import VideoReader
 def open_frame_source(source: Any, folder_frame_rate: Fraction = DEFAULT_FRAME_RATE) -> FrameSource:
     """Open a video as a source of frames.
 
-    Args:
-        source (`str`, `Path`, `int`, `np.ndarray`, `torch.Tensor` or `Iterable`):
-            A video file or a URL; a folder of images; the index of a camera, as a number or text; or frames in memory,
-            see [`FramesInMemory`]. An open source is returned as it is.
-        folder_frame_rate (`Fraction`, *optional*, defaults to 15):
-            Frames per second of a folder and of frames in memory; files and cameras tell their own.
-
-    Returns:
-        [`FrameSource`]: [`VideoReader`], [`FrameFolder`], [`Camera`] or [`FramesInMemory`]. It can be iterated over
-        any number of times, except for an iterator in memory.
+    `source`: a video file or a URL; a folder of images; the index of a camera, as a number or text; or frames in
+    memory, see [`FramesInMemory`]. An open source is returned as it is. `folder_frame_rate`: frames per second of a
+    folder and of frames in memory; files and cameras tell their own. Returns [`VideoReader`], [`FrameFolder`],
+    [`Camera`] or [`FramesInMemory`]. It can be iterated over any number of times, except for an iterator in memory.
     """
     if isinstance(source, FrameSource):
         return source

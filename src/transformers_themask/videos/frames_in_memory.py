@@ -20,15 +20,13 @@ class FramesInMemory(FrameSource):
     Frames are converted one by one, when they are asked for. An iterator, such as a generator, can be read once.
 
     Args:
-        frames (`np.ndarray`, `torch.Tensor` or `Iterable`):
-            A `uint8` RGB array of shape `(num_frames, height, width, 3)`, a `uint8` tensor of shape `(num_frames, 3,
-            height, width)`, or frames: PIL images, arrays of shape `(height, width, 3)`, tensors of shape `(3, height,
-            width)`.
-        frame_rate (`Fraction`, *optional*, defaults to 15):
-            Frames per second to play them at.
+        frames: A `uint8` RGB array of shape `(num_frames, height, width, 3)`, a `uint8` tensor of shape `(num_frames,
+            3, height, width)`, or frames: PIL images, arrays of shape `(height, width, 3)`, tensors of shape `(3,
+            height, width)`.
+        frame_rate: Frames per second to play them at.
 
     Attributes:
-        num_frames (`int`, *optional*): Number of frames; `None` for what has no length.
+        num_frames: Number of frames; `None` for what has no length.
     """
 
     has_audio = False

@@ -50,8 +50,7 @@ class FrameSource(Protocol):
     def timed_frames(self) -> Generator[TimedFrame, None, None]:
         """Yield the frames with their exact times.
 
-        Raises:
-            IncompleteVideoError: After the last readable frame, if there should be more.
+        Raises `IncompleteVideoError` after the last readable frame, if there should be more.
         """
         ...
 

@@ -33,16 +33,13 @@ class VideoReader(FrameSource):
     readable frame is a `ValueError` in the constructor. Damaged frames of a live stream are dropped.
 
     Args:
-        path (`str` or `Path`):
-            Video file, or a URL that FFmpeg can open (http, https, rtsp, ...).
+        path: Video file, or a URL that FFmpeg can open (http, https, rtsp, ...).
 
     Attributes:
-        num_frames (`int`, *optional*): Number of frames the file declares, or an estimate from its duration; `None`
-            for a live stream.
-        height (`int`): Height of the upright frames.
-        width (`int`): Width of the upright frames.
-        has_audio (`bool`): Whether there is a sound track that can be copied; a live stream's would take a second
-            connection.
+        num_frames: Number of frames the file declares, or an estimate from its duration; `None` for a live stream.
+        height: Height of the upright frames.
+        width: Width of the upright frames.
+        has_audio: Whether there is a sound track that can be copied; a live stream's would take a second connection.
     """
 
     def __init__(self, path: str | Path):

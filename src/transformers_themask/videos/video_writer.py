@@ -41,17 +41,13 @@ class VideoWriter:
     appears under its name when it is complete: leaving the `with` block through an error leaves nothing behind.
 
     Args:
-        path (`str` or `Path`):
-            File to write; must end in `.mp4`.
-        frame_rate (`Fraction` or `int`):
-            Frames per second, for the file's header and for frames written without a time.
-        time_base (`Fraction`, *optional*):
-            Unit in seconds that times are rounded to. Pass the reader's to keep its times exactly. Defaults to the
-            longest unit in which frames of `frame_rate` fall on whole numbers.
-        audio_from (`str` or `Path`, *optional*):
-            Video whose sound is copied at its own times, without encoding it again, to its end: it may begin later or
-            end later than the pictures. A codec that mp4 cannot hold is left out with a warning, and so is what comes
-            after a damage.
+        path: File to write; must end in `.mp4`.
+        frame_rate: Frames per second, for the file's header and for frames written without a time.
+        time_base: Unit in seconds that times are rounded to. Pass the reader's to keep its times exactly. Defaults to
+            the longest unit in which frames of `frame_rate` fall on whole numbers.
+        audio_from: Video whose sound is copied at its own times, without encoding it again, to its end: it may begin
+            later or end later than the pictures. A codec that mp4 cannot hold is left out with a warning, and so is
+            what comes after a damage.
     """
 
     def __init__(
@@ -90,12 +86,9 @@ class VideoWriter:
     def write(self, frame: np.ndarray, time: Fraction | None = None) -> None:
         """Append one frame.
 
-        Args:
-            frame (`np.ndarray` of shape `(height, width, 3)`):
-                `uint8` RGB picture; every frame of a file has the same size.
-            time (`Fraction`, *optional*):
-                Presentation time in seconds, later than the frame's before. Defaults to the frame's index divided by
-                `frame_rate`.
+        `frame` `(height, width, 3)`: `uint8` RGB picture; every frame of a file has the same size. `time`:
+        presentation time in seconds, later than the frame's before. Defaults to the frame's index divided by
+        `frame_rate`.
         """
         self._check_frame(frame)
         time = self.num_frames / self.frame_rate if time is None else time
@@ -120,11 +113,8 @@ class VideoWriter:
     def close(self, sound_until: Fraction | None = None, end: Fraction | None = None) -> None:
         """Finish the file: write what the encoder still holds and the rest of the sound.
 
-        Args:
-            sound_until (`Fraction`, *optional*):
-                Time in seconds at which the sound ends too. Defaults to its own end.
-            end (`Fraction`, *optional*):
-                Time in seconds until which the last frame is shown. Defaults to 1 / `frame_rate` after its own time.
+        `sound_until`: time in seconds at which the sound ends too. Defaults to its own end. `end`: time in seconds
+        until which the last frame is shown. Defaults to 1 / `frame_rate` after its own time.
         """
         if self._last_pts is None:
             self.abandon()

@@ -26,9 +26,8 @@ class Coloring:
     """How classes are shown.
 
     Attributes:
-        class_names (`Sequence[str]`): Name of each class.
-        palette_name (`str`): See [`named_palette`].
-        alpha (`float`): Opacity of the colours, 0 to 1.
+        palette_name: See [`named_palette`].
+        alpha: Opacity of the colours, 0 to 1.
     """
 
     class_names: Sequence[str]
@@ -63,21 +62,13 @@ class SegmentationJob:
     for it.
 
     Args:
-        session ([`ModelSession`]):
-            What labels the frames.
-        source ([`FrameSource`]):
-            The video.
-        coloring ([`Coloring`]):
-            How classes are shown.
-        folder (`Path`):
-            Where the job may make a folder of its own.
-        stopping (`threading.Event`):
-            Setting it ends the video with the frame that is being read.
+        session: What labels the frames.
+        coloring: How classes are shown.
+        folder: Where the job may make a folder of its own.
+        stopping: Setting it ends the video with the frame that is being read.
 
     Attributes:
-        coloring ([`Coloring`]): As given.
-        progress ([`Progress`]): What is done so far.
-        stopping (`threading.Event`): As given.
+        progress: What is done so far.
     """
 
     def __init__(
@@ -113,8 +104,7 @@ class SegmentationJob:
     def results(self) -> Results | None:
         """What a finished job has made; `None` when it was stopped before there was a frame.
 
-        Raises:
-            ValueError, OSError: What is wrong with a video of which nothing could be read.
+        Raises `ValueError` or `OSError`: what is wrong with a video of which nothing could be read.
         """
         was_never_begun = self.stopping.is_set() and self.progress.latest is None
         if self._error is not None and not was_never_begun:
@@ -155,13 +145,11 @@ class Progress:
     """A sink that only keeps the newest frame, for a page that looks at it now and then.
 
     Args:
-        num_expected (`int`, *optional*):
-            Number of frames that the video declares.
+        num_expected: Number of frames that the video declares.
 
     Attributes:
-        num_expected (`int`, *optional*): As given.
-        latest ([`LabelledFrame`], *optional*): The newest frame.
-        started (`float`): When the work began, on the clock of `time.monotonic`.
+        latest: The newest frame.
+        started: When the work began, on the clock of `time.monotonic`.
     """
 
     def __init__(self, num_expected: int | None):

@@ -48,17 +48,11 @@ class Page:
     """The page for one model.
 
     Args:
-        model (`PreTrainedModel`):
-            Model to segment with.
-        processor:
-            Its video processor.
-        model_name (`str`):
-            How the page calls the model.
-        folder (`Path`):
-            Existing folder for the files of running jobs.
+        model_name: How the page calls the model.
+        folder: Existing folder for the files of running jobs.
 
     Attributes:
-        blocks (`gr.Blocks`): The page, ready to be launched.
+        blocks: The page, ready to be launched.
     """
 
     def __init__(self, model: VideoModel, processor: VideoProcessor, model_name: str, folder: Path):
@@ -176,20 +170,9 @@ class Page:
     ) -> Iterator[dict[Any, Any]]:
         """Segment a video and show progress; errors are shown in one line.
 
-        Args:
-            video (`str`, *optional*):
-                Path of the uploaded file.
-            mode (`str`):
-                One of the model's `stream_modes`.
-            palette (`str`):
-                Name of a palette, see [`named_palette`].
-            alpha (`float`):
-                Opacity of the colours, 0 to 1.
-            request (`gr.Request`):
-                Whose visit it is.
-
-        Returns:
-            Iterator over updates of the page.
+        `video`: path of the uploaded file. `mode`: one of the model's `stream_modes`. `palette`: name of a palette,
+        see [`named_palette`]. `alpha`: opacity of the colours, 0 to 1. `request`: whose visit it is. Returns an
+        iterator over updates of the page.
         """
         stopping = self._stopping.setdefault(request.session_hash, threading.Event())
         try:

@@ -62,22 +62,10 @@ def serving(
 
     Nothing is loaded from other machines, and uploaded files are deleted when the block ends.
 
-    Args:
-        model (`PreTrainedModel`):
-            Model to segment with, on the device it shall use.
-        processor:
-            Its video processor.
-        model_name (`str`):
-            How the page calls the model.
-        host (`str`, *optional*):
-            Address to listen on; the default is reached from this computer only.
-        port (`int`, *optional*):
-            Port to listen on. Defaults to the first free one from 7860 on.
-        max_file_size (`str`, *optional*, defaults to `"2gb"`):
-            Larger videos are rejected.
-
-    Returns:
-        `gr.Blocks`: The running page; its `local_url` says where it is.
+    `model`: model to segment with, on the device it shall use. `model_name`: how the page calls the model. `host`:
+    address to listen on; the default is reached from this computer only. `port`: port to listen on. Defaults to the
+    first free one from 7860 on. `max_file_size`: larger videos are rejected. Returns the running page; its `local_url`
+    says where it is.
     """
     with TemporaryDirectory(prefix="themask-web-", ignore_cleanup_errors=True) as folder:
         jobs, cache = Path(folder, "jobs"), Path(folder, "gradio")

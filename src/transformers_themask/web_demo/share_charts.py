@@ -18,16 +18,7 @@ LONG_VIDEO = 90
 def legend_html(class_names: Sequence[str], palette: np.ndarray, shares: np.ndarray) -> str:
     """Colour, name and share of every class that occurs, the largest first.
 
-    Args:
-        class_names (`Sequence[str]`):
-            Name of each class.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        shares (`np.ndarray` of shape `(num_classes,)`):
-            Share of each class, between 0 and 1.
-
-    Returns:
-        `str`: A list.
+    `palette` `(num_classes, 3)`. `shares` `(num_classes,)`: share of each class, between 0 and 1.
     """
     rows = []
     for index in _present(shares):
@@ -43,18 +34,9 @@ def legend_html(class_names: Sequence[str], palette: np.ndarray, shares: np.ndar
 def timeline_html(class_names: Sequence[str], palette: np.ndarray, edges: np.ndarray, shares: np.ndarray) -> str:
     """Shares over time as areas on top of one another, the class with the largest share at the bottom.
 
-    Args:
-        class_names (`Sequence[str]`):
-            Name of each class; shown when the pointer rests on its area.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        edges (`np.ndarray` of shape `(num_bins + 1,)`):
-            Where stretches of time begin and end, in seconds.
-        shares (`np.ndarray` of shape `(num_bins, num_classes)`):
-            Share of each class in each stretch.
-
-    Returns:
-        `str`: A figure that takes the width it is given.
+    `class_names`: name of each class; shown when the pointer rests on its area. `palette` `(num_classes, 3)`. `edges`
+    `(num_bins + 1,)`: where stretches of time begin and end, in seconds. `shares` `(num_bins, num_classes)`: share of
+    each class in each stretch. Returns a figure that takes the width it is given.
     """
     means = mean_shares(edges, shares)
     present = _present(means)
@@ -79,14 +61,8 @@ def timeline_html(class_names: Sequence[str], palette: np.ndarray, edges: np.nda
 def mean_shares(edges: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Share of each class in the whole video, in which every stretch counts as long as it lasts.
 
-    Args:
-        edges (`np.ndarray` of shape `(num_bins + 1,)`):
-            Where stretches of time begin and end.
-        shares (`np.ndarray` of shape `(num_bins, num_classes)`):
-            Share of each class in each stretch.
-
-    Returns:
-        `np.ndarray` of shape `(num_classes,)`
+    `edges` `(num_bins + 1,)`: where stretches of time begin and end. `shares` `(num_bins, num_classes)`: share of each
+    class in each stretch. Returns `np.ndarray` of shape `(num_classes,)`.
     """
     return np.average(shares, axis=0, weights=np.diff(edges))
 

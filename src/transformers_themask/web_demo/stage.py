@@ -49,18 +49,8 @@ def notice_html(sentence: str) -> str:
 def progress_html(picture: np.ndarray, num_done: int, num_total: int | None, seconds: float) -> str:
     """The latest picture with a progress bar.
 
-    Args:
-        picture (`np.ndarray` of shape `(height, width, 3)`):
-            `uint8` RGB picture.
-        num_done (`int`):
-            Number of frames that are done.
-        num_total (`int`, *optional*):
-            Number of frames that the video declares.
-        seconds (`float`):
-            Time it took so far.
-
-    Returns:
-        `str`: The stage.
+    `picture` `(height, width, 3)`. `num_done`: number of frames that are done. `num_total`: number of frames that the
+    video declares. `seconds`: time it took so far. Returns the stage.
     """
     frames_per_second = num_done / seconds
     facts = [f"Frame {num_done}", f"{frames_per_second:.1f} frames per second"]
