@@ -69,10 +69,7 @@ def _open_videos(options: argparse.Namespace) -> tuple[list[ResultVideo], Sequen
 
 def _class_names(path: Path) -> list[str]:
     with naming(path):
-        if path.is_dir():
-            names = _names_of_model(path / "config.json")
-        else:
-            names = read_lines(path)
+        names = _names_of_model(path / "config.json") if path.is_dir() else read_lines(path)
         if not all(names) or len(set(names)) < len(names):
             raise ValueError("`--class-names` must give every class a distinct name, without empty lines.")
     return names

@@ -2,6 +2,7 @@
 """Reading of text files: a value of the expected type, or a `ValueError` of one sentence that names the file."""
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ Value = TypeVar("Value")
 
 # Far above any list of videos, recipe or result file.
 MAX_BYTES = 64 * 2**20
-MOST_DIGITS = 9
+WHOLE_NUMBER = "-?[0-9]{1,9}"
 KINDS: dict[type, str] = {dict: "a mapping", list: "a list", type(None): "nothing"}
 
 
@@ -67,12 +68,11 @@ def read_class_ids(path: Path, rule: str) -> dict[str, int]:
     """
     ids: dict[str, int] = {}
     for name, value in read_json(path, dict, rule).items():
-        digits = str(value).strip()
-        if isinstance(value, bool) or not (digits.isascii() and digits.isdigit()) or len(digits) > MOST_DIGITS:
+        if isinstance(value, bool) or not re.fullmatch(WHOLE_NUMBER, str(value).strip()):
             raise ValueError(f"{path} must {rule}. Got {value!r} for {name!r}.")
         if not name.strip() or not name.isprintable():
             raise ValueError(f"{path} must {rule}. Got the name {name!r}.")
-        ids[name] = int(digits)
+        ids[name] = int(value)
     return ids
 
 

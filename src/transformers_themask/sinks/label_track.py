@@ -13,8 +13,8 @@ import numpy as np
 
 from transformers_themask.files.atomic import AtomicFile
 from transformers_themask.files.file_names import check_suffix
+from transformers_themask.files.media_files import ffmpeg_location, open_media
 from transformers_themask.files.text_files import parse_json
-from transformers_themask.videos.ffmpeg_files import ffmpeg_location
 from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
 
 from .sink import LabelledFrame
@@ -154,7 +154,7 @@ def _opened(path: str | Path) -> Iterator["av.container.InputContainer"]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"`path` must name an existing label track. Got {path}.")
     try:
-        container = av.open(ffmpeg_location(path))
+        container = open_media(path)
     except av.FFmpegError as error:
         raise ValueError(f"`path` must name a label track. Got {path} ({error.strerror}).") from error
     with container:

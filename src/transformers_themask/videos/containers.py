@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import av
 
-from .ffmpeg_files import is_url, open_input
+from transformers_themask.files.media_files import is_url, open_media
 
 # What FFmpeg and others write for every track of a Matroska file.
 MATROSKA_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -92,7 +92,7 @@ def hole_detector(container: "av.container.InputContainer", stream: "av.VideoStr
         return _avi_detector({entry.timestamp: entry.pos for entry in _index_entries(stream)})
     if _is_matroska(container) and not is_url(container.name):
         # FFmpeg reads the index of a Matroska file when it has to seek.
-        with suppress(av.FFmpegError), open_input(container.name) as again:
+        with suppress(av.FFmpegError), open_media(container.name) as again:
             again.seek(0)
             return _matroska_detector([entry.timestamp for entry in _index_entries(again.streams[stream.index])])
     return lambda packet: False

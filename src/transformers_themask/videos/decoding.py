@@ -7,8 +7,9 @@ from fractions import Fraction
 
 import av
 
+from transformers_themask.files.media_files import reason
+
 from .containers import DeclaredEnds, hole_detector, stream_time_base
-from .ffmpeg_files import reason
 
 # A track may end a little before its declared end (rounded time stamps, B-frame delay): by this many frames, but not
 # by more than this many seconds.

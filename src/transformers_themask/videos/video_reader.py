@@ -12,11 +12,11 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from transformers_themask.data.orientation import Orientation
+from transformers_themask.files.media_files import is_url, open_media, reason
 from transformers_themask.terminal_text import counted
 
 from .containers import DeclaredEnds, is_mp4, lacks_fragments, stream_time_base
 from .decoding import DamageError, decoded_frames
-from .ffmpeg_files import is_url, open_input, reason
 from .source import FrameSource, IncompleteVideoError, TimedFrame
 
 
@@ -124,7 +124,7 @@ class _OpenVideo:
         if not is_url(self.path) and not Path(self.path).is_file():
             raise FileNotFoundError(f"`path` must name an existing video file. Got {self.path}.")
         try:
-            return open_input(self.path)
+            return open_media(self.path)
         except av.FFmpegError as error:
             raise ValueError(
                 f"`path` must name a video file that FFmpeg can read. Got {self.path} ({reason(error)})."

@@ -13,8 +13,7 @@ from transformers.utils import logging
 
 from transformers_themask.files.atomic import AtomicFile
 from transformers_themask.files.file_names import check_suffix
-
-from .ffmpeg_files import ffmpeg_location, open_input, reason
+from transformers_themask.files.media_files import ffmpeg_location, open_media, reason
 
 logger = logging.get_logger(__name__)
 
@@ -203,7 +202,7 @@ class _AudioCopy:
     @classmethod
     def start(cls, path: str | Path, container: "av.container.OutputContainer") -> "_AudioCopy | None":
         """Add a sound track like that of `path` to `container`; `None` when there is none that can be copied."""
-        source = open_input(path)
+        source = open_media(path)
         if not source.streams.audio:
             source.close()
             return None
