@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -111,14 +110,14 @@ def inspect_data_set(root: str | os.PathLike[str], splits: Sequence[str] = (), p
     class_names, id_map = layout.read_classes(root)
     names = list(splits) or layout.split_names(root)
     if not names:
-        raise FileNotFoundError(f"{root} must hold at least one split in the layout {layout.name}.")
+        raise FileNotFoundError(f"{root} must hold at least one split in the layout {layout.NAME}.")
     reports = []
     for name in names:
         report = SplitReport(name)
         videos = LabelledVideos(_list_videos(layout, root, report), root, class_names, id_map)
         _inspect_split(videos, report, progress)
         reports.append(report)
-    return Inspection(layout.name, class_names, reports)
+    return Inspection(layout.NAME, class_names, reports)
 
 
 def _list_videos(layout: Layout, root: Path, report: SplitReport) -> list[dict[str, Any]]:
@@ -128,7 +127,7 @@ def _list_videos(layout: Layout, root: Path, report: SplitReport) -> list[dict[s
         damaged = video_id if isinstance(error, DamagedFileError) else None
         report.findings.append(Finding(str(error), damaged=damaged))
 
-    rows, skipped = kept_rows(partial(layout.list_videos, root, report.split), root, add_finding)
+    rows, skipped = kept_rows(layout.list_videos(root, report.split), root, add_finding)
     if skipped is not None:
         report.findings.append(Finding(skipped, stops_run=False))
     report.num_videos = len(rows)

@@ -16,15 +16,17 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, file_stem, list_images
 from .skip_list import SKIP_FILE
-from .video_table import UNLABELLED, OnError, list_rows, match_masks, video_row
+from .video_table import UNLABELLED, Listing, match_masks, video_row
 
+NAME = "VSPW"
 LABEL_FILE = "label_num_dic_final.json"
+MARKERS: tuple[str, ...] = (LABEL_FILE,)
 
 
 def read_class_names(root: str | os.PathLike[str]) -> list[str]:
@@ -38,14 +40,19 @@ def read_class_names(root: str | os.PathLike[str]) -> list[str]:
         ids = {name: int(raw_id) for name, raw_id in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} must map every class name to an id string. Got: {error}.") from error
-    names = {raw_id: name for name, raw_id in ids.items() if raw_id != 0}
-    class_ids = sorted(raw_id for raw_id in ids.values() if raw_id != 0)
-    if not class_ids or class_ids != list(range(1, len(class_ids) + 1)):
+    names = sorted((name for name in ids if ids[name] != 0), key=ids.__getitem__)
+    class_ids = [ids[name] for name in names]
+    if not names or class_ids != list(range(1, len(names) + 1)):
         raise ValueError(
             f"The class ids in {path} must be 1, 2, 3, ... without gaps or repetitions (0 is void). Got {class_ids}; "
             "renumber the classes and the masks."
         )
-    return [names[raw_id] for raw_id in class_ids]
+    return names
+
+
+def read_classes(root: Path) -> tuple[list[str], None]:
+    """Class names; mask files hold raw ids."""
+    return read_class_names(root), None
 
 
 def split_names(root: Path) -> list[str]:
@@ -61,13 +68,13 @@ def _is_split_file(file: Path) -> bool:
     return bool(first) and re.fullmatch(r"\w+", file.stem) is not None and (file.parent / "data" / first).is_dir()
 
 
-def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str, Any]]:
-    """List the videos that `ROOT/<split>.txt` names; one that cannot be listed is reported to `on_error`."""
+def list_videos(root: Path, split: str) -> Listing:
+    """List the videos that `ROOT/<split>.txt` names."""
     video_ids = _read_split(root, split)
     if not (root / "data").is_dir():
         raise FileNotFoundError(f"{root} must hold the folder data with the videos; there is no {root / 'data'}.")
     has_labels = any((root / "data" / video_id / "mask").is_dir() for video_id in video_ids)
-    yield from list_rows(video_ids, lambda video_id: _read_row(root, split, video_id, has_labels), on_error)
+    return [(video_id, partial(_read_row, root, split, video_id, has_labels)) for video_id in video_ids]
 
 
 def _read_row(root: Path, split: str, video_id: str, has_labels: bool) -> dict[str, Any]:
