@@ -27,16 +27,12 @@ MAX_THREADS = 16
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem of a data set.
-
-    Args:
-        message (`str`): The problem, with its file or video.
-        stops_run (`bool`, *optional*, defaults to `True`): Whether it ends a run; otherwise it is informative.
-        damaged (`str`, *optional*): Name in the skip list of the frame or video that cannot be decoded.
-    """
+    """One problem of a data set, its file or video named in the message."""
 
     message: str
+    # Otherwise it is informative.
     stops_run: bool = True
+    # Name in the skip list of the frame or video that cannot be decoded.
     damaged: str | None = None
 
 
@@ -99,11 +95,10 @@ class Inspection:
 
 
 def inspect_data_set(root: str | os.PathLike[str], splits: Sequence[str] = (), progress: bool = False) -> Inspection:
-    """Decode every frame and every mask of a data set.
+    """Decode every frame and every mask of a data set, of all splits by default.
 
-    `root`: folder in one of the layouts of [`load_videos`]. `splits`: names of the splits; all by default. Problems
-    of files and videos are findings, not errors. Raises `ValueError` if the list of classes, a split file or
-    the skip list is wrong. Raises `OSError` if the folder has none of the layouts, or a split does not exist.
+    Problems of files and videos are findings. Raises `ValueError` if the list of classes, a split file or the skip
+    list is wrong, `OSError` if the folder has none of the layouts of [`load_videos`], or a split does not exist.
     """
     root = Path(root)
     layout = find_layout(root)

@@ -26,10 +26,9 @@ prediction stays the same too."""
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions (`list` of integer arrays of shape `(num_frames, height, width)`):
-        One array per video, of any ids.
-    references (`list` of integer arrays of the same shapes):
-        Raw label ids. With reduced labels the void ids 0 and 255 become one, as in the CFFM script.
+    predictions: one integer array `(num_frames, height, width)` per video, of any ids.
+    references: raw label ids of the same shapes. With reduced labels the void ids 0 and 255 become one, as in the CFFM
+        script.
 
 Given to `evaluate.load`: the arguments of `VideoConsistency`.
 
@@ -244,7 +243,7 @@ class VideoConsistency:
         return {f"vc{length}": self._score(length, video_ids) for length in self.window_lengths}
 
     def _score(self, length: int, video_ids: list[str]) -> float:
-        pooled_lengths: tuple[int, ...] = (length,)
+        pooled_lengths: Sequence[int] = (length,)
         if self.pool_lengths:
             pooled_lengths = self.window_lengths[: self.window_lengths.index(length) + 1]
         per_video = [

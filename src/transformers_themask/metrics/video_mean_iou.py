@@ -20,22 +20,18 @@ one confusion matrix over the whole split."""
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions (`list` of integer arrays of shape `(num_frames, height, width)` or `(height, width)`):
-        Class indices 0 to `num_labels` - 1.
-    references (`list` of integer arrays of the same shapes):
-        Class indices, `ignore_index` where a pixel is not counted.
+    predictions: class indices 0 to `num_labels` - 1 of shape `(num_frames, height, width)` or `(height, width)`.
+    references: arrays of the same shapes; `ignore_index` where a pixel is not counted.
 
 Given to `evaluate.load`:
-    num_labels (`int`): Number of classes.
-    ignore_index (`int`, *optional*, defaults to 255): Label id that is not counted.
-    absent_classes (`str`, *optional*, defaults to `"exclude"`): `"exclude"` averages the IoU over the classes that
-        occur in the labels, `"count"` over those that occur in the labels or the predictions.
+    num_labels: number of classes.
+    ignore_index: label id that is not counted, by default 255.
+    absent_classes: `"exclude"` (the default) averages the IoU over the classes that occur in the labels, `"count"`
+        over those that occur in the labels or the predictions.
 
 Returns:
     `dict`: `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `per_class_iou`, `per_class_accuracy`.
 """
-
-
 LABEL_REMEDY = "Reduce raw labels (0 to 255, k to k - 1) and check the number of classes."
 PREDICTION_REMEDY = "Predict one of the classes at every labelled pixel, in the same ids as the reduced labels."
 
