@@ -37,7 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if options.debug:
             raise
-        return _report(options.command, error)
+        from transformers_themask.terminal_text import error_line
+        from transformers_themask.videos.source import IncompleteVideoError
+
+        print(f"themask {options.command}: {error_line(error)}", file=sys.stderr)
+        return INCOMPLETE if isinstance(error, IncompleteVideoError) else INPUT_ERROR
     return 0 if code is None else code
 
 
@@ -74,11 +78,3 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _report(command: str, error: Exception) -> int:
-    from transformers_themask.terminal_text import error_line
-    from transformers_themask.videos.source import IncompleteVideoError
-
-    print(f"themask {command}: {error_line(error)}", file=sys.stderr)
-    return INCOMPLETE if isinstance(error, IncompleteVideoError) else INPUT_ERROR

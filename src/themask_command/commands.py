@@ -140,7 +140,9 @@ def aggregate(command: ArgumentParser) -> None:
 
 def correct(command: ArgumentParser) -> None:
     """Ask a vision-language model which of several look-alikes (river, lake, sea) a video shows, and relabel it."""
-    command.add_argument("labels", type=Path, metavar="LABELS", help="<frame>.png, or <video>/<frame>.png with --data")
+    command.add_argument(
+        "labels", type=Path, metavar="LABELS", help="holds <frame>.png with --video, <video>/<frame>.png with --data"
+    )
     _add_labelled_video_options(command)
     command.add_argument(
         "--class-names",

@@ -23,7 +23,8 @@ MAX_SHOWN_CHARACTERS = 100
 
 def run(options: argparse.Namespace) -> None:
     """Correct the label maps, and report every question with its answer."""
-    log = _log_folder(options)
+    output = options.output.resolve()
+    log = options.log or output.with_name(f"{output.name}{'_dry_run' if options.dry_run else ''}_log")
     _check_options(options, log)
     device = usable_device(options.device)
     groups = read_groups(options.groups or DEFAULT_GROUPS_FILE)
@@ -33,20 +34,13 @@ def run(options: argparse.Namespace) -> None:
     check_label_folder(options.labels, videos)
     answer = VisionLanguageModel(options.vlm, device, argument="--vlm")
     corrector = VideoCorrector(groups, class_names, answer, str(options.vlm), options.minimum_share)
-    output = None if options.dry_run else options.output.resolve()
-    corrections = correct_results(corrector, videos, options.labels, output, log, progress=True)
+    written = None if options.dry_run else output
+    corrections = correct_results(corrector, videos, options.labels, written, log, progress=True)
     _report(corrections, options.dry_run)
     num_decided = sum(correction.decision is not None for correction in corrections)
     counts = f"{counted(len(videos), 'video')}, {counted(len(corrections), 'question')}, {num_decided} decided"
     print(f"dry run: {counts}" if options.dry_run else f"{options.output}: {counts}")
     print(f"log: {log}")
-
-
-def _log_folder(options: argparse.Namespace) -> Path:
-    if options.log is not None:
-        return options.log
-    output = options.output.resolve()
-    return output.with_name(f"{output.name}{'_dry_run' if options.dry_run else ''}_log")
 
 
 def _check_options(options: argparse.Namespace, log: Path) -> None:

@@ -19,7 +19,10 @@ from .command import check_apart, usable_device
 
 def run(options: argparse.Namespace) -> None:
     """Draw the queries of each class in one frame."""
-    _check_options(options)
+    if options.output.suffix != ".png" or options.output.is_dir():
+        raise ValueError(f"`--output` must be a file whose name ends in .png. Got {options.output}.")
+    check_apart("--output", options.output, options.input)
+    check_output_folder("--output", options.output.parent)
     device = usable_device(options.device)
     source = open_frame_source(options.input, Fraction(15))
     model, processor = load_model(options.model, device, "MODEL")
@@ -27,22 +30,11 @@ def run(options: argparse.Namespace) -> None:
     if options.class_name not in (None, *class_names):
         raise ValueError(f"`--class` must be one of {', '.join(class_names)}. Got {options.class_name}.")
     clip = _clip_up_to(source, options.frame, options.num_frames or model.config.num_frames)
-    view = query_view(
-        model,
-        processor,
-        clip,
-        class_index=None if options.class_name is None else class_names.index(options.class_name),
-        palette=named_palette(options.palette, len(class_names)),
-    )
+    class_index = None if options.class_name is None else class_names.index(options.class_name)
+    palette = named_palette(options.palette, len(class_names))
+    view = query_view(model, processor, clip, class_index=class_index, palette=palette)
     view.save(options.output)
     print(f"{options.output}: {view.width}x{view.height}")
-
-
-def _check_options(options: argparse.Namespace) -> None:
-    if options.output.suffix != ".png" or options.output.is_dir():
-        raise ValueError(f"`--output` must be a file whose name ends in .png. Got {options.output}.")
-    check_apart("--output", options.output, options.input)
-    check_output_folder("--output", options.output.parent)
 
 
 def _clip_up_to(source: FrameSource, index: int, num_frames: int) -> list[np.ndarray]:

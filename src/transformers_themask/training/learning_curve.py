@@ -42,7 +42,7 @@ def write_learning_curve(log_history: list[dict], path: Path) -> None:
 
 
 def draw_learning_curve(log_history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw the curves, if any, as `path` with `.svg`, where their names are the ids of groups, and `.png`."""
+    """Draw the curves, if any, at `path` as `.svg`, in groups whose ids are the logged names, and `.png`."""
     panels = {label: curves for label, prefixes in PANELS if (curves := curves_of(log_history, prefixes))}
     if not panels:
         return

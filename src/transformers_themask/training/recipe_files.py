@@ -13,9 +13,8 @@ BASE = "base"
 def read_with_bases(path: Path, built_on_it: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """Read a recipe and those below it: each file and its own fields; later files override, `path` is the last.
 
-    `base: other.yaml`, or a list of several, names the recipes below it; their paths are relative to its folder. The
-    `built_on_it` are the recipes whose `base` led here. Raises a `ValueError` for a file that is no YAML mapping or a
-    circle, a `FileNotFoundError` for a missing file.
+    `base: other.yaml`, or a list of several, names the recipes below it, relative to its folder; `built_on_it` are
+    those whose `base` led here. A circle or a file that is no YAML mapping is a `ValueError`.
     """
     if path.resolve() in [other.resolve() for other in built_on_it]:
         circle = " -> ".join(str(other) for other in (*built_on_it, path))

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 @contextmanager
 def own_class(model: nn.Module) -> Iterator[None]:
-    """Restore a model's class, of which `save_pretrained` writes name and source, in place of that of FSDP2."""
+    """Restore a sharded model's own class in the block: `save_pretrained` would write name and source of FSDP2's."""
     sharded_class = type(model)
     parents = (parent for parent in sharded_class.__mro__ if issubclass(parent, nn.Module))
     model.__class__ = next(parent for parent in parents if not issubclass(parent, FSDPModule))

@@ -54,7 +54,7 @@ def check_clip_length(config: PreTrainedConfig, frame_offsets: Sequence[int]) ->
 
 
 def load_model(model_args: ModelArguments, config: PreTrainedConfig, for_training: bool = True) -> PreTrainedModel:
-    """The model, with the checkpoint's weights, if any; only `for_training` may it lack some, which are new."""
+    """The model, with the checkpoint's weights, if any; `for_training`, missing ones are new, with a warning."""
     if model_args.model_name_or_path is None:
         model = AutoModel.from_config(config)
         if model_args.backbone_name_or_path is not None:

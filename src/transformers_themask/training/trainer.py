@@ -51,12 +51,8 @@ class VSSTrainer(Trainer):
     accumulation: every batch contributes its share of the step's loss, and a clip's random points follow from seed,
     step and clip. Batch norms are the exception: they see the clips of one forward pass, of all ranks on GPUs and of
     their own on CPUs, so accumulation makes their batches smaller. A killed run resumes from its last checkpoint with
-    the same losses and weights.
-
-    It trains on a [`~transformers_themask.data.clip_dataset.ClipDataset`], scores [`EvaluationVideos`], saves the
-    video processor with the model and the `recipe`, what the result depends on, with every checkpoint. A `ValueError`
-    is raised if an argument does not fit the model, a
-    [`~transformers_themask.models.pretrained_model.VideoPreTrainedModel`], or the data.
+    the same losses and weights. Any [`~transformers_themask.models.pretrained_model.VideoPreTrainedModel`] can be
+    trained; a `ValueError` is raised if an argument does not fit it or the data.
     """
 
     args: VSSTrainingArguments
