@@ -13,14 +13,17 @@ in the files the 19 classes that are evaluated become raw ids 1 to 19 and all ot
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from .video_table import UNLABELLED, OnError, video_row
+from .video_table import UNLABELLED, Listing, video_row
 
+NAME = "Cityscapes sequences"
 FRAME_FOLDER = "leftImg8bit_sequence"
+MARKERS: tuple[str, ...] = (FRAME_FOLDER,)
 MASK_FOLDER = "gtFine"
 FRAME_NAME = re.compile(r"(?P<sequence>.+_[0-9]+)_(?P<frame>[0-9]+)_leftImg8bit\.png")
 # Name and id of the evaluated classes, in the order in which scores are published.
@@ -48,12 +51,12 @@ CLASS_IDS = {
 HIGHEST_ID = 33
 
 
-def id_map() -> np.ndarray:
-    """Raw id of each value in a mask file: 1 to 19, or 0 for ids that are not evaluated; other values stay."""
+def read_classes(root: Path) -> tuple[list[str], np.ndarray]:
+    """Class names, and the raw id of each value in a mask file: 1 to 19, 0 if not evaluated; other values stay."""
     raw_ids = np.arange(256, dtype=np.uint8)
     raw_ids[: HIGHEST_ID + 1] = 0
     raw_ids[list(CLASS_IDS.values())] = np.arange(1, len(CLASS_IDS) + 1)
-    return raw_ids
+    return list(CLASS_IDS), raw_ids
 
 
 def split_names(root: Path) -> list[str]:
@@ -61,29 +64,27 @@ def split_names(root: Path) -> list[str]:
     return sorted(folder.name for folder in (root / FRAME_FOLDER).iterdir() if folder.is_dir())
 
 
-def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str, Any]]:
-    """List the videos of one split, also those without labels; masks without a frame are reported to `on_error`."""
+def list_videos(root: Path, split: str) -> Listing:
+    """List the videos of one split, also those without labels, and as another one the masks without a frame."""
     if split not in split_names(root):
         available = ", ".join(split_names(root)) or "none"
         raise FileNotFoundError(
             f"`split` must name a folder in {root / FRAME_FOLDER}. Got {split!r}; available: {available}."
         )
-    snippets = [(city, names) for city in _cities(root, split) for names in _snippets(root, split, city)]
-    if not snippets:
+    cities = sorted(folder.name for folder in (root / FRAME_FOLDER / split).iterdir() if folder.is_dir())
+    snippets = {city: list(_snippets(root, split, city)) for city in cities}
+    if not any(snippets.values()):
         raise FileNotFoundError(
             f"{root / FRAME_FOLDER / split} must hold frames <city>/<city>_<sequence>_<frame>_leftImg8bit.png; "
             "check the file names."
         )
-    masks = {city: _mask_names(root, split, city) for city in _cities(root, split)}
-    for city, names in snippets:
-        yield _row(split, city, names, masks[city])
-    for city, unused in masks.items():
-        if unused:
-            on_error(city, _without_frame(root / MASK_FOLDER / split / city, unused))
-
-
-def _cities(root: Path, split: str) -> list[str]:
-    return sorted(folder.name for folder in (root / FRAME_FOLDER / split).iterdir() if folder.is_dir())
+    for city in cities:
+        unused_masks = _mask_names(root, split, city)
+        for names in snippets[city]:
+            row = _row(split, city, names, unused_masks)
+            yield row["video_id"], partial(dict, row)
+        if unused_masks:
+            yield city, partial(_reject, root / MASK_FOLDER / split / city, unused_masks)
 
 
 def _snippets(root: Path, split: str, city: str) -> Iterator[list[str]]:
@@ -118,8 +119,8 @@ def _row(split: str, city: str, names: list[str], unused_masks: set[str]) -> dic
     return video_row(video_id, [f"{FRAME_FOLDER}/{split}/{city}/{name}" for name in names], masks)
 
 
-def _without_frame(folder: Path, unused_masks: set[str]) -> FileNotFoundError:
-    return FileNotFoundError(
+def _reject(folder: Path, unused_masks: set[str]) -> NoReturn:
+    raise FileNotFoundError(
         f"Every mask in {folder} must have a frame in {FRAME_FOLDER}. Got no frame for {min(unused_masks)!r} "
         f"({len(unused_masks)} masks without one); add the frames or remove the masks."
     )

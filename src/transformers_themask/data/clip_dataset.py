@@ -36,16 +36,14 @@ class ClipDataset(Dataset):
 
     Args:
         frame_offsets: Offsets of the clip's frames from its last frame, such as `(-9, -6, -3, 0)`.
-        processor: Video processor that normalises the frames and reduces the labels. It also resizes when there is no
-            augmentation.
-        augmentation: Geometry and colour changes. Clips that are smaller than its crop are padded at the bottom and
-            the right, after normalisation: frames with 0, labels with the ignored id.
+        processor: Normalises the frames and reduces the labels; without an augmentation it also resizes.
+        augmentation: Clips smaller than its crop are padded at the bottom and the right, after normalisation: frames
+            with 0, labels with the ignored id.
         clips_per_video: Items of each video per epoch, on average.
         sample_by: `"video"` draws every video equally often, as the official code does; `"frame"` in proportion to its
             labelled frames, where videos differ much in length.
-        photometric_on: `"cpu"` distorts the colours in the item. `"device"` only draws the parameters: augmented items
-            then hold 8-bit frames, which [`prepare_on_device`] distorts and normalises in the batch. The draws are the
-            same.
+        photometric_on: With `"device"` only the parameters of the colour distortion are drawn, the same as with
+            `"cpu"`: items hold 8-bit frames, which [`prepare_on_device`] distorts and normalises in the batch.
         clip_sampler: Name of a sampler for [`~clips.frame_sampler`].
     """
 
@@ -78,6 +76,7 @@ class ClipDataset(Dataset):
             )
         self.videos = videos
         self.sampler = frame_sampler(clip_sampler, frame_offsets)
+        self.frame_offsets = self.sampler.frame_offsets
         self.processor = processor
         self.augmentation = augmentation
         self.seed = seed
@@ -91,23 +90,17 @@ class ClipDataset(Dataset):
         # The processor's own reduction, looked up: one byte per pixel from the file to the loss.
         self._class_indices = processor.reduce_labels(torch.arange(VOID_ID + 1)).to(self._label_type).numpy()
 
-    @property
-    def frame_offsets(self) -> tuple[int, ...]:
-        """Offsets of the clip's frames from its last frame."""
-        return self.sampler.frame_offsets
-
     def __len__(self) -> int:
         return len(self.videos.rows) * self.clips_per_video
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """Make one item.
+        """Make the item of an index, or of an index and an epoch (otherwise 0) as from [`ClipSampler`].
 
-        `key`: index, or index and epoch as from [`ClipSampler`]; the epoch is 0 if not given. Returns
-        `pixel_values_videos` of shape `(num_frames, 3, height, width)`; `labels`, class indices in `uint8` (`int16` if
-        the ignored id needs it) of shape `(num_frames, height, width)`; `sample_id`, unique in a run; `video_id` and
-        `frame_names`. For the device also `photometric` of shape `(num_frames, 5)` and `content_sizes` of shape
-        `(2,)`, the height and width of the clip without padding. Raises `OSError` if a file cannot be read. Raises
-        `ValueError` if a file has the wrong kind, size or ids, or no clip with labels is found.
+        Returns `pixel_values_videos` `(num_frames, 3, height, width)`; `labels` `(num_frames, height, width)`, class
+        indices in `uint8` (`int16` if the ignored id needs it); `sample_id`, unique in a run; `video_id` and
+        `frame_names`; for the device also `photometric` `(num_frames, 5)` and `content_sizes` `(2,)`, the height and
+        width without padding. Raises `OSError` if a file cannot be read, `ValueError` if it has the wrong kind, size
+        or ids, or no clip with labels is found.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         if not 0 <= index < len(self):
@@ -132,7 +125,9 @@ class ClipDataset(Dataset):
         indices = self.sampler.draw(row["num_frames"], _labelled_frames(row), rng)
         frames, masks = self._read_clip(row, indices)
         if self.augmentation is None:
-            item = self._resized(frames, masks)
+            batch = self.processor(np.stack(frames), segmentation_maps=np.stack(masks), return_tensors="pt")
+            labels = batch["labels"][0].to(self._label_type)
+            item = {"pixel_values_videos": batch["pixel_values_videos"][0], "labels": labels}
         else:
             item = self._colored(*self.augmentation(frames, masks, rng))
             crop_size = self.augmentation.crop_size
@@ -140,11 +135,6 @@ class ClipDataset(Dataset):
             item["labels"] = _pad_bottom_right(item["labels"], crop_size, value=self.processor.ignore_index)
         names = [PurePosixPath(row["frames"][index]).stem for index in indices]
         return {**item, "video_id": row["video_id"], "frame_names": names}
-
-    def _resized(self, frames: list[np.ndarray], masks: list[np.ndarray]) -> dict[str, Tensor]:
-        batch = self.processor(np.stack(frames), segmentation_maps=np.stack(masks), return_tensors="pt")
-        labels = batch["labels"][0].to(self._label_type)
-        return {"pixel_values_videos": batch["pixel_values_videos"][0], "labels": labels}
 
     def _colored(self, clip: Tensor, ids: np.ndarray, draws: list[PhotometricDraw]) -> dict[str, Tensor]:
         # Augmented clips keep their size: the reference pads them after normalisation and never stretches them.
@@ -175,15 +165,9 @@ class ClipDataset(Dataset):
 
 
 class ClipSampler(Sampler):
-    """Shuffled `(index, epoch)` pairs.
+    """Shuffled `(index, epoch)` pairs: a `set_epoch` on the dataset would not reach persistent workers.
 
-    The epoch travels with the index because a `set_epoch` on the dataset does not reach persistent workers.
-
-    Args:
-        num_clips (`int`): Length of the dataset.
-        seed (`int`, *optional*, defaults to 0): Seed of the order.
-        clips_per_step (`int`, *optional*, defaults to 1): Clips of one optimiser step over all processes. The clips
-            that remain at the end of an epoch are left out, so that every step is whole.
+    `clips_per_step` clips of all processes make an optimiser step; what remains at the end of an epoch is left out.
     """
 
     def __init__(self, num_clips: int, seed: int = 0, clips_per_step: int = 1):

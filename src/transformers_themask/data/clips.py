@@ -15,12 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class FrameSampler(ABC):
-    """Draws the frames of training clips.
-
-    Args:
-        frame_offsets (`tuple[int, ...]`): Offsets of the clip's frames from its last frame, the largest ones if they
-            vary; they increase strictly and end with 0.
-    """
+    """Draws the frames of training clips; `frame_offsets` are the largest ones if they vary."""
 
     frame_offsets: tuple[int, ...]
 
@@ -43,11 +38,7 @@ class FrameSampler(ABC):
         """Whether a video holds a clip; `labelled` are the increasing indices of its frames with labels."""
 
     def draw(self, num_video_frames: int, labelled: Sequence[int], rng: np.random.Generator) -> list[int]:
-        """Draw a clip.
-
-        `labelled`: increasing indices of the frames that have labels. Returns frame indices in the order in which the
-        model sees them. Raises `ValueError` if the video holds no clip.
-        """
+        """Draw frame indices, in the order in which the model sees them; an error if the video holds no clip."""
         if not self.has_clip(num_video_frames, labelled):
             raise ValueError(
                 f"`num_video_frames` must be at least {self.min_video_frames} for the frame offsets "

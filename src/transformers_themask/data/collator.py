@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collator that stacks clips into a batch."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,27 +15,22 @@ DEVICE_KEYS = ("photometric", "content_sizes")
 class ClipCollator:
     """Stack the items of [`ClipDataset`] into a batch.
 
-    It holds `pixel_values_videos` of shape `(batch, num_frames, channels, height, width)`, `labels` of shape `(batch,
-    num_frames, height, width)` and the list `sample_ids`, unique numbers of the clips in a run. With
-    `photometric_on="device"` there are also `photometric` of shape `(batch, num_frames, 5)` and `content_sizes` of
-    shape `(batch, 2)` for [`prepare_on_device`]. Nothing is padded here: a clip of another shape is an error.
+    It holds `pixel_values_videos` `(batch, num_frames, channels, height, width)`, `labels` `(batch, num_frames,
+    height, width)` and the list `sample_ids`, unique in a run; with `photometric_on="device"` also `photometric`
+    `(batch, num_frames, 5)` and `content_sizes` `(batch, 2)`. Nothing is padded here: a clip of another shape is an
+    error.
     """
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Stack the tensors of `items`."""
-        for key in TENSOR_KEYS:
-            _check_shapes(key, items)
-        keys = [key for key in TENSOR_KEYS + DEVICE_KEYS if key in items[0]]
+        first = items[0]
+        for key, item in itertools.product(TENSOR_KEYS, items):
+            if item[key].shape != first[key].shape:
+                raise ValueError(
+                    f"`{key}` of all clips in a batch must have one shape. Got {tuple(item[key].shape)} for video "
+                    f"{item['video_id']!r} (frames {', '.join(item['frame_names'])}) after {tuple(first[key].shape)} "
+                    f"for video {first['video_id']!r}; set an augmentation or use a batch size of 1."
+                )
+        keys = [key for key in TENSOR_KEYS + DEVICE_KEYS if key in first]
         batch = {key: torch.stack([item[key] for item in items]) for key in keys}
         return {**batch, "sample_ids": [item["sample_id"] for item in items]}  # for the host, hence no tensor
-
-
-def _check_shapes(key: str, items: Sequence[dict[str, Any]]) -> None:
-    first = items[0]
-    for item in items:
-        if item[key].shape != first[key].shape:
-            raise ValueError(
-                f"`{key}` of all clips in a batch must have one shape. Got {tuple(item[key].shape)} for video "
-                f"{item['video_id']!r} (frames {', '.join(item['frame_names'])}) after {tuple(first[key].shape)} for "
-                f"video {first['video_id']!r}; set an augmentation or use a batch size of 1."
-            )

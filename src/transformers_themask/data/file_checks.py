@@ -29,17 +29,13 @@ def check_files(
     allow_damaged: bool = False,
     decode: bool = False,
 ) -> None:
-    """Check the files of a split.
+    """Check the files of a split. Raises `ValueError` for a wrong file, `OSError` for one that cannot be read.
 
     The headers tell whether files can be opened, are of the right kind, and of one size per video. Ids are checked in
     the first and the last mask of each video only; reading a mask later checks all of it again. Of a video file one
-    frame is decoded.
-
-    `max_frames`: largest number of frames to open, drawn at random; all by default. `allow_damaged`: whether a file
-    that cannot be decoded gives a warning instead of an error, for a run that replaces clips with damaged files.
-    `decode`: whether to decode the frames and check all ids of their masks, for a split that is first read in full at
-    the end of a training. Raises `ValueError` for a file of the wrong kind, size or content. Raises `OSError` for a
-    file that cannot be read.
+    frame is decoded. `max_frames`: number of frames to open, drawn at random. `allow_damaged`: a file that cannot be
+    decoded gives a warning, for a run that replaces clips with damaged files. `decode`: decode the frames and check
+    all ids of their masks, for a split that is first read in full at the end of a training.
     """
     num_frames = videos.num_frames
     is_checked = np.ones(num_frames, dtype=bool)
@@ -49,11 +45,12 @@ def check_files(
     start = 0
     with logging.tqdm(total=num_frames, desc="Checking files", unit="frame", disable=not progress) as bar:
         for row in videos.rows:
-            checked = np.flatnonzero(is_checked[start : start + row["num_frames"]])
+            checked = np.flatnonzero(is_checked[start : start + row["num_frames"]]).tolist()
             try:
-                _check_video(videos, row, checked.tolist())
-                if decode:
-                    _decode_video(videos, row, checked.tolist())
+                _check_video(videos, row, checked)
+                for index in checked if decode else ():
+                    videos.read_frame(row, index)
+                    videos.read_mask(row, index)
             except DamagedFileError as error:
                 if not allow_damaged:
                     raise DamagedFileError(f"{error} {REMEDY}") from error
@@ -69,17 +66,10 @@ def _check_video(videos: LabelledVideos, row: Mapping[str, Any], indices: list[i
     sizes = {index: videos.frame_size(row, index) for index in sized}
     for index in indices:
         first, size = indices[0], sizes.get(index, sizes[indices[0]])
-        frame, first_frame = videos.root / row["frames"][index], videos.root / row["frames"][first]
-        check_frame_size(size, frame, sizes[first], first_frame)
+        check_frame_size(size, videos.root / row["frames"][index], sizes[first], videos.root / row["frames"][first])
         labelled_size = videos.mask_size(row, index)
         if labelled_size is not None:
             check_mask_size(labelled_size, videos.root / row["masks"][index], size)
     labelled = [index for index, mask in enumerate(row["masks"]) if mask]
     for index in {*labelled[:1], *labelled[-1:]}:
-        videos.read_mask(row, index)
-
-
-def _decode_video(videos: LabelledVideos, row: Mapping[str, Any], indices: list[int]) -> None:
-    for index in indices:
-        videos.read_frame(row, index)
         videos.read_mask(row, index)

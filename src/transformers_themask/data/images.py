@@ -23,13 +23,12 @@ class DamagedFileError(OSError):
 def read_frame(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a frame as RGB, `uint8` of shape `(height, width, 3)`."""
     with _opened_image(path) as image:
-        image.load()
         return np.array(image.convert("RGB"))
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """Read the ids of a mask or a predicted label map as they are stored, `uint8` of shape `(height, width)`."""
-    with _opened_label_map(path) as image:
+    with _opened_image(path, LABEL_MAP_MODES) as image:
         image.load()
         return np.array(image)
 
@@ -42,26 +41,20 @@ def frame_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 def mask_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width of a mask, from the file's header alone."""
-    with _opened_label_map(path) as image:
+    with _opened_image(path, LABEL_MAP_MODES) as image:
         return image.height, image.width
 
 
 @contextmanager
-def _opened_label_map(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    with _opened_image(path) as image:
-        if image.mode not in LABEL_MAP_MODES:
-            raise ValueError(
-                f"Label map {path} must be an 8-bit single-channel image of ids (mode L or P). Got mode "
-                f"{image.mode}; save the ids themselves, not their colours."
-            )
-        yield image
-
-
-@contextmanager
-def _opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def _opened_image(path: str | os.PathLike[str], modes: tuple[str, ...] = ()) -> Iterator[Image.Image]:
     """Open an image; errors while opening it, or decoding it inside the `with` block, name the file."""
     try:
         with _open(path) as image:
+            if modes and image.mode not in modes:
+                raise ValueError(
+                    f"Label map {path} must be an 8-bit single-channel image of ids (mode L or P). Got mode "
+                    f"{image.mode}; save the ids themselves, not their colours."
+                )
             yield image
     except FileNotFoundError:
         raise FileNotFoundError(f"Image file {path} must exist; check the data folder.") from None

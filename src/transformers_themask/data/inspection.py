@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,16 +27,12 @@ MAX_THREADS = 16
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem of a data set.
-
-    Args:
-        message (`str`): The problem, with its file or video.
-        stops_run (`bool`, *optional*, defaults to `True`): Whether it ends a run; otherwise it is informative.
-        damaged (`str`, *optional*): Name in the skip list of the frame or video that cannot be decoded.
-    """
+    """One problem of a data set, its file or video named in the message."""
 
     message: str
+    # Otherwise it is informative.
     stops_run: bool = True
+    # Name in the skip list of the frame or video that cannot be decoded.
     damaged: str | None = None
 
 
@@ -100,25 +95,24 @@ class Inspection:
 
 
 def inspect_data_set(root: str | os.PathLike[str], splits: Sequence[str] = (), progress: bool = False) -> Inspection:
-    """Decode every frame and every mask of a data set.
+    """Decode every frame and every mask of a data set, of all splits by default.
 
-    `root`: folder in one of the layouts of [`load_videos`]. `splits`: names of the splits; all by default. Problems
-    of files and videos are findings, not errors. Raises `ValueError` if the list of classes, a split file or
-    the skip list is wrong. Raises `OSError` if the folder has none of the layouts, or a split does not exist.
+    Problems of files and videos are findings. Raises `ValueError` if the list of classes, a split file or the skip
+    list is wrong, `OSError` if the folder has none of the layouts of [`load_videos`], or a split does not exist.
     """
     root = Path(root)
     layout = find_layout(root)
     class_names, id_map = layout.read_classes(root)
     names = list(splits) or layout.split_names(root)
     if not names:
-        raise FileNotFoundError(f"{root} must hold at least one split in the layout {layout.name}.")
+        raise FileNotFoundError(f"{root} must hold at least one split in the layout {layout.NAME}.")
     reports = []
     for name in names:
         report = SplitReport(name)
         videos = LabelledVideos(_list_videos(layout, root, report), root, class_names, id_map)
         _inspect_split(videos, report, progress)
         reports.append(report)
-    return Inspection(layout.name, class_names, reports)
+    return Inspection(layout.NAME, class_names, reports)
 
 
 def _list_videos(layout: Layout, root: Path, report: SplitReport) -> list[dict[str, Any]]:
@@ -128,7 +122,7 @@ def _list_videos(layout: Layout, root: Path, report: SplitReport) -> list[dict[s
         damaged = video_id if isinstance(error, DamagedFileError) else None
         report.findings.append(Finding(str(error), damaged=damaged))
 
-    rows, skipped = kept_rows(partial(layout.list_videos, root, report.split), root, add_finding)
+    rows, skipped = kept_rows(layout.list_videos(root, report.split), root, add_finding)
     if skipped is not None:
         report.findings.append(Finding(skipped, stops_run=False))
     report.num_videos = len(rows)

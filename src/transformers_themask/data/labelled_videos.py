@@ -20,13 +20,10 @@ from .video_table import UNLABELLED
 class LabelledVideos:
     """Videos as lists of frames, each with a mask or without one.
 
-    Args:
-        rows (`Sequence[Mapping]`): One row per video: `video_id`, `num_frames`, and `frames` and `masks`, paths
-            relative to `root` in temporal order. The mask of a frame without labels is `""`.
-        root (`Path`): Folder that the paths are relative to.
-        class_names (`Sequence[str]`): Classes in the order of their indices; raw id k is class index k - 1.
-        id_map (`np.ndarray` of shape `(256,)`, *optional*): Raw id (0 and 255: void) of each value in mask files;
-            values that are not allowed have a raw id beyond the classes. By default the files hold raw ids.
+    `rows` has one row per video: `video_id`, `num_frames`, and `frames` and `masks`, paths relative to `root` in
+    temporal order; the mask of a frame without labels is `""`. `class_names` are in the order of their indices; raw id
+    k is class index k - 1. `id_map` `(256,)` gives the raw id (0 and 255: void) of each value in mask files, and one
+    beyond the classes for values that are not allowed; by default the files hold raw ids.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -50,18 +47,15 @@ class LabelledVideos:
         return hashlib.sha256(json.dumps([list(self.class_names), listing]).encode()).hexdigest()[:16]
 
     def read_frame(self, row: Mapping[str, Any], index: int) -> np.ndarray:
-        """Read frame `index` of a video as RGB, `uint8` of shape `(height, width, 3)`.
-
-        Raises `DamagedFileError` if the file exists but cannot be decoded.
-        """
+        """Frame `index` of a video in RGB, `uint8` `(height, width, 3)`; a `DamagedFileError` if not decodable."""
         path = row["frames"][index]
         return read_video_frame(self.root / path) if is_video_frame(path) else read_frame(self.root / path)
 
     def read_mask(self, row: Mapping[str, Any], index: int) -> np.ndarray | None:
-        """Read the raw ids of frame `index`, `uint8` of shape `(height, width)`; `None` if it has no labels.
+        """Raw ids of frame `index`, `uint8` `(height, width)`; `None` if it has no labels.
 
-        Raises `ValueError` if the file holds an id that is neither a class nor void. Raises `DamagedFileError` if the
-        file exists but cannot be decoded.
+        Raises `ValueError` for an id that is neither a class nor void, `DamagedFileError` for a file that cannot be
+        decoded.
         """
         if row["masks"][index] == UNLABELLED:
             return None
@@ -87,17 +81,12 @@ class LabelledVideos:
 
 @dataclass(frozen=True)
 class VideoFrames:
-    """The frames of one video, read from disk in every iteration.
-
-    Args:
-        row: The video's row.
-    """
+    """The frames of one video, read from disk in every iteration as `uint8` RGB arrays `(height, width, 3)`."""
 
     videos: LabelledVideos
     row: Mapping[str, Any]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`."""
         return (self.videos.read_frame(self.row, index) for index in range(self.row["num_frames"]))
 
     def frame_name(self, index: int) -> str:

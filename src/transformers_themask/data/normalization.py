@@ -32,10 +32,9 @@ class ClipProcessor(Protocol):
 
 
 def prepare_on_device(batch: Mapping[str, Any], processor: ClipProcessor) -> dict[str, Any]:
-    """Distort and normalise the clips of a [`ClipDataset`] with `photometric_on="device"`, on the batch's device.
+    """Distort and normalise a batch of clips with `photometric_on="device"`; any other batch is returned unchanged.
 
-    `batch`: a batch of [`ClipCollator`]. `processor`: the video processor of the dataset. Returns the batch with
-    colours distorted, frames normalised and 0 outside a clip's content; any other batch unchanged.
+    Pixels outside a clip's content become 0.
     """
     if "photometric" not in batch:
         return dict(batch)
@@ -44,10 +43,12 @@ def prepare_on_device(batch: Mapping[str, Any], processor: ClipProcessor) -> dic
     frames = batch["pixel_values_videos"]  # (batch, num_frames, 3, height, width)
     distorted = distort_batch(frames.flatten(0, 1), draws.flatten(0, 1)).view_as(frames)
     pixel_values = normalize_frames(distorted, processor)
-    for axis, length in ((-2, frames.shape[-2]), (-1, frames.shape[-1])):
-        is_inside = torch.arange(length, device=frames.device) < content_sizes[:, axis, None]
-        is_inside = is_inside[:, None, None, :, None] if axis == -2 else is_inside[:, None, None, None, :]
-        pixel_values.masked_fill_(~is_inside, 0)
+    rows, columns = (
+        torch.arange(length, device=frames.device) < content_sizes[:, axis, None]
+        for axis, length in enumerate(frames.shape[-2:])
+    )
+    is_inside = rows[:, :, None] & columns[:, None, :]
+    pixel_values.masked_fill_(~is_inside[:, None, None], 0)
     batch["pixel_values_videos"] = pixel_values
     return batch
 

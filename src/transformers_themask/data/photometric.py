@@ -25,12 +25,8 @@ FIXED_POINT_BITS = 12
 class PhotometricDraw:
     """Parameters of the distortion of one frame; `None` leaves a property unchanged.
 
-    Args:
-        brightness (`float`, *optional*): Added to every channel, in grey levels.
-        contrast (`float`, *optional*): Factor on every channel.
-        contrast_first (`bool`, *optional*, defaults to `True`): Whether contrast changes before the colours or last.
-        saturation (`float`, *optional*): Factor on the saturation.
-        hue (`int`, *optional*): Added to the hue, in steps of two degrees.
+    Brightness is added in grey levels, contrast and saturation are factors, hue is added in steps of two degrees.
+    `contrast_first` tells whether contrast changes before the colours or last.
     """
 
     brightness: float | None = None
@@ -73,8 +69,8 @@ def distort_colors(frame: Tensor, draw: PhotometricDraw) -> Tensor:
 def distort_batch(frames: Tensor, draws: Tensor) -> Tensor:
     """Apply [`distort_colors`] to many frames at once, on any device and without synchronising with it.
 
-    `frames` `(num_frames, 3, height, width)`: RGB, `uint8`. `draws` `(num_frames, 5)`: [`PhotometricDraw.as_row`] of
-    every frame, float32. Returns the distorted frames, of the same shape and type.
+    `frames` `(num_frames, 3, height, width)` are RGB `uint8`, `draws` `(num_frames, 5)` float32 rows of
+    [`PhotometricDraw.as_row`].
     """
     brightness, contrast, is_first, saturation, hue = draws[..., None, None].unbind(1)
     contrast, is_first = contrast.nan_to_num(1.0), is_first.bool()

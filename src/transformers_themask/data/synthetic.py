@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from transformers_themask.files.atomic import AtomicFolder
 
-from .synthetic_appearance import PATTERNS, SHAPES, Color
+from .synthetic_appearance import PATTERN_COLORS, PATTERNS, SHAPES, Color
 from .vspw import LABEL_FILE
 
 BACKGROUND_CLASSES = ("sky", "meadow")
@@ -89,12 +89,11 @@ def render_synthetic_video(
     num_classes: int = 8,
     preset: str = "texture",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Render one random scene.
+    """Render one random scene; a longer video starts like a shorter one of the same seed.
 
-    `seed`: seed of all draws; a longer video starts like a shorter one. `num_classes`: two background classes and the
-    others. `preset`: feature that distinguishes the other classes: `"texture"` (pattern and colours, any shape) or
-    `"shape"` (outline alone, any pattern; harder). Returns frames, `uint8` of shape `(num_frames, height, width, 3)`,
-    and raw label ids, `uint8` of shape `(num_frames, height, width)`: 0 is void.
+    `num_classes` includes two background classes. The others differ by `preset`: `"texture"` (pattern and colours, any
+    shape) or `"shape"` (outline alone, any pattern; harder). Returns `uint8` frames `(num_frames, height, width, 3)`
+    and raw label ids `(num_frames, height, width)`, where 0 is void.
     """
     if num_frames < 1 or min(size) < 16:
         raise ValueError(f"`num_frames` must be at least 1 and `size` at least 16. Got {num_frames} and {size}.")
@@ -115,9 +114,8 @@ def write_synthetic_dataset(
 ) -> None:
     """Write random videos in VSPW layout, with the splits `train` and `val`; the folder is written atomically.
 
-    `root`: folder to write; it must not exist yet or be empty. `num_train_videos`: number of videos in `train.txt`.
-    `num_val_videos`: number of videos in `val.txt`. `num_frames`, `size`, `num_classes`, `seed`, `preset`: as for
-    [`render_synthetic_video`], for every video.
+    `root` must be new or empty. `num_frames`, `size`, `num_classes` and `preset` are those of
+    [`render_synthetic_video`] for every video.
     """
     root = Path(root).resolve()
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -254,10 +252,10 @@ def _paint_object(canvas: np.ndarray, thing: SyntheticObject, time: float) -> No
     shadow = 0.4 * np.clip(0.5 - view.distance / softness, 0, 1)
     window[shift:, shift:] *= (1 - shadow[:-shift, :-shift])[..., None]
 
-    first, second = _floats(PATTERNS[thing.pattern].colors) * _floats(thing.tint)
+    first, second = _floats(PATTERN_COLORS[thing.pattern]) * _floats(thing.tint)
     scale = np.float32(thing.pattern_scale)
     phase = _floats(thing.pattern_phase)
-    blend = PATTERNS[thing.pattern].blend(scale * view.u + phase[0], scale * view.v + phase[1])
+    blend = PATTERNS[thing.pattern](scale * view.u + phase[0], scale * view.v + phase[1])
     rim = np.clip(1 + view.distance / (3 * softness), 0, 1)
     shade = np.clip(1.1 - 0.14 * (view.across + view.down), 0.75, 1.25) * (1 - 0.45 * rim * rim)
     color = (first + blend[..., None] * (second - first)) * shade[..., None]

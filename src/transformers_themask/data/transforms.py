@@ -26,11 +26,9 @@ class ClipAugmentation:
     Args:
         base_size: Longest and shortest edge that a ratio of 1 resizes to; the aspect ratio is kept.
         ratio_range: Range of the factor on `base_size`.
-        crop_size: Height and width of the crop. A smaller frame is not cropped along that edge, hence the result can
-            be smaller.
+        crop_size: Height and width of the crop; a smaller frame is not cropped along that edge.
         cat_max_ratio: A crop is drawn again while one class covers at least this share of the labelled pixels of the
             last frame; 1 accepts every crop.
-        flip_probability: Probability of a horizontal flip.
         photometric: Whether to distort brightness, contrast, saturation and hue.
         void_ids: Raw label ids that are not classes.
     """
@@ -60,9 +58,9 @@ class ClipAugmentation:
     ) -> tuple[Tensor, np.ndarray, list[PhotometricDraw]]:
         """Change the geometry of one clip, and draw the photometric distortion, which is applied elsewhere.
 
-        `frames`: RGB, `uint8` of shape `(height, width, 3)` each. `masks`: raw label ids of every frame, `uint8` of
-        shape `(height, width)` each. Returns the frames `(num_frames, 3, height, width)` and the masks `(num_frames,
-        height, width)`, at most `crop_size` large, and the drawn distortion of every frame.
+        `frames` are RGB `uint8` `(height, width, 3)`, `masks` raw label ids `uint8` `(height, width)`. Returns the
+        frames `(num_frames, 3, height, width)` and the masks `(num_frames, height, width)`, at most `crop_size` large,
+        and the distortion of every frame.
         """
         size = resized_size(masks[-1].shape, self.base_size, rng.uniform(*self.ratio_range))
         proposals = crop_proposals(size, self.crop_size, rng)
@@ -94,10 +92,9 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_mask(
     mask: np.ndarray, size: tuple[int, int], box: tuple[slice, slice] = (slice(None), slice(None))
 ) -> np.ndarray:
-    """Resize a mask to the nearest label: pixel `x` takes the source pixel `floor(x * scale)`, OpenCV's rule.
+    """Resize raw label ids to the nearest: pixel `x` takes the source pixel `floor(x * scale)`, OpenCV's rule.
 
-    `mask` `(height, width)`: raw label ids. `size`: height and width after. `box`: rows and columns of the resized
-    mask to return; all by default.
+    `box`: rows and columns of the resized mask to return.
     """
     rows, columns = (
         np.minimum((np.arange(after)[part] * (1 / (after / before))).astype(np.intp), before - 1)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -41,12 +42,10 @@ def count_video_frames(path: Path) -> int:
 
 
 def read_video_frame(path: Path) -> np.ndarray:
-    """Read a frame of a video file as RGB, upright, `uint8` of shape `(height, width, 3)`.
+    """Read a frame by its [`video_frame_path`]: RGB, upright, `uint8` of shape `(height, width, 3)`.
 
-    `path` is one of [`video_frame_path`]. Every thread keeps the last file open, so that frames read in order are
-    decoded once.
-
-    Raises `DamagedFileError` if the file cannot be decoded at this frame.
+    Every thread keeps the last file open, so that frames read in order are decoded once. Raises `DamagedFileError` if
+    the file cannot be decoded at this frame.
     """
     video = path.parent
     reader = getattr(_OPENED, "reader", None)
@@ -101,12 +100,14 @@ class _VideoFile:
         return self._orientation.rgb_array(frame, self._reformatter)
 
     def _frame_at(self, time: int) -> "av.VideoFrame | None":
-        key_time = self._index.key_time_before(time)
+        times, key_times = self._index
+        num_before = bisect.bisect_right(key_times, time)
+        key_time = key_times[num_before - 1] if num_before else times[0]
         if self._last_time is None or not key_time <= self._last_time < time:
             self._seek(key_time)
         frame = self._decode_until(time)
         if frame is None:  # frames before a key frame in time may come after it in the file
-            self._seek(self._index.times[0])
+            self._seek(times[0])
             frame = self._decode_until(time)
         return frame
 
@@ -129,17 +130,11 @@ class _VideoFile:
         )
 
 
-class _FrameIndex:
-    """Presentation times of the frames and the key frames of a file, in its time base."""
+class _FrameIndex(NamedTuple):
+    """Sorted presentation times of the frames and the key frames of a file, in its time base."""
 
-    def __init__(self, times: list[int], key_times: list[int]):
-        self.times = sorted(times)
-        self._key_times = sorted(key_times)
-
-    def key_time_before(self, time: int) -> int:
-        """Time of the last key frame up to a time."""
-        position = bisect.bisect_right(self._key_times, time)
-        return self._key_times[position - 1] if position else self.times[0]
+    times: list[int]
+    key_times: list[int]
 
 
 def _index_of(path: Path) -> _FrameIndex:
@@ -164,7 +159,7 @@ def _read_index(path: Path, size: int, changed: int) -> _FrameIndex:
             raise DamagedFileError(f"Video file {path} must be readable. Got: {error.strerror}.") from error
     if not times:
         raise DamagedFileError(f"Video file {path} must hold frames.")
-    return _FrameIndex(times, key_times)
+    return _FrameIndex(sorted(times), sorted(key_times))
 
 
 def _open(path: Path) -> "av.container.InputContainer":

@@ -14,7 +14,7 @@ The mask of an image has the image's name; that of a frame in a video file its i
 are errors. A video without any mask, and a split without labels, are allowed.
 """
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,18 @@ from transformers_themask.files.text_files import read_class_ids, read_lines
 from .frame_checks import VOID_ID
 from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, in_order_of_numbers, list_images
 from .video_file import VIDEO_SUFFIXES, count_video_frames, video_frame_path
-from .video_table import UNLABELLED, OnError, list_rows, match_masks, video_row
+from .video_table import UNLABELLED, Listing, match_masks, video_row
 
+NAME = "folder of videos"
 NAMES_FILE = "classes.txt"
 IDS_FILE = "classes.json"
+MARKERS: tuple[str, ...] = (NAMES_FILE, IDS_FILE)
 # Raw id of the values that masks must not hold; there must be fewer classes.
 UNKNOWN_ID = 254
 
 
 def read_classes(root: Path) -> tuple[list[str], np.ndarray]:
-    """Read `classes.txt` or `classes.json`.
-
-    Returns the class names in the order of their values in mask files, and the raw id `(256,)` of each value.
-    """
+    """Class names in the order of their values in mask files, and the raw id `(256,)` of each value."""
     path = root / IDS_FILE if (root / IDS_FILE).is_file() else root / NAMES_FILE
     ids = _read_ids(path) if path.name == IDS_FILE else _read_names(path)
     if not 0 < len(ids) < UNKNOWN_ID:
@@ -55,15 +54,15 @@ def split_names(root: Path) -> list[str]:
     return sorted(folder.name for folder in folders if _videos(folder))
 
 
-def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str, Any]]:
-    """List the videos in the folder `ROOT/<split>`; one that cannot be listed is reported to `on_error`."""
+def list_videos(root: Path, split: str) -> Listing:
+    """List the videos in the folder `ROOT/<split>`."""
     if split not in split_names(root):
         available = ", ".join(split_names(root)) or "none"
         raise FileNotFoundError(
             f"`split` must name a folder of videos in {root}. Got {split!r}; available: {available}."
         )
     videos = _videos(root / split)
-    yield from list_rows(videos, lambda video: _read_row(root, split, video, videos[video]), on_error)
+    return [(video, partial(_read_row, root, split, video, sources)) for video, sources in videos.items()]
 
 
 def _videos(folder: Path) -> dict[str, list[Path]]:

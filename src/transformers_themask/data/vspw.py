@@ -15,7 +15,7 @@ masks, as in VSPW's test split. Files that are damaged can be left out with a sk
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from transformers_themask.files.text_files import read_class_ids, read_lines
 from .frame_checks import VOID_ID
 from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, file_stem, list_images
 from .skip_list import SKIP_FILE
-from .video_table import UNLABELLED, OnError, list_rows, match_masks, video_row
+from .video_table import UNLABELLED, Listing, match_masks, video_row
 
+NAME = "VSPW"
 LABEL_FILE = "label_num_dic_final.json"
+MARKERS: tuple[str, ...] = (LABEL_FILE,)
 
 
 def read_class_names(root: str | os.PathLike[str]) -> list[str]:
@@ -38,15 +40,20 @@ def read_class_names(root: str | os.PathLike[str]) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"`root` must contain {LABEL_FILE}. Got {root}; write it as class name -> id string.")
     ids = read_class_ids(path, "map every class name to an id string")
-    names = {raw_id: name for name, raw_id in ids.items() if raw_id != 0}
-    class_ids = sorted(raw_id for raw_id in ids.values() if raw_id != 0)
-    if not class_ids or class_ids != list(range(1, len(class_ids) + 1)) or class_ids[-1] >= VOID_ID:
+    names = sorted((name for name in ids if ids[name] != 0), key=ids.__getitem__)
+    class_ids = [ids[name] for name in names]
+    if not names or class_ids != list(range(1, len(names) + 1)) or class_ids[-1] >= VOID_ID:
         raise ValueError(
             f"The class ids in {path} must be 1, 2, 3, ... without gaps or repetitions (0 is void), up to "
             f"{VOID_ID - 1}. Got {class_ids}; "
             "renumber the classes and the masks."
         )
-    return [names[raw_id] for raw_id in class_ids]
+    return names
+
+
+def read_classes(root: Path) -> tuple[list[str], None]:
+    """Class names; mask files hold raw ids."""
+    return read_class_names(root), None
 
 
 def split_names(root: Path) -> list[str]:
@@ -62,13 +69,13 @@ def _is_split_file(file: Path) -> bool:
     return bool(first) and re.fullmatch(r"\w+", file.stem) is not None and (file.parent / "data" / first).is_dir()
 
 
-def list_videos(root: Path, split: str, on_error: OnError) -> Iterator[dict[str, Any]]:
-    """List the videos that `ROOT/<split>.txt` names; one that cannot be listed is reported to `on_error`."""
+def list_videos(root: Path, split: str) -> Listing:
+    """List the videos that `ROOT/<split>.txt` names."""
     video_ids = _read_split(root, split)
     if not (root / "data").is_dir():
         raise FileNotFoundError(f"{root} must hold the folder data with the videos; there is no {root / 'data'}.")
     has_labels = any((root / "data" / video_id / "mask").is_dir() for video_id in video_ids)
-    yield from list_rows(video_ids, lambda video_id: _read_row(root, split, video_id, has_labels), on_error)
+    return [(video_id, partial(_read_row, root, split, video_id, has_labels)) for video_id in video_ids]
 
 
 def _read_row(root: Path, split: str, video_id: str, has_labels: bool) -> dict[str, Any]:

@@ -39,10 +39,7 @@ class _Atomic(ABC):
             self._hidden = None
 
     def remove(self, close: Callable[[], object] | None = None) -> None:
-        """Remove what was made and is not finished.
-
-        `close`: closes the file first. Its errors are ignored, as on a full disk.
-        """
+        """Remove what was made and is not finished, after `close`, whose errors are ignored, as on a full disk."""
         if self._hidden is None:
             return
         try:
@@ -78,13 +75,7 @@ class _Atomic(ABC):
 
 
 class AtomicFile(_Atomic):
-    """A file that appears under its name when it is complete, replacing an earlier one.
-
-    Its hidden name has the same suffix.
-
-    Args:
-        path: The final path.
-    """
+    """A file that appears under its name when it is complete, replacing an earlier one; the suffix is kept."""
 
     def __init__(self, path: str | Path):
         super().__init__(path, Path(path).suffix)
@@ -102,9 +93,7 @@ class AtomicFile(_Atomic):
 class AtomicFolder(_Atomic):
     """A folder that appears under its name when it is complete. It removes what killed writers of it left behind.
 
-    Args:
-        path: The final path.
-        replace: Whether a folder with content is replaced. Otherwise finishing raises an `OSError` there.
+    `replace`: whether a folder with content is replaced; otherwise finishing raises an `OSError` there.
     """
 
     def __init__(self, path: str | Path, replace: bool = False):
@@ -144,10 +133,7 @@ def sync(path: Path) -> None:
 
 
 def publish_folder(written: Path, path: Path) -> None:
-    """Move a complete folder to its path on the same file system, durably, over what has that name.
-
-    `written`: the folder, whose files are on the disk. `path`: the final path.
-    """
+    """Move a folder, whose files are on the disk, to its path on the same file system, durably, replacing another."""
     shutil.rmtree(path, ignore_errors=True)
     written.rename(path)
     sync(path.parent)

@@ -5,10 +5,6 @@ from pathlib import Path
 
 
 def check_suffix(path: Path, suffixes: tuple[str, ...], argument: str = "path") -> None:
-    """Raise a `ValueError` unless a path can be that of a file with one of the suffixes.
-
-    `path`: the path. `suffixes`: endings of file names that are allowed. `argument`: name of the argument that gives
-    the path, for the error.
-    """
+    """Raise a `ValueError` that names `argument` unless the path can be that of a file with one of the suffixes."""
     if path.suffix not in suffixes or path.is_dir():
         raise ValueError(f"`{argument}` must be a file whose name ends in {' or '.join(suffixes)}. Got {path}.")

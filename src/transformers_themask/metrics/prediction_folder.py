@@ -31,13 +31,12 @@ def score_prediction_folder(
 ) -> dict[str, Any]:
     """Compare the label maps of a folder with the masks of a split, one frame at a time.
 
-    `predictions_dir`: folder with one PNG per frame that has a mask: `<video_id>/<stem of the frame's file>.png`, the
-    layout that VSPW's scripts read. Other files are ignored. `class_indices` `(256,)`: class index of each raw label
-    id, 255 for void. `prediction_ids`: ids of the predictions: `"reduced"` for class indices, with which `mean_iou` is
-    computed, `"raw"` for the ids of the mask files. Void (255, or raw 0) may be predicted only where the label is
-    void. If the other kind fits the masks far better, a warning says so. `window_lengths`: frames per window of the
-    video consistency. Returns the scores of [`VideoScores.compute`]. Raises `ValueError` if a file does not have the
-    size of its mask, or holds other ids. Raises `OSError` if a file is missing or cannot be read.
+    `predictions_dir` holds one PNG per frame that has a mask, `<video_id>/<stem of the frame's file>.png`, the layout
+    that VSPW's scripts read; other files are ignored. `class_indices` `(256,)` gives the class index of each raw label
+    id, 255 for void. Predictions are class indices (`"reduced"`) or ids of the mask files (`"raw"`); void (255, or raw
+    0) may be predicted only where the label is void. If the other kind fits the masks far better, a warning says so.
+    Returns the scores of [`VideoScores.compute`]. Raises `ValueError` for a file of another size than its mask or with
+    other ids, `OSError` for one that is missing or cannot be read.
     """
     if prediction_ids not in ("reduced", "raw"):
         raise ValueError(f"`prediction_ids` must be 'reduced' or 'raw'. Got {prediction_ids!r}.")
@@ -69,7 +68,12 @@ def score_prediction_folder(
                 num_agreeing_otherwise += int(np.count_nonzero((other_reading == label) & (label != VOID_ID)))
     result = scores.compute()
     other_accuracy = num_agreeing_otherwise / max(1, scores.matrix.sum())
-    _warn_of_other_ids(prediction_ids, result["pixel_accuracy"], other_accuracy)
+    if other_accuracy > result["pixel_accuracy"] + CLEAR_GAIN:
+        other_ids = "raw" if prediction_ids == "reduced" else "reduced"
+        logger.warning(
+            f"Read as {prediction_ids} ids, {result['pixel_accuracy']:.0%} of the pixels agree; as {other_ids} ids "
+            f"{other_accuracy:.0%} would: see `--prediction-ids`."
+        )
     return result
 
 
@@ -111,12 +115,3 @@ def _check_void(prediction: np.ndarray, label: np.ndarray, path: Path, predictio
         f"{path} must hold a class wherever the mask does. Got {void} (void) at {num_missing} labelled pixels; "
         f"{remedy}."
     )
-
-
-def _warn_of_other_ids(prediction_ids: str, accuracy: float, other_accuracy: float) -> None:
-    other_ids = "raw" if prediction_ids == "reduced" else "reduced"
-    if other_accuracy > accuracy + CLEAR_GAIN:
-        logger.warning(
-            f"Read as {prediction_ids} ids, {accuracy:.0%} of the pixels agree; as {other_ids} ids "
-            f"{other_accuracy:.0%} would: see `--prediction-ids`."
-        )

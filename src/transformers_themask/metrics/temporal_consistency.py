@@ -12,16 +12,12 @@ from .video_mean_iou import confusion_matrix
 
 
 def warp_labels(next_labels: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Fetch for every pixel of a frame the label it has in the next frame, as the official script does.
+    """Labels `(height, width)` of the next frame at the places of this one, uint8, as the official script takes them.
 
-    The official script normalises coordinates for `align_corners=True` and samples with `align_corners=False`, so the
-    sampled column is x * width / (width - 1) - 0.5: zero flow is not quite the identity and loses the last row or
-    column of an even size. Outside the frame the label is 0, which is a class and not void. Both are kept, because
-    published numbers contain them.
-
-    `next_labels` `(height, width)`: class indices of frame t + 1. `flow` `(2, height, width)`: motion from frame t to
-    t + 1 in pixels, x first. Returns `np.ndarray` of shape `(height, width)`, uint8: labels in the place of frame t,
-    nearest sampling.
+    `flow` `(2, height, width)` is the motion to the next frame in pixels, x first. The official script normalises
+    coordinates for `align_corners=True` and samples with `align_corners=False`, so the sampled column is x * width /
+    (width - 1) - 0.5: zero flow is not quite the identity and loses the last row or column of an even size. Outside
+    the frame the label is 0, which is a class and not void. Both are kept, as published numbers contain them.
     """
     height, width = next_labels.shape
     if flow.shape != (2, height, width):
@@ -35,14 +31,11 @@ def warp_labels(next_labels: np.ndarray, flow: np.ndarray) -> np.ndarray:
 
 
 def temporal_confusion_matrix(predictions: np.ndarray, flows: np.ndarray, num_labels: int) -> np.ndarray:
-    """Count how the predictions of one video agree with the warped predictions of the next frames.
+    """Counts of predictions (rows) and warped predictions of the next frames (columns), `(num_labels, num_labels)`.
 
     TC is the `mean_iou` that `mean_iou_scores` gives for the sum of these matrices over the videos (the official
-    script takes the first 100 of the validation list).
-
-    `predictions` `(num_frames, height, width)`: class indices of a video. `flows` `(num_frames - 1, 2, height,
-    width)`: motion from each frame to the next in pixels, x first. Returns `np.ndarray` of shape `(num_labels,
-    num_labels)`, int64: rows are the prediction of a frame, columns the warped prediction of the next.
+    script takes the first 100 of the validation list). `predictions` `(num_frames, height, width)` are class indices,
+    `flows` `(num_frames - 1, 2, height, width)` the motion from each frame to the next in pixels, x first.
     """
     if len(flows) != len(predictions) - 1:
         raise ValueError(

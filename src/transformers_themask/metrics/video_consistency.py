@@ -9,8 +9,9 @@ scores 1.
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,10 +26,9 @@ prediction stays the same too."""
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions (`list` of integer arrays of shape `(num_frames, height, width)`):
-        One array per video, of any ids.
-    references (`list` of integer arrays of the same shapes):
-        Raw label ids. With reduced labels the void ids 0 and 255 become one, as in the CFFM script.
+    predictions: one integer array `(num_frames, height, width)` per video, of any ids.
+    references: raw label ids of the same shapes. With reduced labels the void ids 0 and 255 become one, as in the CFFM
+        script.
 
 Given to `evaluate.load`: the arguments of `VideoConsistency`.
 
@@ -37,47 +37,24 @@ Returns:
 """
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {choices}. Got {value!r}.")
-
-
-def _extend_runs(runs: np.ndarray, is_unchanged: np.ndarray, longest_run: int) -> None:
-    """Update in place the number of steps, up to `longest_run`, for which each pixel has not changed."""
-    np.minimum(runs, longest_run - 1, out=runs)
-    runs += 1
-    runs *= is_unchanged
-
-
 class VideoWindows:
     """The windows of one video, frame by frame.
 
     Two maps of run lengths replace the frames of a window: the number of steps for which the label, and the label
     together with the prediction, have not changed. A window of n frames ends at a frame where a run has n - 1 steps,
     so one pass serves every window length and only the previous frame is kept.
-
-    Args:
-        window_lengths (`Sequence[int]`): Frames per window.
-        require_correct (`bool`, *optional*, defaults to `False`): Whether the prediction must also equal the label.
-
-    Attributes:
-        ratios (`dict[int, list[float]]`): For each window length one ratio per window so far, NaN where no pixel keeps
-            its label or a frame has none.
     """
 
-    def __init__(self, window_lengths: Sequence[int], require_correct: bool = False) -> None:
+    def __init__(self, window_lengths: Sequence[int], require_correct: bool) -> None:
         self.require_correct = require_correct
+        # One ratio per window so far, NaN where no pixel keeps its label or a frame has none.
         self.ratios: dict[int, list[float]] = {length: [] for length in window_lengths}
         self._num_frames = self._num_labelled_in_a_row = 0
         self._longest_run = max(window_lengths) - 1
         self._last_prediction = self._last_label = self._label_runs = self._joint_runs = np.empty(0)
 
     def add_frame(self, prediction: ArrayLike, label: ArrayLike) -> None:
-        """Add the next frame.
-
-        `prediction` `(height, width)`: predicted ids. `label` `(height, width)`: label ids; in the ids of the
-        predictions if `require_correct` is set.
-        """
+        """Add the next frame: two arrays of ids of shape `(height, width)`."""
         prediction, label = as_ids("prediction", prediction), as_ids("label", label)
         expected_shape = self._last_label.shape if self._last_label.ndim == 2 else label.shape
         for name, ids in (("prediction", prediction), ("label", label)):
@@ -87,7 +64,12 @@ class VideoWindows:
                     f"video. Got shape {ids.shape}, expected {expected_shape}; resize the predictions to the label "
                     "size."
                 )
-        self._update_runs(prediction, label)
+        if self._num_labelled_in_a_row == 0:
+            self._label_runs, self._joint_runs = np.zeros((2, *label.shape), np.min_scalar_type(self._longest_run))
+        else:
+            is_same_label = label == self._last_label
+            self._extend_runs(self._label_runs, is_same_label)
+            self._extend_runs(self._joint_runs, is_same_label & (prediction == self._last_prediction))
         # Copies, because a caller may decode the next frame into the same buffer.
         self._last_prediction, self._last_label = prediction.copy(), label.copy()
         self._num_labelled_in_a_row += 1
@@ -104,15 +86,11 @@ class VideoWindows:
             if self._num_frames >= length:
                 ratios.append(self._ratio(length) if self._num_labelled_in_a_row >= length else math.nan)
 
-    def _update_runs(self, prediction: np.ndarray, label: np.ndarray) -> None:
-        if self._num_labelled_in_a_row == 0:
-            run_dtype = np.min_scalar_type(self._longest_run)
-            self._label_runs = np.zeros(label.shape, dtype=run_dtype)
-            self._joint_runs = np.zeros(label.shape, dtype=run_dtype)
-            return
-        is_same_label = label == self._last_label
-        _extend_runs(self._label_runs, is_same_label, self._longest_run)
-        _extend_runs(self._joint_runs, is_same_label & (prediction == self._last_prediction), self._longest_run)
+    def _extend_runs(self, runs: np.ndarray, is_unchanged: np.ndarray) -> None:
+        """Update in place the number of steps, up to the longest run, for which each pixel has not changed."""
+        np.minimum(runs, self._longest_run - 1, out=runs)
+        runs += 1
+        runs *= is_unchanged
 
     def _ratio(self, length: int) -> float:
         """Consistency of the window of `length` frames that ends at the last frame."""
@@ -131,58 +109,52 @@ def video_consistency_windows(
     windows: Windows = "official",
     require_correct: bool = False,
 ) -> np.ndarray:
-    """Compute the consistency of every window of one video.
+    """Consistency of every window of `window` frames of one video, NaN where no pixel keeps its label.
 
-    `predictions` `(num_frames, height, width)`: predicted ids. `labels` `(num_frames, height, width)`: raw label ids.
-    `window`: frames per window, n. `windows`: `"official"` leaves out the last window, `"all"` keeps it.
-    `require_correct`: whether the prediction must also equal the label; `labels` are then in the ids of the
-    predictions. Returns `np.ndarray`, float64: one value per window, `num_frames` - n of them (one more with `"all"`,
-    none for a shorter video); NaN where no pixel keeps its label.
+    `predictions` and `labels` are ids of shape `(num_frames, height, width)`; `windows` and `require_correct` are
+    those of [`VideoConsistency`].
     """
     scores = VideoConsistency((window,), windows=windows, require_correct=require_correct)
     scores.add_video("video", predictions, labels)
     return np.array(scores.window_ratios(window, "video"), dtype=np.float64)
 
 
+@dataclass(eq=False)
 class VideoConsistency:
     """Streaming video consistency of a data set: frames in, one score per window length out.
 
     Keeps one number per window and, for the video that is being added, four maps of the size of a frame.
 
     Args:
-        window_lengths: Frames per window.
-        windows: Which windows of a video count. `"official"`: the first C - n of a video of C frames, so that the last
-            one is left out and a video of n frames has none, as in the VSPW script. `"all"`: the C - n + 1 of the
-            paper.
+        window_lengths: Frames per window, n.
+        windows: `"official"` counts the first C - n windows of a video of C frames, as the VSPW script does, so that a
+            video of n frames has none; `"all"` the C - n + 1 of the paper.
         average: `"window"` is the mean over the windows of all videos pooled, as in the VSPW script; `"video"` the
             mean over videos of each video's mean, as papers describe it.
         require_correct: Whether a prediction must also equal the label to be consistent, as the printed formula reads.
-            The labels given to `add_frame` must then be in the ids of the predictions.
+            The labels must then be in the ids of the predictions.
         require_every_length: Whether a video that has no window of some length is dropped for all lengths, as in the
             CFFM script (which in addition takes reduced labels).
         pool_lengths: Whether each score also pools the windows of the lengths before it. The DVIS++ and VidEoMT
             scripts do, so the VC16 they print contains VC8's windows.
     """
 
-    def __init__(
-        self,
-        window_lengths: Sequence[int] = (8, 16),
-        *,
-        windows: Windows = "official",
-        average: Average = "window",
-        require_correct: bool = False,
-        require_every_length: bool = False,
-        pool_lengths: bool = False,
-    ) -> None:
-        _check_choice("windows", windows, ("official", "all"))
-        _check_choice("average", average, ("window", "video"))
-        if not window_lengths or min(window_lengths) < 2 or len(set(window_lengths)) != len(window_lengths):
-            raise ValueError(f"`window_lengths` must be distinct integers of at least 2. Got {window_lengths}.")
-        self.window_lengths = tuple(window_lengths)
-        self.windows, self.average = windows, average
-        self.require_correct = require_correct
-        self.require_every_length = require_every_length
-        self.pool_lengths = pool_lengths
+    window_lengths: Sequence[int] = (8, 16)
+    _: KW_ONLY
+    windows: Windows = "official"
+    average: Average = "window"
+    require_correct: bool = False
+    require_every_length: bool = False
+    pool_lengths: bool = False
+
+    def __post_init__(self):
+        for name, choices in (("windows", get_args(Windows)), ("average", get_args(Average))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {choices}. Got {getattr(self, name)!r}.")
+        lengths = self.window_lengths
+        if not lengths or min(lengths) < 2 or len(set(lengths)) != len(lengths):
+            raise ValueError(f"`window_lengths` must be distinct integers of at least 2. Got {lengths}.")
+        self.window_lengths = tuple(lengths)
         self.reset()
 
     def reset(self) -> None:
@@ -252,12 +224,16 @@ class VideoConsistency:
         return ratios[:-1] if self.windows == "official" else list(ratios)
 
     def compute(self) -> dict[str, float]:
-        """Score the videos added so far.
+        """Scores of the videos added so far: `vc8`, `vc16` (one for each window length).
 
-        Returns `vc8`, `vc16` (one entry per window length). Windows in which no pixel keeps its label, or a frame has
-        no labels, are undefined and left out; a score without any defined window is NaN.
+        Windows in which no pixel keeps its label, or a frame has no labels, are undefined and left out; a score
+        without any defined window is NaN.
         """
-        return self._scores([video_id for video_id in self._ratios if self._is_counted(video_id)])
+        video_ids = list(self._ratios)
+        if self.require_every_length:
+            lengths = self.window_lengths
+            video_ids = [video for video in video_ids if all(self.window_ratios(length, video) for length in lengths)]
+        return self._scores(video_ids)
 
     def compute_video(self, video_id: str) -> dict[str, float]:
         """Score one of the videos added so far, like `compute`."""
@@ -266,13 +242,8 @@ class VideoConsistency:
     def _scores(self, video_ids: list[str]) -> dict[str, float]:
         return {f"vc{length}": self._score(length, video_ids) for length in self.window_lengths}
 
-    def _is_counted(self, video_id: str) -> bool:
-        return not self.require_every_length or all(
-            self.window_ratios(length, video_id) for length in self.window_lengths
-        )
-
     def _score(self, length: int, video_ids: list[str]) -> float:
-        pooled_lengths: tuple[int, ...] = (length,)
+        pooled_lengths: Sequence[int] = (length,)
         if self.pool_lengths:
             pooled_lengths = self.window_lengths[: self.window_lengths.index(length) + 1]
         per_video = [
@@ -299,25 +270,10 @@ class VideoConsistencyMetric(VideoMetric):
     description = _DESCRIPTION
     inputs_description = _INPUTS_DESCRIPTION
 
-    def __init__(
-        self,
-        window_lengths: Sequence[int] = (8, 16),
-        windows: Windows = "official",
-        average: Average = "window",
-        require_correct: bool = False,
-        require_every_length: bool = False,
-        pool_lengths: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, **kwargs: Any) -> None:
+        names = [option.name for option in fields(VideoConsistency) if option.name in kwargs]
+        self.scores = VideoConsistency(**{name: kwargs.pop(name) for name in names})
         super().__init__(**kwargs)
-        self.scores = VideoConsistency(
-            window_lengths,
-            windows=windows,
-            average=average,
-            require_correct=require_correct,
-            require_every_length=require_every_length,
-            pool_lengths=pool_lengths,
-        )
 
     def count(self, prediction: ArrayLike, reference: ArrayLike) -> None:
         """Count one video."""

@@ -20,39 +20,29 @@ one confusion matrix over the whole split."""
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions (`list` of integer arrays of shape `(num_frames, height, width)` or `(height, width)`):
-        Class indices 0 to `num_labels` - 1.
-    references (`list` of integer arrays of the same shapes):
-        Class indices, `ignore_index` where a pixel is not counted.
+    predictions: class indices 0 to `num_labels` - 1 of shape `(num_frames, height, width)` or `(height, width)`.
+    references: arrays of the same shapes; `ignore_index` where a pixel is not counted.
 
 Given to `evaluate.load`:
-    num_labels (`int`): Number of classes.
-    ignore_index (`int`, *optional*, defaults to 255): Label id that is not counted.
-    absent_classes (`str`, *optional*, defaults to `"exclude"`): `"exclude"` averages the IoU over the classes that
-        occur in the labels, `"count"` over those that occur in the labels or the predictions.
+    num_labels: number of classes.
+    ignore_index: label id that is not counted, by default 255.
+    absent_classes: `"exclude"` (the default) averages the IoU over the classes that occur in the labels, `"count"`
+        over those that occur in the labels or the predictions.
 
 Returns:
     `dict`: `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `per_class_iou`, `per_class_accuracy`.
 """
-
-
-def _check_class_indices(name: str, ids: np.ndarray, num_labels: int, where: str, remedy: str) -> None:
-    if not ids.size:
-        return
-    lowest, highest = int(ids.min()), int(ids.max())
-    if lowest < 0 or highest >= num_labels:
-        wrong = lowest if lowest < 0 else highest
-        raise ValueError(f"`{name}` must hold class indices 0 to {num_labels - 1} {where}. Got {wrong}. {remedy}")
+LABEL_REMEDY = "Reduce raw labels (0 to 255, k to k - 1) and check the number of classes."
+PREDICTION_REMEDY = "Predict one of the classes at every labelled pixel, in the same ids as the reduced labels."
 
 
 def confusion_matrix(
     predictions: ArrayLike, labels: ArrayLike, num_labels: int, ignore_index: int = 255
 ) -> np.ndarray:
-    """Count the pixels of every (label, prediction) pair.
+    """Count the pixels of every (label, prediction) pair; matrices of several frames, videos or processes add up.
 
-    `predictions`: class indices; any value is allowed on ignored pixels. `labels`: class indices, `ignore_index` where
-    a pixel is not counted. `ignore_index`: label id that is not counted. Returns `np.ndarray` of shape `(num_labels,
-    num_labels)`, int64: rows are labels, columns predictions. Matrices of several frames, videos or processes add up.
+    `predictions` and `labels` are class indices of one shape. Pixels with the label `ignore_index` are not counted and
+    may have any prediction. Returns int64 counts `(num_labels, num_labels)`: rows are labels, columns predictions.
     """
     prediction_ids, label_ids = as_ids("predictions", predictions), as_ids("labels", labels)
     if prediction_ids.shape != label_ids.shape:
@@ -67,22 +57,19 @@ def confusion_matrix(
     is_counted = label_ids != ignore_index
     prediction_ids, label_ids = prediction_ids[is_counted], label_ids[is_counted]
     # The official scripts silently drop such labels, or count such predictions in another cell.
+    rule = f"must hold class indices 0 to {num_labels - 1}"
+    _check_class_indices(label_ids, num_labels, f"`labels` {rule} or the ignored id {ignore_index}", LABEL_REMEDY)
     _check_class_indices(
-        "labels",
-        label_ids,
-        num_labels,
-        f"or the ignored id {ignore_index}",
-        "Reduce raw labels (0 to 255, k to k - 1) and check the number of classes.",
-    )
-    _check_class_indices(
-        "predictions",
-        prediction_ids,
-        num_labels,
-        "wherever the label is counted",
-        "Predict one of the classes at every labelled pixel, in the same ids as the reduced labels.",
+        prediction_ids, num_labels, f"`predictions` {rule} wherever the label is counted", PREDICTION_REMEDY
     )
     pairs = label_ids.astype(np.int64) * num_labels + prediction_ids
     return np.bincount(pairs, minlength=num_labels**2).reshape(num_labels, num_labels)
+
+
+def _check_class_indices(ids: np.ndarray, num_labels: int, rule: str, remedy: str) -> None:
+    wrong = ids[(ids < 0) | (ids >= num_labels)]
+    if wrong.size:
+        raise ValueError(f"{rule}. Got {wrong.min() if wrong.min() < 0 else wrong.max()}. {remedy}")
 
 
 def _byte_confusion_matrix(
@@ -112,25 +99,13 @@ def _mean_of_defined(values: np.ndarray) -> float:
 
 
 def mean_iou_scores(matrix: np.ndarray, absent_classes: AbsentClasses = "exclude") -> dict[str, Any]:
-    """Turn the confusion matrix of a whole split into its scores.
+    """Scores of the confusion matrix of a whole split: a `dict` of floats and of lists with one float per class.
 
-    Args:
-        matrix (`np.ndarray` of shape `(num_labels, num_labels)`): Pixel counts, rows labels and columns predictions.
-        absent_classes (`str`, *optional*, defaults to `"exclude"`): Treatment of a class that is predicted but occurs
-            in no label. `"exclude"` leaves it out, as the official `Evaluator` does: mean over the classes in the
-            labels. `"count"` gives it an IoU of 0, as mmseg's `eval_metrics` and MPVSS do: mean over the classes in
-            labels or predictions. The two agree when every predicted class occurs in the labels.
-
-    Returns:
-        `dict` of floats and of lists with one float per class:
-
-        - `mean_iou`: mean IoU.
-        - `weighted_iou`: IoU weighted by the share of each class in the labels (FWIoU); 0 when no pixel was counted,
-          as in the official `Evaluator`.
-        - `pixel_accuracy` (aAcc) and `mean_accuracy` (mAcc, the mean over the classes in the labels).
-        - `per_class_iou`, `per_class_accuracy`: NaN for a class that is left out of the mean.
-
-        A mean over no class at all is NaN.
+    A class that is predicted but occurs in no label is left out of `mean_iou` by `"exclude"`, as the official
+    `Evaluator` does; `"count"` gives it an IoU of 0, as mmseg's `eval_metrics` and MPVSS do. `weighted_iou` is
+    weighted by the share of each class in the labels (FWIoU), and 0 when no pixel was counted, as in the `Evaluator`.
+    `pixel_accuracy` is aAcc, `mean_accuracy` mAcc, the mean over the classes in the labels. `per_class_iou` and
+    `per_class_accuracy` are NaN for a class that is left out of the mean; a mean over no class at all is NaN.
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"`matrix` must be square (labels, predictions). Got shape {matrix.shape}.")

@@ -15,8 +15,8 @@ from .video_mean_iou import confusion_matrix, mean_iou_scores
 class VideoScores:
     """Confusion matrix and video consistency over the frames of a split, with the official definitions.
 
-    The consistency compares raw label ids, the matrix class indices. A table converts the ids, so each mask is read
-    once and added as it is:
+    The consistency compares raw label ids, the matrix class indices, which `class_indices` `(256,)` gives for each raw
+    id (`ignore_index` for void): each mask is read once and added as it is.
 
     ```python
     scores = VideoScores(num_labels, class_indices=processor.reduce_labels(np.arange(256, dtype=np.uint8)))
@@ -25,14 +25,9 @@ class VideoScores:
     scores.compute()["mean_iou"]
     ```
 
-    The object holds two matrices of counts and, per video, its scores, never a matrix. It can be pickled, and the
-    parts of a data set in several processes (whole videos each) are joined by `merge`: all counts are integers and the
-    consistency is summed exactly, so the scores do not depend on how the videos were distributed.
-
-    Args:
-        class_indices `(256,)`: Class index of each raw label id, `ignore_index` for void.
-        window_lengths: Frames per window of the video consistency.
-        ignore_index: Entry of `class_indices` that is not counted.
+    The object can be pickled, and the parts of a data set in several processes (whole videos each) are joined by
+    `merge`: all counts are integers and the consistency is summed exactly, so the scores do not depend on how the
+    videos were distributed.
     """
 
     def __init__(
@@ -74,10 +69,7 @@ class VideoScores:
         self._video_matrix[:] = 0
 
     def add_frame(self, prediction: ArrayLike, raw_label: ArrayLike) -> None:
-        """Score the next frame of the current video.
-
-        `prediction` `(height, width)`: class indices. `raw_label` `(height, width)`: label ids as they are stored.
-        """
+        """Score the next frame: class indices, and label ids as they are stored, both `(height, width)`."""
         raw_label = np.asarray(raw_label)
         if raw_label.dtype != np.uint8:
             raise ValueError(f"`raw_label` must be uint8, as masks are stored. Got dtype {raw_label.dtype}.")
@@ -90,10 +82,7 @@ class VideoScores:
         self._num_video_frames += 1
 
     def skip_frame(self) -> None:
-        """Skip the next frame of the current video, which has no labels.
-
-        It is not counted, and every window of the video consistency that contains it is undefined.
-        """
+        """Skip the next frame, which has no labels; windows of the video consistency with it are undefined."""
         self.consistency.skip_frame()
 
     def merge(self, other: "VideoScores") -> None:
@@ -110,13 +99,12 @@ class VideoScores:
         self.num_frames += other.num_frames
 
     def compute(self) -> dict[str, Any]:
-        """Score what was added so far.
+        """Scores of what was added so far.
 
-        Returns `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `vc8` and `vc16` (one entry per window
-        length), `per_class_iou` (a list, NaN for a class that occurs in no label), `num_frames` (those with labels),
+        `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `vc8` and `vc16` (one for each window length),
+        `per_class_iou` (a list, NaN for a class that occurs in no label), `num_frames` (those with labels),
         `num_videos`, and `per_video`: for each video id the same scores of that video alone, its `per_class_iou` a
-        `dict` from class index to IoU of the classes in its labels. A video consistency is NaN when no video is longer
-        than its window, or none has labels in that many frames in a row.
+        `dict` from class index to IoU of the classes in its labels.
         """
         scores_of_videos = dict(self._scores_of_videos)
         if self._video_id is not None:
