@@ -32,10 +32,8 @@ class MiTConfig(BackboneConfigMixin, SegformerConfig):
     norms, as in the official code. Patch embeddings and sequence reductions keep 1e-5, also as in the official code.
 
     Args:
-        out_features (`list[str]`, *optional*):
-            Names of the stages to return, of `"stage1"` … `"stage4"`. All four by default.
-        out_indices (`list[int]`, *optional*):
-            The same choice by position.
+        out_features: Names of the stages to return, of `"stage1"` … `"stage4"`. All four by default.
+        out_indices: The same choice by position.
     """
 
     model_type = "mit"
@@ -57,7 +55,7 @@ class MiTConfig(BackboneConfigMixin, SegformerConfig):
         """Build the configuration of a published size.
 
         Args:
-            size (`str`): One of `"mit-b0"` … `"mit-b5"`.
+            size: One of `"mit-b0"` … `"mit-b5"`.
             kwargs: Further fields, which override those of the size.
 
         Raises:
@@ -103,9 +101,9 @@ class MiTBackbone(BackboneMixin, SegformerPreTrainedModel):
         """Encode images.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised images.
-            output_hidden_states (`bool`, *optional*): Also return the maps of every stage.
-            output_attentions (`bool`, *optional*): Also return the attention weights (eager attention only).
+            pixel_values (`(batch, 3, height, width)`): Normalised images.
+            output_hidden_states: Also return the maps of every stage.
+            output_attentions: Also return the attention weights (eager attention only).
             kwargs: Accepted for the common backbone interface; unused.
 
         Returns:

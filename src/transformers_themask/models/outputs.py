@@ -12,12 +12,10 @@ from .scores_to_labels import query_scores
 
 
 class QueryLevel(NamedTuple):
-    """The predictions of one set of queries.
+    """The predictions of one set of queries, the last class "no object".
 
-    Attributes:
-        class_logits (`torch.Tensor`): `(batch, num_frames, num_queries, num_labels + 1)`, the last one "no object";
-            one frame stands for all where the queries belong to the whole clip.
-        mask_logits (`torch.Tensor`): `(batch, num_frames, num_queries, height, width)`.
+    Classes `(batch, num_frames, num_queries, num_labels + 1)`, where one frame stands for all if the queries belong to
+    the whole clip; masks `(batch, num_frames, num_queries, height, width)`.
     """
 
     class_logits: Tensor
@@ -56,9 +54,9 @@ class VideoSegmentationOutput(ModelOutput):
         """Class scores `(num_labels, height, width)` of one frame, in float32.
 
         Args:
-            video (`int`): Index in the batch.
-            frame (`int`): Index of the frame.
-            mask_size (`tuple[int, int]`, *optional*): Height and width that masks are enlarged to beforehand.
+            video: Index in the batch.
+            frame: Index of the frame.
+            mask_size: Height and width that masks are enlarged to beforehand.
         """
         pixel_logits = self.pixel_logits()
         if pixel_logits is not None:

@@ -38,8 +38,8 @@ class VideoPreTrainedModel(PreTrainedModel):
         Summed over the batches of a step, as `context.loss_counts`, they make the batches' losses shares of one.
 
         Args:
-            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
-            context ([`StepContext`], *optional*): As in `forward`.
+            labels (`(batch, num_frames, height, width)`): Class indices.
+            context: As in `forward`.
 
         Returns:
             `torch.Tensor` of shape `(num_terms,)` in float64, on the CPU.
@@ -55,7 +55,7 @@ class VideoPreTrainedModel(PreTrainedModel):
         They take no gradient and stay in evaluation mode under `train()`, so that drop path is off.
 
         Args:
-            parts (`str`): Some of `freezable_parts`.
+            parts: Some of `freezable_parts`.
 
         Raises:
             ValueError: If the model has no such part.

@@ -21,11 +21,9 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
     interpolation and order of colours are.
 
     Args:
-        image_processor ([`~transformers.BaseImageProcessor`] or `dict`):
-            The image processor, or its saved fields. It must keep the whole picture, with padding, if any, to the
-            right and at the bottom.
-        kwargs:
-            `do_reduce_labels` and `ignore_index`, as in [`VideoSegmentationProcessor`].
+        image_processor: The image processor, or its saved fields. It must keep the whole picture, with padding, if
+            any, to the right and at the bottom.
+        kwargs: `do_reduce_labels` and `ignore_index`, as in [`VideoSegmentationProcessor`].
 
     Raises:
         ValueError: If `image_processor` is none.
@@ -45,9 +43,9 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
         Center crops are left out. So is cutting into squares: the model does it.
 
         Args:
-            image_processor ([`~transformers.BaseImageProcessor`]): The checkpoint's image processor.
-            size (`Mapping[str, int]`, *optional*): Size that frames must have instead of the image processor's, unless
-                it makes squares of them by cutting or padding.
+            image_processor: The checkpoint's image processor.
+            size: Size that frames must have instead of the image processor's, unless it makes squares of them by
+                cutting or padding.
         """
         options = image_processor.to_dict()
         makes_squares = options.get("do_split_image") or options.get("do_pad")
@@ -76,7 +74,7 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
 
         Args:
             videos: One video or a list of videos; see [`VideoSegmentationProcessor`].
-            segmentation_maps (*optional*): Raw label ids of every frame; see [`VideoSegmentationProcessor`].
+            segmentation_maps: Raw label ids of every frame; see [`VideoSegmentationProcessor`].
             kwargs: `return_tensors`, `device`, `do_reduce_labels`, `ignore_index` and `input_data_format`. What
                 happens to the frames is up to the image processor.
 
@@ -167,11 +165,7 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
 
 
 def built_image_processor(image_processor: Any) -> BaseImageProcessor:
-    """An image processor from its saved fields, or as it is.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """An image processor from its saved fields, or as it is."""
     if isinstance(image_processor, Mapping):
         fields = dict(image_processor)
         image_processor_class = getattr(transformers, str(fields.pop("image_processor_type", None)), None)
