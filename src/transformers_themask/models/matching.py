@@ -20,7 +20,7 @@ TIE_BREAKER = 1e-10
 
 
 class LevelPrediction(NamedTuple):
-    """One layer: classes `(entries, num_queries, num_labels + 1)`, masks `(entries, num_frames, num_queries, h, w)`."""
+    """One layer: classes `(entries, num_queries, num_labels + 1)`, masks `(entries, frames, num_queries, h, w)`."""
 
     class_logits: Tensor
     mask_logits: Tensor

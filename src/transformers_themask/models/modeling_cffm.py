@@ -167,17 +167,10 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
     def clip_step(
         self, pixel_values_videos: Tensor, state: RecentFrames | None
     ) -> tuple[CFFMForVideoSemanticSegmentationOutput, RecentFrames | None]:
-        """Segment the next frames of every video of a batch.
+        """Segment the next frames of every video of a batch; see [`StreamingMixin.clip_step`].
 
         Each equals the last frame of `forward` on the clip of its references, found as `config.first_frames` says
         where the video is still short.
-
-        Args:
-            pixel_values_videos (`(batch, num_frames, 3, height, width)`): The frames, of a size that `forward` takes.
-            state: From `initial_state` or the step before; it is not modified. `None` for a clip by itself.
-
-        Returns:
-            The outputs for these frames, and the state for the next ones.
 
         Raises:
             ValueError: If videos or frames are not those of the state, or as in `forward`.

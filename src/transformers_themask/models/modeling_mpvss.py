@@ -249,14 +249,9 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
     def clip_step(
         self, pixel_values_videos: Tensor, state: KeyFrameSchedule | None
     ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule | None]:
-        """Segment the next frames of every video of a batch, as key frames or with the last one's masks.
+        """Segment the next frames of every video as key frames or with the last one's masks.
 
-        Args:
-            pixel_values_videos (`(batch, num_frames, 3, height, width)`): The frames.
-            state: From `initial_state` or the step before; it is not modified. `None` for a clip by itself.
-
-        Returns:
-            The outputs for these frames, and the state for the next ones.
+        See [`StreamingMixin.clip_step`].
 
         Raises:
             ValueError: If a shape is not as described, or not that of the state.

@@ -128,12 +128,8 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """Load a saved model of this class, or the segmenter from an ordinary checkpoint of it.
 
-        An ordinary checkpoint may also lack the head, such as that of an image classifier.
-
-        Args:
-            pretrained_model_name_or_path: Folder or Hub repository.
-            model_args: As in [`PreTrainedModel.from_pretrained`].
-            kwargs: As in [`PreTrainedModel.from_pretrained`].
+        An ordinary checkpoint may also lack the head, such as that of an image classifier. Arguments are those of
+        [`PreTrainedModel.from_pretrained`].
         """
         path = pretrained_model_name_or_path
         if path is None or saved_fields(path, kwargs).get("model_type") in (None, cls.config_class.model_type):

@@ -229,14 +229,8 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
         """Segment a clip or, with a [`SlidingWindow`], the newest frame of every video as the last of its window.
 
         The latter equals the last frame of `forward` on the window. Only what relates the frames to one another is
-        computed for all of them; the features of backbone, pixel decoder and first decoder layer are kept.
-
-        Args:
-            pixel_values_videos (`(batch, num_frames, 3, height, width)`): The frames; with a window one per video.
-            state: From `initial_state` or the step before; it is not modified. `None` for a clip by itself.
-
-        Returns:
-            The outputs for these frames, and the state for the next ones.
+        computed for all of them; the features of backbone, pixel decoder and first decoder layer are kept. See
+        [`StreamingMixin.clip_step`].
 
         Raises:
             ValueError: If there is not exactly one frame per video for a window, or as in `forward`.

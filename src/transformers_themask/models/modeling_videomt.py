@@ -92,17 +92,10 @@ class VideomtForVideoSemanticSegmentation(StreamingMixin, VideomtForUniversalSeg
     def clip_step(
         self, pixel_values_videos: Tensor, state: PropagatedQueries | None
     ) -> tuple[VideomtForVideoSemanticSegmentationOutput, PropagatedQueries]:
-        """Segment the next frames of every video of a batch.
-
-        Args:
-            pixel_values_videos (`(batch, num_frames, 3, image_size, image_size)`): The frames.
-            state: From `initial_state` or the step before; it is not modified. `None` for a clip by itself.
-
-        Returns:
-            The outputs for these frames, and the state for the next ones.
+        """Segment the next frames of every video of a batch; see [`StreamingMixin.clip_step`].
 
         Raises:
-            ValueError: If the frames' shape is not as described.
+            ValueError: If the frames' shape is not `(batch, num_frames, 3, image_size, image_size)`.
         """
         self._check_frames(pixel_values_videos)
         queries = (self.initial_state() if state is None else state).queries

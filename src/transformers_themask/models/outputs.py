@@ -51,12 +51,9 @@ class VideoSegmentationOutput(ModelOutput):
         return sum(scores[1:], start=scores[0]) / len(scores)
 
     def frame_scores(self, video: int, frame: int, mask_size: tuple[int, int] | None = None) -> Tensor:
-        """Class scores `(num_labels, height, width)` of one frame, in float32.
+        """Class scores `(num_labels, height, width)` of a frame of a video, both by index, in float32.
 
-        Args:
-            video: Index in the batch.
-            frame: Index of the frame.
-            mask_size: Height and width that masks are enlarged to beforehand.
+        Masks are enlarged to `mask_size` (height, width) beforehand, if it is given.
         """
         pixel_logits = self.pixel_logits()
         if pixel_logits is not None:

@@ -62,10 +62,8 @@ class StreamingMixin:
     def initial_state(self, num_frames: int = 1, frame_stride: int = 1, mode: str | None = None) -> Any:
         """The state before the first frame of a video, for the first `clip_step`.
 
-        Args:
-            num_frames: Frames of a window, for models with windows.
-            frame_stride: Distance between the frames of a window.
-            mode: The streaming mode; by default the one that answers every frame at once.
+        `num_frames` and `frame_stride` are those of windows, for models that have them; the mode is by default the one
+        that answers every frame at once.
         """
 
     def clip_step(self, pixel_values_videos: Tensor, state: Any) -> tuple[VideoSegmentationOutput, Any]:
@@ -94,19 +92,12 @@ class StreamingMixin:
 
 
 class VideoSession:
-    """A streaming session: the state of one video on its way through a model; see [`StreamingMixin.stream`].
+    """A streaming session: the state of one video on its way through a model, opened by [`StreamingMixin.stream`].
 
     Memory is bounded by the frames of one block or window. Frames come back in order; in the modes `"contiguous"` and
     `"interleaved"` only when their block is full.
 
     `step` can be taken apart for threads: `prepare` and `label` may run anywhere, `advance` in one thread, in order.
-
-    Args:
-        model: A model with [`StreamingMixin`].
-        processor: Its video processor.
-        mode: See [`StreamingMixin.stream`].
-        num_frames: Frames per clip.
-        frame_stride: Distance between the frames of a clip.
 
     Example:
     ```python
@@ -167,10 +158,7 @@ class VideoSession:
         return labelled
 
     def prepare(self, frame: Any) -> PreparedFrame:
-        """Turn one frame into the model's input, resized and normalised on a GPU where the model is on one.
-
-        Does not touch the session's state.
-        """
+        """Turn one frame into the model's input, on a GPU where the model is on one; the session's state stays."""
         picture = rgb_array(frame)
         # `input_data_format`, because one or three rows of pixels would be taken for channels.
         device = str(self.model.device) if self.model.device.type == "cuda" else "cpu"
@@ -178,14 +166,9 @@ class VideoSession:
         return PreparedFrame(picture, inputs["pixel_values_videos"])
 
     def advance(self, prepared: PreparedFrame | None) -> Iterator[SegmentedClip]:
-        """Run the model as far as the next frame allows, or for `None` to the end.
+        """Run the model as far as the frame from `prepare` allows, or for `None` to the end.
 
-        Args:
-            prepared: What `prepare` made of the next frame.
-
-        Returns:
-            Iterator over the clips that are complete now, to be exhausted before the next call; clips of a block may
-            be interleaved.
+        Yields the clips that are complete now, to be exhausted before the next call; those of a block may interleave.
         """
         if prepared is None:
             return self._segment_block()
@@ -280,20 +263,11 @@ def check_clip_options(num_frames: int, frame_stride: int) -> None:
 def evaluation_clips(
     num_video_frames: int, num_frames: int, frame_stride: int = OFFICIAL_FRAME_STRIDE
 ) -> list[list[int]]:
-    """Split a video into clips so that every frame is predicted exactly once.
+    """Split a video into clips, lists of frame indices, so that every frame is predicted exactly once.
 
     As in the official test protocol, blocks of `num_frames * frame_stride` frames are split into `frame_stride`
     interleaved clips and the frames after the last full block into windows of consecutive frames, the last of which
-    may be shorter. The official code loses frames of a video shorter than one block; here such a video is all
-    remainder.
-
-    Args:
-        num_video_frames: Number of frames of the video.
-        num_frames: Number of frames per clip.
-        frame_stride: Distance between a clip's frames; 1 gives contiguous clips.
-
-    Returns:
-        `list[list[int]]`: Frame indices of each clip.
+    may be shorter. The official code loses frames of shorter videos than a block; here such a video is all remainder.
     """
     check_clip_options(num_frames, frame_stride)
     block_size = num_frames * frame_stride

@@ -122,11 +122,7 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
     def reduce_labels(self, raw_ids: Tensor) -> Tensor:
         """Turn raw ids into class indices: 0 and `ignore_index` to `ignore_index`, id k to k - 1.
 
-        Args:
-            raw_ids: Integer tensor of any shape.
-
-        Returns:
-            int64 tensor of the same shape; `raw_ids` is left as it is.
+        Takes integer tensors of any shape and returns int64 ones; `raw_ids` is left as it is.
         """
         raw_ids = torch.as_tensor(raw_ids).long()
         is_void = (raw_ids == 0) | (raw_ids == self.ignore_index)

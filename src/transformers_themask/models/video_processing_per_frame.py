@@ -40,12 +40,8 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
     def for_whole_frames(cls, image_processor: BaseImageProcessor, size: Mapping[str, int] | None) -> Any:
         """The processor of a checkpoint whose frames must be labelled whole.
 
-        Center crops are left out. So is cutting into squares: the model does it.
-
-        Args:
-            image_processor: The checkpoint's image processor.
-            size: Size that frames must have instead of the image processor's, unless it makes squares of them by
-                cutting or padding.
+        Center crops are left out. So is cutting into squares: the model does it. The `size` of frames, if given,
+        replaces the image processor's, unless it makes squares of them by cutting or padding.
         """
         options = image_processor.to_dict()
         makes_squares = options.get("do_split_image") or options.get("do_pad")
@@ -70,16 +66,10 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
         )
 
     def __call__(self, videos: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
-        """Prepare videos and, with them, their label maps.
+        """Prepare videos and, with them, their label maps, as [`VideoSegmentationProcessor`] does.
 
-        Args:
-            videos: One video or a list of videos; see [`VideoSegmentationProcessor`].
-            segmentation_maps: Raw label ids of every frame; see [`VideoSegmentationProcessor`].
-            kwargs: `return_tensors`, `device`, `do_reduce_labels`, `ignore_index` and `input_data_format`. What
-                happens to the frames is up to the image processor.
-
-        Returns:
-            [`BatchFeature`] as from [`VideoSegmentationProcessor`].
+        `kwargs` may be `return_tensors`, `device`, `do_reduce_labels`, `ignore_index` and `input_data_format`. What
+        happens to the frames is up to the image processor.
 
         Raises:
             ValueError: If an option is the image processor's, or as in [`VideoSegmentationProcessor`].
