@@ -60,9 +60,11 @@ class TemporalAggregator(nn.Module):
         return self.video_self_attn_layer_norm(queries + self._drop(self.video_self_attn(placed, placed, queries)))
 
     def initial_frame_queries(
-        self, query_features: Tensor, query_position_embeddings: Tensor, keys: Tensor, values: Tensor
+        self, query_features: Tensor, query_position_embeddings: Tensor, levels: list[LevelFeatures]
     ) -> Tensor:
-        """First frame queries, by looking at all scales of each frame `(batch, num_frames, cells, hidden)` (Eq. 7)."""
+        """The first frame queries `(batch, num_frames, num_queries, hidden)`, by looking at each frame (Eq. 7)."""
+        keys = torch.cat([level.keys for level in levels], dim=2)
+        values = torch.cat([level.values for level in levels], dim=2)
         batch_size, num_frames = keys.shape[:2]
         queries = query_features.expand(batch_size, -1, -1)
         placed = queries + query_position_embeddings
@@ -115,7 +117,7 @@ class TemporalAggregationDecoder(MaskedAttentionDecoder):
         video_queries = aggregator.initial_video_queries(query_features, query_position_embeddings, batch_size)
         have_looked = frame_queries is not None
         if frame_queries is None:
-            frame_queries = self._initial_frame_queries(query_features, query_position_embeddings, levels)
+            frame_queries = aggregator.initial_frame_queries(query_features, query_position_embeddings, levels)
         video_predictions, frame_predictions = [], []
         for index in range(len(self.layers) + 1):
             video_normalised, frame_normalised = self.layernorm(video_queries), self.frame_layernorm(frame_queries)
@@ -139,25 +141,14 @@ class TemporalAggregationDecoder(MaskedAttentionDecoder):
 
         None depends on another frame: the video queries that guide this layer are still the learned ones.
         """
-        frame_queries = self._initial_frame_queries(query_features, query_position_embeddings, levels)
-        video_queries = self.temporal_aggregator.initial_video_queries(
-            query_features, query_position_embeddings, frame_queries.shape[0]
-        )
+        aggregator, batch_size = self.temporal_aggregator, levels[0].keys.shape[0]
+        frame_queries = aggregator.initial_frame_queries(query_features, query_position_embeddings, levels)
+        video_queries = aggregator.initial_video_queries(query_features, query_position_embeddings, batch_size)
         guide = self._guide(
             self.mask_predictor(self.layernorm(video_queries)),
             self.frame_mask_predictor(self.frame_layernorm(frame_queries)),
         )
         return self._look(0, frame_queries, guide, levels, query_position_embeddings)
-
-    def _initial_frame_queries(
-        self, query_features: Tensor, query_position_embeddings: Tensor, levels: list[LevelFeatures]
-    ) -> Tensor:
-        return self.temporal_aggregator.initial_frame_queries(
-            query_features,
-            query_position_embeddings,
-            torch.cat([level.keys for level in levels], dim=2),
-            torch.cat([level.values for level in levels], dim=2),
-        )
 
     def _guide(self, video_embeddings: Tensor, frame_embeddings: Tensor) -> Tensor:
         """Mask embeddings `(batch, num_frames or 1, num_queries, channels)` of the masks that restrict attention."""

@@ -104,18 +104,14 @@ class FrameFeatures(NamedTuple):
 
 
 def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    allowed: Tensor | None,
-    num_heads: int,
-    dropout: float,
-    implementation: str | None,
+    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, config: QuerySegmenterConfig, dropout: float
 ) -> Tensor:
     """Multi-head attention over `(batch, sequence, hidden)`, where `allowed` `(batch, queries, keys)` is true."""
-    query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    query, key, value = (
+        x.unflatten(-1, (config.num_attention_heads, -1)).transpose(1, 2) for x in (query, key, value)
+    )
     mask = None if allowed is None else allowed[:, None]
-    if implementation == "eager":
+    if config._attn_implementation == "eager":
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
@@ -143,9 +139,8 @@ class SelfAttention(nn.Module):
             self.k_proj(placed),
             self.v_proj(queries),
             allowed=None,
-            num_heads=self.config.num_attention_heads,
+            config=self.config,
             dropout=self.config.dropout if self.training else 0.0,
-            implementation=self.config._attn_implementation,
         )
         return self.out_proj(attended)
 
@@ -166,16 +161,8 @@ class FusedProjectionAttention(nn.MultiheadAttention):
             nn.functional.linear(x, weight, bias)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
-        attended = attend(
-            query,
-            key,
-            value,
-            allowed=allowed,
-            num_heads=self.num_heads,
-            dropout=self.dropout if self.training else 0.0,
-            implementation=self.config._attn_implementation,
-        )
-        return self.out_proj(attended)
+        dropout = self.dropout if self.training else 0.0
+        return self.out_proj(attend(query, key, value, allowed, self.config, dropout))
 
 
 class MaskedAttentionLayer(GradientCheckpointingLayer):

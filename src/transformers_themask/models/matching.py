@@ -188,12 +188,9 @@ def mask_costs(sums: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     num_targets = sizes.shape[-1] - 1
     cross_entropy, overlap, scores = sums.split([num_targets, num_targets, 1], dim=-2)
     targets, whole = sizes[..., None].split([num_targets, 1], dim=-2)
-    return cross_entropy / whole.clamp(min=1), dice_loss(overlap, scores + targets)
-
-
-def dice_loss(overlap: Tensor, sizes: Tensor) -> Tensor:
-    """`1 - (2 * overlap + 1) / (sizes + 1)`, in fewer operations; `sizes` are those of both masks together."""
-    return sizes.sub(overlap, alpha=2) / (sizes + 1)
+    areas = scores + targets
+    # `1 - (2 * overlap + 1) / (areas + 1)`, in fewer operations.
+    return cross_entropy / whole.clamp(min=1), areas.sub(overlap, alpha=2) / (areas + 1)
 
 
 def two_round_assignment(

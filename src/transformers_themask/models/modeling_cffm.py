@@ -73,6 +73,7 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
     config: CFFMConfig
     config_class = CFFMConfig
     base_model_prefix = "backbone"
+    embedding_path = "backbone"
     # Sharded as one unit: a frame without references skips the layers, and processes must gather the same ones.
     _no_split_modules: list[str] = []
     stream_modes = ("recurrent",)
@@ -83,10 +84,6 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         self.backbone = build_backbone(config.backbone_config)
         self.head = CFFMHead(config, list(self.backbone.channels))
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the backbone's input embedding."""
-        return self.backbone.get_input_embeddings()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -57,29 +57,23 @@ class MPVSSForVideoSemanticSegmentationOutput(VideoSegmentationOutput):
     unexplained: Tensor | None = None
 
 
-class KeyPrediction(NamedTuple):
-    """The segmenter's prediction after one of its layers, both `(batch, num_keys, num_queries, ...)`."""
-
-    class_logits: Tensor
-    mask_logits: Tensor
-
-
 class KeyFrames(NamedTuple):
     """The data of key frames that later frames need.
 
     Their `pixel_values` `(batch, num_keys, 3, height, width)`, their queries' normed states
-    `(batch, num_keys, num_queries, hidden)`, and every prediction that is needed, the last one last.
+    `(batch, num_keys, num_queries, hidden)`, and every layer's prediction that is needed, the last one last, both
+    tensors `(batch, num_keys, num_queries, ...)`.
     """
 
     pixel_values: Tensor
     queries: Tensor
-    predictions: tuple[KeyPrediction, ...]
+    predictions: tuple[LevelPrediction, ...]
 
     def selected(self, key_of: list[int]) -> "KeyFrames":
         """The key frame of each of some frames, by its index."""
         if key_of == list(range(self.queries.shape[1])):
             return self
-        predictions = tuple(KeyPrediction(*(frames_at(part, key_of) for part in each)) for each in self.predictions)
+        predictions = tuple(LevelPrediction(*(frames_at(part, key_of) for part in each)) for each in self.predictions)
         return KeyFrames(frames_at(self.pixel_values, key_of), frames_at(self.queries, key_of), predictions)
 
 
@@ -150,10 +144,6 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         self.segmenter.requires_grad_(False)
         for head in (self.segmenter.class_predictor, self.segmenter.model.transformer_module.decoder.mask_predictor):
             head.requires_grad_(True)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the segmenter's input embedding."""
-        return self.segmenter.get_input_embeddings()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -351,7 +341,7 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
             feature_maps, mask_features = segmenter.model.pixel_level_module(frames.flatten(0, 1))
         made, _ = segmenter.model.transformer_module(feature_maps, mask_features, 1, all_predictions)
         predictions = tuple(
-            KeyPrediction(
+            LevelPrediction(
                 segmenter.class_predictor(prediction.queries).unflatten(0, shape),
                 prediction.mask_logits.squeeze(1).unflatten(0, shape),
             )

@@ -152,10 +152,6 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
         encoder = self.segmenter.base_model
         return self if encoder is self.segmenter else encoder
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the segmenter's input embedding."""
-        return self.segmenter.get_input_embeddings()
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Nothing: all parameters are the segmenter's, whose class initialises them."""

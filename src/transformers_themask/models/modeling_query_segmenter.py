@@ -64,6 +64,7 @@ class QuerySegmenterPreTrainedModel(VideoPreTrainedModel):
     config: QuerySegmenterConfig
     config_class = QuerySegmenterConfig
     base_model_prefix = "model"
+    embedding_path = "model.pixel_level_module.encoder"
     _no_split_modules = ["MaskedAttentionLayer", "DeformableEncoderLayer"]
     # A constant of Mask2Former's loss; here it follows from the configuration.
     _keys_to_ignore_on_load_unexpected = [r"^criterion\.empty_weight$"]
@@ -140,10 +141,6 @@ class QuerySegmenter(QuerySegmenterPreTrainedModel):
         self.model = QuerySegmenterModel(config)
         self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the backbone's input embedding."""
-        return self.model.pixel_level_module.encoder.get_input_embeddings()
 
 
 __all__ = ["QuerySegmenter", "QuerySegmenterPreTrainedModel"]

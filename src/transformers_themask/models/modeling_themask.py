@@ -140,10 +140,6 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
         self.gradient_checkpointing = False  # of masks and loss; Transformers switches it along with the layers'
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the backbone's input embedding."""
-        return self.model.pixel_level_module.encoder.get_input_embeddings()
-
     def freeze_pixel_level(self) -> None:
         """Freeze backbone and pixel decoder for the second training stage (section 4.1); see [`freeze`]."""
         self.freeze("pixel_level")

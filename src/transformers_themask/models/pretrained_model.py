@@ -27,10 +27,16 @@ class VideoPreTrainedModel(PreTrainedModel):
     has_matching_rounds: ClassVar[bool] = False
     # The parts of a model that `freeze` takes, each a few of its modules.
     freezable_parts: ClassVar[dict[str, tuple[str, ...]]] = {}
+    # The module whose input embedding is the model's.
+    embedding_path: ClassVar[str] = "segmenter"
 
     def __init__(self, config: PreTrainedConfig, *inputs: Any, **kwargs: Any):
         super().__init__(config, *inputs, **kwargs)
         self._frozen_parts: set[str] = set()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the input embedding of the backbone or the segmenter."""
+        return self.get_submodule(self.embedding_path).get_input_embeddings()
 
     def loss_counts(self, labels: Tensor, context: StepContext | None = None) -> Tensor:
         """The divisors of the loss of labels `(batch, num_frames, height, width)`, known before the forward pass.

@@ -478,6 +478,6 @@ def mask_losses(logits: Tensor, masks: Tensor, counts: Tensor | None) -> Tensor:
         sums = (counts * nn.functional.softplus(logits)).addcmul(masks, logits, value=-1).sum(-1)
         cross_entropy = sums / counts.sum(-1).clamp(min=1)
         sizes = torch.addcmul(masks, scores, counts).sum(-1)
-    # Not as `dice_loss` has it, whose gradient loses digits to cancellation.
+    # Not as `mask_costs` has it, whose gradient loses digits to cancellation.
     dice = 1 - (2 * (scores * masks).sum(-1) + 1) / (sizes + 1)
     return torch.stack([cross_entropy, dice]).sum(-1)
