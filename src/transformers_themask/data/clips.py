@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samplers of training clips: which frames of a video form a clip.
+"""Samplers of training clips: which frames of a video, by their positions in its sorted list, form a clip.
 
-Frame indices are positions in a video's sorted list of frames, not seconds. `frame_offsets` are relative to the
-clip's last frame, the target: `(-9, -6, -3, 0)` is a clip of four frames, three apart. The target always has labels.
+`frame_offsets` are relative to the last frame, the target, which always has labels: `(-9, -6, -3, 0)` for example.
 """
 
 import itertools

@@ -13,12 +13,11 @@ DEVICE_KEYS = ("photometric", "content_sizes")
 
 
 class ClipCollator:
-    """Stack the items of [`ClipDataset`] into a batch.
+    """Stack the items of [`ClipDataset`] into a batch of equal shapes; nothing is padded here.
 
-    It holds `pixel_values_videos` `(batch, num_frames, channels, height, width)`, `labels` `(batch, num_frames,
-    height, width)` and the list `sample_ids`, unique in a run; with `photometric_on="device"` also `photometric`
-    `(batch, num_frames, 5)` and `content_sizes` `(batch, 2)`. Nothing is padded here: a clip of another shape is an
-    error.
+    `pixel_values_videos` `(batch, num_frames, channels, height, width)`, `labels` `(batch, num_frames, height,
+    width)`, the list `sample_ids`, and for the device `photometric` `(batch, num_frames, 5)` and `content_sizes`
+    `(batch, 2)`.
     """
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -13,11 +13,7 @@ LABEL_MAP_MODES = ("L", "P")
 
 
 class DamagedFileError(OSError):
-    """A file that exists but cannot be decoded.
-
-    Callers that can do without the file may catch this, with a warning that names it: training draws another clip.
-    Missing files, missing permissions and disk failures are other errors.
-    """
+    """A file that exists but cannot be decoded; missing files, permissions and disk failures are other errors."""
 
 
 def read_frame(path: str | os.PathLike[str]) -> np.ndarray:

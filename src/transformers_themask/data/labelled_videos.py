@@ -54,7 +54,7 @@ class LabelledVideos:
     def read_mask(self, row: Mapping[str, Any], index: int) -> np.ndarray | None:
         """Raw ids of frame `index`, `uint8` `(height, width)`; `None` if it has no labels.
 
-        Raises `ValueError` for an id that is neither a class nor void, `DamagedFileError` for a file that cannot be
+        Raises `ValueError` for an id that is neither class nor void, `DamagedFileError` for a file that cannot be
         decoded.
         """
         if row["masks"][index] == UNLABELLED:

@@ -32,10 +32,7 @@ class ClipProcessor(Protocol):
 
 
 def prepare_on_device(batch: Mapping[str, Any], processor: ClipProcessor) -> dict[str, Any]:
-    """Distort and normalise a batch of clips with `photometric_on="device"`; any other batch is returned unchanged.
-
-    Pixels outside a clip's content become 0.
-    """
+    """Distort and normalise a batch of `photometric_on="device"`, 0 outside a clip's content; others are unchanged."""
     if "photometric" not in batch:
         return dict(batch)
     batch = dict(batch)

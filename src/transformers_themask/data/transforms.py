@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clip augmentation: one random geometry per clip, applied to every frame and its labels.
 
-The steps and their default parameters are those of the official THE-Mask training pipeline on VSPW: resize, crop,
-horizontal flip, photometric distortion (drawn separately for every frame).
+Steps and default parameters are those of the official THE-Mask training pipeline on VSPW.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,11 +55,10 @@ class ClipAugmentation:
     def __call__(
         self, frames: Sequence[np.ndarray], masks: Sequence[np.ndarray], rng: np.random.Generator
     ) -> tuple[Tensor, np.ndarray, list[PhotometricDraw]]:
-        """Change the geometry of one clip, and draw the photometric distortion, which is applied elsewhere.
+        """Change the geometry of a clip, and draw the photometric distortion of every frame for later.
 
-        `frames` are RGB `uint8` `(height, width, 3)`, `masks` raw label ids `uint8` `(height, width)`. Returns the
-        frames `(num_frames, 3, height, width)` and the masks `(num_frames, height, width)`, at most `crop_size` large,
-        and the distortion of every frame.
+        `frames` are RGB `uint8` `(height, width, 3)`, `masks` raw label ids `uint8` `(height, width)`. Returns frames
+        `(num_frames, 3, height, width)` and masks `(num_frames, height, width)`, at most `crop_size` large.
         """
         size = resized_size(masks[-1].shape, self.base_size, rng.uniform(*self.ratio_range))
         proposals = crop_proposals(size, self.crop_size, rng)
@@ -92,9 +90,9 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_mask(
     mask: np.ndarray, size: tuple[int, int], box: tuple[slice, slice] = (slice(None), slice(None))
 ) -> np.ndarray:
-    """Resize raw label ids to the nearest: pixel `x` takes the source pixel `floor(x * scale)`, OpenCV's rule.
+    """Resize raw label ids to the nearest: pixel `x` takes source pixel `floor(x * scale)`, OpenCV's rule.
 
-    `box`: rows and columns of the resized mask to return.
+    `box`: rows and columns to return.
     """
     rows, columns = (
         np.minimum((np.arange(after)[part] * (1 / (after / before))).astype(np.intp), before - 1)

@@ -47,7 +47,10 @@ class _Atomic(ABC):
                 with suppress(Exception):
                     close()
         finally:  # not even a second interruption leaves it behind
-            self._delete(self._hidden)
+            if self._hidden.is_dir():
+                shutil.rmtree(self._hidden, ignore_errors=True)
+            else:
+                self._hidden.unlink(missing_ok=True)
             self._hidden = None
 
     def __enter__(self) -> Path:
@@ -70,9 +73,6 @@ class _Atomic(ABC):
     @abstractmethod
     def _publish(self, hidden: Path) -> None: ...
 
-    @abstractmethod
-    def _delete(self, hidden: Path) -> None: ...
-
 
 class AtomicFile(_Atomic):
     """A file that appears under its name when it is complete, replacing an earlier one; the suffix is kept."""
@@ -85,9 +85,6 @@ class AtomicFile(_Atomic):
 
     def _publish(self, hidden: Path) -> None:
         hidden.replace(self._path)
-
-    def _delete(self, hidden: Path) -> None:
-        hidden.unlink(missing_ok=True)
 
 
 class AtomicFolder(_Atomic):
@@ -118,9 +115,6 @@ class AtomicFolder(_Atomic):
             self._path.rmdir()
         hidden.rename(self._path)
         shutil.rmtree(replaced, ignore_errors=True)
-
-    def _delete(self, hidden: Path) -> None:
-        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
