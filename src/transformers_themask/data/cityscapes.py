@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .video_table import UNLABELLED, Listing, video_row
+from .video_table import UNLABELLED, Classes, Listing, video_row
 
 NAME = "Cityscapes sequences"
 FRAME_FOLDER = "leftImg8bit_sequence"
@@ -51,7 +51,7 @@ CLASS_IDS = {
 HIGHEST_ID = 33
 
 
-def read_classes(root: Path) -> tuple[list[str], np.ndarray]:
+def read_classes(root: Path) -> Classes:
     """Class names, and the raw id of each value in a mask file: 1 to 19, 0 if not evaluated; other values stay."""
     raw_ids = np.arange(256, dtype=np.uint8)
     raw_ids[: HIGHEST_ID + 1] = 0

@@ -29,23 +29,22 @@ MAX_CLIP_DRAWS = 50
 
 @dataclass(eq=False, repr=False)
 class ClipDataset(Dataset):
-    """One random clip per item.
+    """One random clip per item, from `(seed, epoch, index)` alone: workers, ranks and a resumed run agree on it.
 
-    All randomness of an item comes from `(seed, epoch, index)`, so workers, ranks and a resumed run agree on it.
-    The last frame of a clip, in the order in which the model sees it, always has labels; other frames may have none.
-    An item whose labels are all void after augmentation is replaced by a clip of another random video, as in the
-    official training code, and so, with a warning, is one with a file that cannot be decoded.
+    The last frame of a clip, in the order in which the model sees it, always has labels. An item whose labels are all
+    void after augmentation is replaced by a clip of another random video, as in the official training code, and so,
+    with a warning, is one with a file that cannot be decoded.
 
     Args:
         frame_offsets: Offsets of the clip's frames from its last frame, such as `(-9, -6, -3, 0)`.
         processor: Normalises the frames and reduces the labels; without an augmentation it also resizes.
-        augmentation: Clips smaller than its crop are padded at the bottom and the right, after normalisation: frames
+        augmentation: Smaller clips than its crop are padded at the bottom and the right, after normalisation: frames
             with 0, labels with the ignored id.
         clips_per_video: Items of each video per epoch, on average.
         sample_by: `"video"` draws every video equally often, as the official code does; `"frame"` in proportion to its
             labelled frames, where videos differ much in length.
-        photometric_on: With `"device"` only the parameters of the colour distortion are drawn, the same as with
-            `"cpu"`: items hold 8-bit frames, which [`prepare_on_device`] distorts and normalises in the batch.
+        photometric_on: With `"device"` the colour distortion is only drawn, the same as with `"cpu"`: items hold 8-bit
+            frames, which [`prepare_on_device`] distorts and normalises in the batch.
         clip_sampler: Name of a sampler for [`~clips.frame_sampler`].
     """
 
@@ -91,11 +90,11 @@ class ClipDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Make the item of an index, or of an index and an epoch (otherwise 0) as from [`ClipSampler`].
 
-        Returns `pixel_values_videos` `(num_frames, 3, height, width)`; `labels` `(num_frames, height, width)`, class
+        It holds `pixel_values_videos` `(num_frames, 3, height, width)`; `labels` `(num_frames, height, width)`, class
         indices in `uint8` (`int16` if the ignored id needs it); `sample_id`, unique in a run; `video_id` and
-        `frame_names`; for the device also `photometric` `(num_frames, 5)` and `content_sizes` `(2,)`, the height and
-        width without padding. Raises `OSError` if a file cannot be read, `ValueError` if it has the wrong kind, size
-        or ids, or no clip with labels is found.
+        `frame_names`; for the device `photometric` `(num_frames, 5)` and `content_sizes` `(2,)`, height and width
+        without padding. Raises `OSError` for an unreadable file, `ValueError` for one of wrong kind, size or ids, or
+        if no clip with labels is found.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         if not 0 <= index < len(self):

@@ -27,10 +27,9 @@ MAX_THREADS = 16
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem of a data set, its file or video named in the message."""
+    """One problem, named in the message, that stops a run or informs."""
 
     message: str
-    # Otherwise it is informative.
     stops_run: bool = True
     # Name in the skip list of the frame or video that cannot be decoded.
     damaged: str | None = None

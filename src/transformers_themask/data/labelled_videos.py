@@ -65,13 +65,10 @@ class LabelledVideos:
         check_label_ids(ids, stored, self.num_labels, path)
         return ids
 
-    def frame_size(self, row: Mapping[str, Any], index: int) -> tuple[int, int]:
+    def frame_size(self, row: Mapping[str, Any], index: int) -> tuple[int, ...]:
         """Height and width of frame `index`: from the header of an image, or a decoded frame of a video file."""
         path = row["frames"][index]
-        if is_video_frame(path):
-            height, width, _ = read_video_frame(self.root / path).shape
-            return height, width
-        return frame_size(self.root / path)
+        return self.read_frame(row, index).shape[:2] if is_video_frame(path) else frame_size(self.root / path)
 
     def mask_size(self, row: Mapping[str, Any], index: int) -> tuple[int, int] | None:
         """Height and width of the mask of frame `index`, from its header; `None` if it has no labels."""

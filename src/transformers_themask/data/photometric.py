@@ -95,15 +95,12 @@ def _rotate_hue(frames: Tensor, steps: float | Tensor) -> Tensor:
     return _hsv_to_rgb(hue.add_(steps).remainder_(HUE_LEVELS), saturation, value)
 
 
-def _hue_weights(offset: int) -> np.ndarray:
-    """Share of saturation taken from a channel (https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative)."""
-    sixths = np.arange(HUE_LEVELS, dtype=np.float32) * np.float32(6 / HUE_LEVELS)
-    fraction = sixths - np.trunc(sixths)
-    rising, full, falling, none = fraction, np.ones_like(fraction), 1 - fraction, np.zeros_like(fraction)
-    return np.choose((offset + sixths.astype(np.intp)) % 6, [rising, full, full, falling, none, none])
-
-
-_HUE_WEIGHTS = torch.from_numpy(np.stack([_hue_weights(offset) for offset in (5, 3, 1)]))
+# Share of the saturation that each hue takes from red, green and blue
+# (https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative).
+_POSITIONS = (
+    np.array([[5.0], [3.0], [1.0]]) + np.arange(HUE_LEVELS, dtype=np.float32) * np.float32(6 / HUE_LEVELS)
+) % 6
+_HUE_WEIGHTS = torch.from_numpy(np.minimum(_POSITIONS, 4 - _POSITIONS).clip(0, 1)).float()
 
 
 def _rgb_to_hsv(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:

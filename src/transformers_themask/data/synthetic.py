@@ -110,10 +110,9 @@ def write_synthetic_dataset(
     seed: int = 0,
     preset: str = "texture",
 ) -> None:
-    """Write random videos in VSPW layout, with the splits `train` and `val`; the folder is written atomically.
+    """Write random videos in VSPW layout, with the splits `train` and `val`, atomically to a new or empty folder.
 
-    `root` must be new or empty. `num_frames`, `size`, `num_classes` and `preset` are those of
-    [`render_synthetic_video`] for every video.
+    The other arguments are those of [`render_synthetic_video`] for every video.
     """
     root = Path(root).resolve()
     if root.exists() and (not root.is_dir() or any(root.iterdir())):

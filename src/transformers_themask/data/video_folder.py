@@ -24,7 +24,7 @@ import numpy as np
 from .frame_checks import VOID_ID
 from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, in_order_of_numbers, list_images
 from .video_file import VIDEO_SUFFIXES, count_video_frames, video_frame_path
-from .video_table import UNLABELLED, Listing, match_masks, video_row
+from .video_table import UNLABELLED, Classes, Listing, match_masks, video_row
 
 NAME = "folder of videos"
 NAMES_FILE = "classes.txt"
@@ -34,7 +34,7 @@ MARKERS: tuple[str, ...] = (NAMES_FILE, IDS_FILE)
 UNKNOWN_ID = 254
 
 
-def read_classes(root: Path) -> tuple[list[str], np.ndarray]:
+def read_classes(root: Path) -> Classes:
     """Class names in the order of their values in mask files, and the raw id `(256,)` of each value."""
     path = root / IDS_FILE if (root / IDS_FILE).is_file() else root / NAMES_FILE
     ids = _read_ids(path) if path.name == IDS_FILE else _read_names(path)

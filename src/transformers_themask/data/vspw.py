@@ -22,7 +22,7 @@ from typing import Any
 
 from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, file_stem, list_images
 from .skip_list import SKIP_FILE
-from .video_table import UNLABELLED, Listing, match_masks, video_row
+from .video_table import UNLABELLED, Classes, Listing, match_masks, video_row
 
 NAME = "VSPW"
 LABEL_FILE = "label_num_dic_final.json"
@@ -50,7 +50,7 @@ def read_class_names(root: str | os.PathLike[str]) -> list[str]:
     return names
 
 
-def read_classes(root: Path) -> tuple[list[str], None]:
+def read_classes(root: Path) -> Classes:
     """Class names; mask files hold raw ids."""
     return read_class_names(root), None
 

@@ -15,11 +15,11 @@ from types import TracebackType
 class _Atomic(ABC):
     """A file or folder in the making. As a context manager it gives the hidden path; an error removes that."""
 
-    def __init__(self, path: str | Path, suffix: str):
+    def __init__(self, path: str | Path, suffix: str | None = None):
         self._path = Path(path)
         # Stands for the name, which may be as long as a file system allows.
         self._digest = hashlib.sha256(os.fsencode(self._path.name)).hexdigest()[:16]
-        self._suffix = suffix
+        self._suffix = self._path.suffix if suffix is None else suffix
         self._hidden: Path | None = None
 
     def make(self) -> Path:
@@ -76,9 +76,6 @@ class _Atomic(ABC):
 
 class AtomicFile(_Atomic):
     """A file that appears under its name when it is complete, replacing an earlier one; the suffix is kept."""
-
-    def __init__(self, path: str | Path):
-        super().__init__(path, Path(path).suffix)
 
     def _create(self, hidden: Path) -> None:
         hidden.touch(exist_ok=False)

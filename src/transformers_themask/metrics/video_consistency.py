@@ -103,22 +103,19 @@ def video_consistency_windows(
 
 @dataclass(eq=False)
 class VideoConsistency:
-    """Streaming video consistency of a data set: frames in, one score per window length out.
-
-    Keeps one number per window and, for the video that is being added, four maps of the size of a frame.
+    """Streaming video consistency of a data set; keeps one number per window and four maps of the size of a frame.
 
     Args:
         window_lengths: Frames per window, n.
         windows: `"official"` counts the first C - n windows of a video of C frames, as the VSPW script does, so that a
             video of n frames has none; `"all"` the C - n + 1 of the paper.
-        average: `"window"` is the mean over the windows of all videos pooled, as in the VSPW script; `"video"` the
-            mean over videos of each video's mean, as papers describe it.
-        require_correct: Whether a prediction must also equal the label to be consistent, as the printed formula reads.
-            The labels must then be in the ids of the predictions.
+        average: `"window"` is the mean over the windows of all videos, as in the VSPW script; `"video"` the mean over
+            videos of each video's mean, as papers describe it.
+        require_correct: Whether a prediction must also equal the label, in the same ids, as the printed formula reads.
         require_every_length: Whether a video that has no window of some length is dropped for all lengths, as in the
             CFFM script (which in addition takes reduced labels).
-        pool_lengths: Whether each score also pools the windows of the lengths before it. The DVIS++ and VidEoMT
-            scripts do, so the VC16 they print contains VC8's windows.
+        pool_lengths: Whether each score also pools the windows of the lengths before it, as in the DVIS++ and VidEoMT
+            scripts: the VC16 they print contains VC8's windows.
     """
 
     window_lengths: Sequence[int] = (8, 16)

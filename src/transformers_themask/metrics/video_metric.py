@@ -29,9 +29,7 @@ class VideoMetric(evaluate.Metric, ABC):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self.num_process != 1:
-            raise ValueError(
-                f"`num_process` must be 1. Got {self.num_process}. Merge the counts of the processes instead."
-            )
+            raise ValueError(f"`num_process` must be 1. Got {self.num_process}. Merge the processes' counts instead.")
 
     @abstractmethod
     def count(self, prediction: ArrayLike, reference: ArrayLike) -> None:

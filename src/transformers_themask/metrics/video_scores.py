@@ -93,9 +93,9 @@ class VideoScores:
         """Scores of what was added so far.
 
         `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `vc8` and `vc16` (one for each window length),
-        `per_class_iou` (a list, NaN for a class that occurs in no label), `num_frames` (those with labels),
-        `num_videos`, and `per_video`: for each video id the same scores of that video alone, its `per_class_iou` a
-        `dict` from class index to IoU of the classes in its labels.
+        `per_class_iou` (a list, NaN for a class in no label), `num_frames` (with labels), `num_videos`, and
+        `per_video`: the same of each video id, its `per_class_iou` a `dict` from class index to IoU of the classes in
+        its labels.
         """
         scores_of_videos = dict(self._scores_of_videos)
         if self._video_id is not None:
