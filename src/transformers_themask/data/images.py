@@ -29,15 +29,9 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
         return np.array(image)
 
 
-def frame_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of a frame, from the file's header alone."""
-    with _opened_image(path) as image:
-        return image.height, image.width
-
-
-def mask_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of a mask, from the file's header alone."""
-    with _opened_image(path, LABEL_MAP_MODES) as image:
+def image_size(path: str | os.PathLike[str], modes: tuple[str, ...] = ()) -> tuple[int, int]:
+    """Height and width of an image of one of the modes (or any), from the file's header alone."""
+    with _opened_image(path, modes) as image:
         return image.height, image.width
 
 

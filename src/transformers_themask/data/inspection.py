@@ -91,10 +91,9 @@ class Inspection:
 
 
 def inspect_data_set(root: str | os.PathLike[str], splits: Sequence[str] = (), progress: bool = False) -> Inspection:
-    """Decode every frame and every mask of a data set, of all splits by default; problems of files are findings.
+    """Decode every frame and mask, of all splits by default; problems of files are findings.
 
-    Raises `ValueError` if the list of classes, a split file or the skip list is wrong, `OSError` if the folder has
-    none of the layouts of [`load_videos`], or a split does not exist.
+    Raises `ValueError` or `OSError` for a wrong layout, list of classes, split file or skip list.
     """
     root = Path(root)
     layout = find_layout(root)

@@ -25,9 +25,7 @@ class ClipProcessor(Protocol):
     def reduce_labels(self, raw: Tensor) -> Tensor:
         """Class indices of raw label ids."""
 
-    def __call__(
-        self, videos: np.ndarray, *, segmentation_maps: np.ndarray, return_tensors: str
-    ) -> Mapping[str, Tensor]:
+    def __call__(self, videos: np.ndarray, **options: Any) -> Mapping[str, Tensor]:
         """Resize and normalise the frames of a video, and reduce its labels."""
 
 

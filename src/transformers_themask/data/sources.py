@@ -31,10 +31,9 @@ LAYOUTS: tuple[Layout, ...] = (vspw, cityscapes, video_folder)
 
 
 def load_videos(root: str | os.PathLike[str], split: str) -> LabelledVideos:
-    """Load one split, such as `"train"`, of a folder in one of the layouts.
+    """Load one split, such as `"train"`, of a folder in one of the layouts that the README shows.
 
-    `vspw.py`, `cityscapes.py` and `video_folder.py` describe the layouts. Frames and videos in the skip list are left
-    out, with a warning that tells how many. `rows` of the result is a `datasets.Dataset` in memory.
+    Frames and videos in the skip list are left out, with a warning. `rows` is a `datasets.Dataset` in memory.
     """
     root = Path(root)
     layout = find_layout(root)

@@ -58,10 +58,9 @@ class SyntheticObject:
 
 @dataclass(frozen=True)
 class SyntheticScene:
-    """Objects from back to front, the landscape, and camera and light.
+    """Objects from back to front, a landscape, camera and light, which is a factor per colour channel.
 
-    `pan_speed` is the columns per frame by which the camera moves (the sky moves at 0.4 of it), `flicker` the
-    amplitude, angular speed and phase of the light, `light` a factor per colour channel.
+    `pan_speed` is columns per frame (0.4 of it for the sky), `flicker` the light's amplitude, angular speed and phase.
     """
 
     objects: tuple[SyntheticObject, ...]

@@ -38,8 +38,7 @@ def count_video_frames(path: Path) -> int:
 def read_video_frame(path: Path) -> np.ndarray:
     """Read a frame by its [`video_frame_path`]: RGB, upright, `uint8` of shape `(height, width, 3)`.
 
-    Every thread keeps its last file open to decode frames in order once. `DamagedFileError` if this frame cannot be
-    decoded.
+    Every thread keeps its last file open, to decode frames in order once.
     """
     video = path.parent
     reader = getattr(_OPENED, "reader", None)

@@ -1,15 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reader of the VSPW layout: split files, frames and masks in folders, one row per video, raw label ids.
+"""Reader of the VSPW layout, which the README shows: one row per video, raw label ids.
 
-```
-ROOT/train.txt, ROOT/val.txt, ...        one video name per line
-ROOT/data/<video>/origin/<frame>.jpg     RGB frames (.jpg or .png); the numbers in their names are the order in time
-ROOT/data/<video>/mask/<frame>.png       8-bit single-channel ids: 0 = "others" (void), 255 = void
-ROOT/label_num_dic_final.json            class name -> id as a string
-```
-
-Frame numbers may start anywhere and have gaps. Every frame needs a mask, unless no video of the split has a folder of
-masks, as in VSPW's test split. Files that are damaged can be left out with a skip list, see `skip_list.py`.
+The numbers in the names of frames (.jpg or .png) are the order in time; they may start anywhere and have gaps. Every
+frame needs a mask, unless no video of the split has a folder of masks, as in VSPW's test split.
 """
 
 import json

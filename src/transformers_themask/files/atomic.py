@@ -85,9 +85,9 @@ class AtomicFile(_Atomic):
 
 
 class AtomicFolder(_Atomic):
-    """A folder that appears under its name when it is complete. It removes what killed writers of it left behind.
+    """A folder like an [`AtomicFile`], which also removes what killed writers of it left behind.
 
-    `replace`: whether a folder with content is replaced; otherwise finishing raises an `OSError` there.
+    Without `replace`, finishing raises an `OSError` where a folder has content.
     """
 
     def __init__(self, path: str | Path, replace: bool = False):

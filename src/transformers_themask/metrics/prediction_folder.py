@@ -32,10 +32,9 @@ def score_prediction_folder(
     """Scores (of [`VideoScores.compute`]) of a folder of label maps against the masks of a split, one frame at a time.
 
     `predictions_dir` holds `<video_id>/<stem of the frame's file>.png` for each frame with a mask, the layout that
-    VSPW's scripts read; other files are ignored. `class_indices` `(256,)` gives the class index of each raw label id,
-    255 for void. Predictions are class indices (`"reduced"`) or ids of the mask files (`"raw"`), void (255, or raw 0)
-    only where the label is; a warning says if the other kind fits far better. Raises `ValueError` for a file of
-    another size or with other ids, `OSError` for one that is missing or cannot be read.
+    VSPW's scripts read. `class_indices` `(256,)` gives the class index of each raw label id, 255 for void. Predictions
+    are class indices (`"reduced"`) or ids of the mask files (`"raw"`), void (255, or raw 0) only where the label is; a
+    warning says if the other kind fits better. `ValueError` for another size or other ids, `OSError` if unreadable.
     """
     if prediction_ids not in ("reduced", "raw"):
         raise ValueError(f"`prediction_ids` must be 'reduced' or 'raw'. Got {prediction_ids!r}.")

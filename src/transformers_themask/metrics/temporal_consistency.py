@@ -34,13 +34,11 @@ def temporal_confusion_matrix(predictions: np.ndarray, flows: np.ndarray, num_la
     """Counts of predictions (rows) and warped predictions of the next frames (columns), `(num_labels, num_labels)`.
 
     TC is the `mean_iou` of their sum over the videos (in the official script the first 100 of the validation list).
-    `predictions` `(num_frames, height, width)` are class indices, `flows` `(num_frames - 1, 2, height, width)` in
-    pixels.
+    `flows` `(num_frames - 1, 2, height, width)` are in pixels, x first.
     """
     if len(flows) != len(predictions) - 1:
         raise ValueError(
-            f"`flows` must have one entry for each pair of neighbouring frames, {len(predictions) - 1}. Got "
-            f"{len(flows)}."
+            f"`flows` must have one entry per pair of neighbouring frames, {len(predictions) - 1}. Got {len(flows)}."
         )
     matrix = np.zeros((num_labels, num_labels), dtype=np.int64)
     for prediction, next_prediction, flow in zip(predictions[:-1], predictions[1:], flows, strict=True):

@@ -22,10 +22,9 @@ PREDICTION_REMEDY = "Predict one of the classes at every labelled pixel, in the 
 def confusion_matrix(
     predictions: ArrayLike, labels: ArrayLike, num_labels: int, ignore_index: int = 255
 ) -> np.ndarray:
-    """Count the pixels of every (label, prediction) pair; matrices of several frames, videos or processes add up.
+    """Count the pixels of every (label, prediction) pair of class indices: int64 `(num_labels, num_labels)`.
 
-    `predictions` and `labels` are class indices of one shape. Pixels with the label `ignore_index` are not counted and
-    may have any prediction. Returns int64 counts `(num_labels, num_labels)`: rows are labels, columns predictions.
+    Pixels with the label `ignore_index` are not counted and may have any prediction. The matrices of parts add up.
     """
     prediction_ids, label_ids = as_ids("predictions", predictions), as_ids("labels", labels)
     if prediction_ids.shape != label_ids.shape:
@@ -84,10 +83,9 @@ def _mean_of_defined(values: np.ndarray) -> float:
 def mean_iou_scores(matrix: np.ndarray, absent_classes: AbsentClasses = "exclude") -> dict[str, Any]:
     """Scores of the confusion matrix of a whole split: floats, and lists with one float per class.
 
-    `"exclude"` leaves a class that occurs in no label out of the means, as the official `Evaluator` does; `"count"`
-    gives it an IoU of 0 where it is predicted, as mmseg's `eval_metrics` and MPVSS do. `weighted_iou` is FWIoU, and 0
-    when no pixel was counted, as in the `Evaluator`; `pixel_accuracy` is aAcc, `mean_accuracy` mAcc, always over the
-    classes in the labels. Left-out classes, and means over no class, are NaN.
+    `"exclude"` leaves a class in no label out of the mean IoU, as the official `Evaluator` does; `"count"` gives it an
+    IoU of 0 if predicted, as mmseg's `eval_metrics` and MPVSS do. `weighted_iou` is FWIoU, 0 when no pixel was
+    counted, as in the `Evaluator`; `pixel_accuracy` is aAcc, `mean_accuracy` mAcc. What is left out is NaN.
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"`matrix` must be square (labels, predictions). Got shape {matrix.shape}.")

@@ -90,12 +90,10 @@ class VideoScores:
         self.num_frames += other.num_frames
 
     def compute(self) -> dict[str, Any]:
-        """Scores of what was added so far.
+        """Scores of [`mean_iou_scores`] and [`VideoConsistency.compute`] of what was added so far, and counts.
 
-        `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `vc8` and `vc16` (one for each window length),
-        `per_class_iou` (a list, NaN for a class in no label), `num_frames` (with labels), `num_videos`, and
-        `per_video`: the same of each video id, its `per_class_iou` a `dict` from class index to IoU of the classes in
-        its labels.
+        `per_video` has the same of each video alone, its `per_class_iou` a `dict` from class index to IoU of the
+        classes in its labels; `num_frames` are those with labels.
         """
         scores_of_videos = dict(self._scores_of_videos)
         if self._video_id is not None:
