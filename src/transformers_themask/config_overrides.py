@@ -5,10 +5,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
+from transformers_themask.files.text_files import parse_yaml
 from transformers_themask.suggestions import did_you_mean
 
 
@@ -18,13 +18,7 @@ def mapping_from_text(name: str, text: str) -> dict:
     `name`: the argument's name, for the error. `text`: YAML or JSON. Raises `ValueError` if the text holds anything
     but a mapping.
     """
-    try:
-        mapping = yaml.safe_load(text)
-    except yaml.YAMLError:
-        mapping = text
-    if not isinstance(mapping, dict):
-        raise ValueError(f"`{name}` must be a mapping such as '{{num_frames: 2}}'. Got {text!r}.")
-    return mapping
+    return parse_yaml(text, dict, f"`{name}`", "be a mapping such as '{num_frames: 2}'")
 
 
 def build_config(

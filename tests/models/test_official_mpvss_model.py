@@ -166,8 +166,9 @@ def test_losses_gradients_and_a_step_equal_the_released_ones(golden_dir, trainin
     assert trained.keys() == convert_state_dict(names)[0].keys()
     gradients = convert_state_dict(under(entries, "grad."))[0]
     for name, gradient in gradients.items():
-        tolerance = 1e-4 * max(1.0, gradient.abs().max().item())
-        torch.testing.assert_close(trained[name].grad, gradient, rtol=1e-3, atol=tolerance, msg=name)
+        # Another vector width than the recording's changes these sums over all points and pixels by 3e-4.
+        tolerance = 1e-3 * max(1.0, gradient.abs().max().item())
+        torch.testing.assert_close(trained[name].grad, gradient, rtol=0, atol=tolerance, msg=name)
         # What rounding leaves of a gradient, AdamW would take for a step.
         trained[name].grad = gradient
 

@@ -30,8 +30,13 @@ SCORES = {
 
 PUSH = """
 import sys
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, constants, repocard
 
+# Versions before 2.0 validate cards at the real Hub and not at the endpoint.
+session = repocard.get_session()
+post = session.post
+session.post = lambda url, **options: post(url.replace("https://huggingface.co", constants.ENDPOINT), **options)
+repocard.get_session = lambda: session
 folder, repository = sys.argv[1:]
 HfApi().create_repo(repository)
 HfApi().upload_folder(repo_id=repository, folder_path=folder)

@@ -6,6 +6,7 @@ sharded.
 """
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,10 @@ def main(model_folder: str, data_root: str, output: str, mode: str | None = None
         Path(output).write_text(json.dumps(results))
     state.wait_for_everyone()
     state.destroy_process_group()
+    # Without the interpreter's shutdown: rarely, a thread of torch still asks for the interpreter then and aborts.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ REFUSED = {
     ),
     "subtitles.mp4": (
         lambda path: path.write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n"),
-        "a file with a video stream",
+        "a video file that FFmpeg can read",
     ),
     "sound.m4a": (write_music, "a file with a video stream"),
     "cover.mp4": (lambda path: write_music(path, cover=True), "a file with a video stream"),

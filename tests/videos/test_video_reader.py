@@ -23,7 +23,7 @@ from hostile_videos import (
     write_video,
 )
 from local_server import BreakingHandler, LiveHandler, serve
-from transformers_themask.videos import ffmpeg_files
+from transformers_themask.files import media_files
 from transformers_themask.videos.source import IncompleteVideoError
 from transformers_themask.videos.video_reader import VideoReader
 from transformers_themask.videos.video_writer import VideoWriter
@@ -253,7 +253,7 @@ def test_a_url_without_a_video_is_named(tmp_path, monkeypatch):
         VideoReader(f"{url}/none.mp4")
     with pytest.raises(ValueError, match=rf"Got {url}/none.mp4 \(.*refused"):
         VideoReader(f"{url}/none.mp4")
-    monkeypatch.setattr(ffmpeg_files, "SERVER_TIMEOUT", 0.1)
+    monkeypatch.setattr(media_files, "SERVER_TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.mp4"
         with pytest.raises(ValueError, match=rf"Got {url} \(no answer within 0.1 s\)"):

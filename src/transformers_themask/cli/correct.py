@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transformers_themask.data.sources import load_videos
+from transformers_themask.files.text_files import read_json, read_lines
 from transformers_themask.mvc.confusable_groups import DEFAULT_GROUPS_FILE, check_groups, read_groups
 from transformers_themask.mvc.correction import Correction, VideoCorrector, correct_results
 from transformers_themask.mvc.label_folders import ResultVideo, check_label_folder, single_video, videos_of_data_set
@@ -68,18 +69,14 @@ def _open_videos(options: argparse.Namespace) -> tuple[list[ResultVideo], Sequen
 
 def _class_names(path: Path) -> list[str]:
     with naming(path):
-        if path.is_dir():
-            names = _names_of_model(path / "config.json")
-        else:
-            names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
+        names = _names_of_model(path / "config.json") if path.is_dir() else read_lines(path)
         if not all(names) or len(set(names)) < len(names):
             raise ValueError("`--class-names` must give every class a distinct name, without empty lines.")
     return names
 
 
 def _names_of_model(file: Path) -> list[str]:
-    config = json.loads(file.read_text(encoding="utf-8"))
-    names = config.get("id2label") if isinstance(config, dict) else None
+    names = read_json(file, dict).get("id2label")
     if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))}:
         raise ValueError("`--class-names` must be a model whose configuration names its classes in `id2label`.")
     return [names[str(index)] for index in range(len(names))]

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from transformers_themask.files.text_files import read_lines, read_text
+
 SKIP_FILE = "skip.txt"
 
 
@@ -17,18 +19,14 @@ def read_skip_list(root: Path) -> set[str]:
     path = root / SKIP_FILE
     if not path.is_file():
         return set()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be a text file with one <video>/<frame> per line. Got {error}.") from error
-    names = (line.partition("#")[0].strip() for line in lines)
+    names = (line.partition("#")[0].strip() for line in read_lines(path))
     return {name for name in names if name}
 
 
 def add_to_skip_list(root: Path, names: Iterable[str]) -> None:
     """Append names to `ROOT/skip.txt`, which need not exist yet."""
     path = root / SKIP_FILE
-    start = path.read_text(encoding="utf-8") if path.is_file() else ""
+    start = read_text(path) if path.is_file() else ""
     end_of_line = "" if start == "" or start.endswith("\n") else "\n"
     path.write_text(start + end_of_line + "".join(f"{name}\n" for name in names), encoding="utf-8")
 

@@ -13,6 +13,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from transformers_themask.files.media_files import open_media
+
 from .images import DamagedFileError
 from .orientation import Orientation
 
@@ -151,7 +153,7 @@ def _read_index(path: Path, size: int, changed: int) -> _FrameIndex:
 
 def _open(path: Path) -> "av.container.InputContainer":
     try:
-        container = av.open(str(path.absolute()))  # FFmpeg takes `a:b.mp4` for a protocol
+        container = open_media(path)
     except av.FFmpegError as error:
         raise DamagedFileError(f"Video file {path} must be readable. Got: {error.strerror}.") from error
     if not container.streams.video:

@@ -6,12 +6,13 @@ The mask of an image has the image's name; that of a frame in a video file its i
 Other ids are errors. Frames without a mask are context for the others; a video or split may have none at all.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from transformers_themask.files.text_files import read_class_ids, read_lines
 
 from .frame_checks import VOID_ID
 from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, in_order_of_numbers, list_images
@@ -111,25 +112,15 @@ def _match_indices(video: Path, num_frames: int, mask_folder: Path, masks: list[
 
 
 def _read_names(path: Path) -> dict[str, int]:
-    names = [line.strip() for line in _read_text(path).rstrip().splitlines()]
+    names = read_lines(path)
     if "" in names or len(set(names)) < len(names):
         raise ValueError(f"{path} must hold one class name per line, each once. Got {names}; correct the list.")
     return {name: number for number, name in enumerate(names, start=1)}
 
 
 def _read_ids(path: Path) -> dict[str, int]:
-    try:
-        ids = {name: int(value) for name, value in json.loads(_read_text(path)).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} must map every class name to its id in the masks. Got: {error}.") from error
+    ids = read_class_ids(path, "map every class name to its id in the masks")
     is_valid = all(0 <= value < VOID_ID for value in ids.values()) and len(set(ids.values())) == len(ids)
     if not is_valid:
         raise ValueError(f"The ids in {path} must be 0 to {VOID_ID - 1}, each once. Got {sorted(ids.values())}.")
     return ids
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be a text file. Got {error}.") from error

@@ -5,7 +5,6 @@ The numbers in the names of frames (.jpg or .png) are the order in time; they ma
 frame needs a mask, unless no video of the split has a folder of masks, as in VSPW's test split.
 """
 
-import json
 import os
 import re
 from collections import Counter
@@ -13,6 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers_themask.files.plain_names import check_plain_name
+from transformers_themask.files.text_files import read_class_ids, read_lines
+
+from .frame_checks import VOID_ID
 from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, file_stem, list_images
 from .skip_list import SKIP_FILE
 from .video_table import UNLABELLED, Classes, Listing, match_masks, video_row
@@ -29,15 +32,13 @@ def read_class_names(root: str | os.PathLike[str]) -> list[str]:
     path = Path(root) / LABEL_FILE
     if not path.is_file():
         raise FileNotFoundError(f"`root` must contain {LABEL_FILE}. Got {root}; write it as class name -> id string.")
-    try:
-        ids = {name: int(raw_id) for name, raw_id in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} must map every class name to an id string. Got: {error}.") from error
+    ids = read_class_ids(path, "map every class name to an id string")
     names = sorted((name for name in ids if ids[name] != 0), key=ids.__getitem__)
     class_ids = [ids[name] for name in names]
-    if not names or class_ids != list(range(1, len(names) + 1)):
+    if not names or class_ids != list(range(1, len(names) + 1)) or class_ids[-1] >= VOID_ID:
         raise ValueError(
-            f"The class ids in {path} must be 1, 2, 3, ... without gaps or repetitions (0 is void). Got {class_ids}; "
+            f"The class ids in {path} must be 1, 2, 3, ... without gaps or repetitions (0 is void), up to "
+            f"{VOID_ID - 1}. Got {class_ids}; "
             "renumber the classes and the masks."
         )
     return names
@@ -111,14 +112,12 @@ def _read_split(root: Path, split: str) -> list[str]:
     if not path.is_file():
         available = ", ".join(split_names(root)) or "none"
         raise FileNotFoundError(f"`split` must name a split file in {root}. Got {split!r}; available: {available}.")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be a text file with one video name per line. Got {error}.") from error
-    video_ids = [line.strip() for line in lines if line.strip()]
+    video_ids = [line for line in read_lines(path) if line]
     if not video_ids:
         raise ValueError(f"{path} must name at least one video; write one video name per line.")
     repeated = [video_id for video_id, count in Counter(video_ids).items() if count > 1]
     if repeated:
         raise ValueError(f"{path} must name every video once. Got {repeated[0]!r} again; remove the repeated line.")
+    for video_id in video_ids:
+        check_plain_name(video_id, path)
     return video_ids

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from transformers_themask.data.frame_checks import VOID_ID
+from transformers_themask.files.plain_names import inside
 from transformers_themask.metrics.structural_similarity import structural_similarity
 from transformers_themask.models.streaming import rgb_array
 from transformers_themask.sinks.label_maps import write_label_map
@@ -249,9 +250,10 @@ def aggregate_video(
     frames = _reported(frames_with_label_maps(video, folders), on_frame)
     chosen, scores = select_by_consistency(frames, direction)
     files = label_files(folders[chosen] / video.name)
-    (output / video.name).mkdir(parents=True, exist_ok=True)
+    folder = inside(output, output / video.name)
+    folder.mkdir(parents=True, exist_ok=True)
     for file in files:
-        shutil.copyfile(file, output / video.name / file.name)
+        shutil.copyfile(file, folder / file.name)
     return VideoChoice(video.name, len(files), scores, chosen)
 
 
@@ -270,7 +272,7 @@ def write_label_maps(
         on_frame (`Callable`, *optional*): Called after every frame.
     """
     for index, label_map in _reported(label_maps, on_frame):
-        write_label_map(label_map, video.label_path(folder, index))
+        write_label_map(label_map, inside(folder, video.label_path(folder, index)))
 
 
 def _reported(items: Iterable[Any], on_item: Callable[[], object] | None) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from transformers_themask.files.text_files import read_yaml
 
 DEFAULT_GROUPS_FILE = Path(__file__).with_name("confusable_groups.yaml")
 MIN_CANDIDATES = 2
@@ -77,10 +77,7 @@ def read_groups(path: str | Path = DEFAULT_GROUPS_FILE) -> list[ConfusableGroup]
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} must be a YAML file of groups of classes. Got no such file.")
-    try:
-        lists = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be YAML. Got: {' '.join(str(error).split())}.") from error
+    lists = read_yaml(Path(path), object)
     if not isinstance(lists, dict) or not lists:
         raise ValueError(
             f"{path} must hold lines such as `water: [river, lake, sea]`. Got "

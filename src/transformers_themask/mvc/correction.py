@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from transformers_themask.data.images import read_mask
 from transformers_themask.files.atomic import AtomicFolder
+from transformers_themask.files.plain_names import inside
 from transformers_themask.sinks.label_maps import write_label_map
 from transformers_themask.sinks.output_folder import check_new_folder
 
@@ -216,7 +217,7 @@ class VideoCorrector:
         group = seen.group
         image = Image.fromarray(seen.frame)
         picture = Path(video.name) / f"{group.name}.png"
-        (log / picture).parent.mkdir(parents=True, exist_ok=True)
+        inside(log, log / picture).parent.mkdir(parents=True, exist_ok=True)
         image.save(log / picture)  # before the model can draw on it
         question = question_of(group)
         answer = self._answer(video, group, image, question)
@@ -263,7 +264,7 @@ def _write_label_maps(
 ) -> None:
     """Write relabelled label maps; without a decision, copies."""
     for index in range(num_frames):
-        path, new_path = (video.label_path(folder, index) for folder in (labels, output))
+        path, new_path = video.label_path(labels, index), inside(output, video.label_path(output, index))
         if not decisions:
             new_path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, new_path)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from transformers_themask.files.media_files import is_url
 from transformers_themask.inference.segment import labelled_frames
 from transformers_themask.inference.segment_video import (
     SHORT_QUEUE,
@@ -25,7 +26,6 @@ from transformers_themask.models.scores_to_labels import resampled_scores
 from transformers_themask.models.streaming import VideoSession, rgb_array, single_frames, stream_options
 from transformers_themask.sinks.sink import Sink
 from transformers_themask.videos.camera import Camera
-from transformers_themask.videos.ffmpeg_files import is_url
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 from transformers_themask.videos.source import FrameSource, IncompleteVideoError
 

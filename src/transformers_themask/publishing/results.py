@@ -13,6 +13,8 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
+from transformers_themask.files.text_files import read_json
+
 RESULT_FILE = "results.json"
 SCORES = ("mean_iou", "weighted_iou", "vc8", "vc16")
 # Buffers of batch norms, which do not count as parameters.
@@ -59,11 +61,8 @@ def read_results(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} must be a result file; evaluate the model first.")
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-        missing = [name for name in REQUIRED_FIELDS if name not in results]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} must be a result file in JSON. Got {error}.") from error
+    results = read_json(Path(path), dict, "be a result file in JSON")
+    missing = [name for name in REQUIRED_FIELDS if name not in results]
     if isinstance(results.get("model"), dict) and "model_type" not in results["model"]:
         missing.append("model.model_type")
     if missing:
@@ -93,7 +92,7 @@ def saved_model_facts(folder: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder} must be the folder of a saved model. Got no config.json or no *.safetensors there."
         )
-    fields = json.loads(config_file.read_text(encoding="utf-8"))
+    fields = read_json(config_file, dict)
     num_parameters = sum(map(_num_saved_values, weight_files))
     (architecture,) = fields["architectures"]
     config_class = PreTrainedConfig

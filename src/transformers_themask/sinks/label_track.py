@@ -13,7 +13,8 @@ import numpy as np
 
 from transformers_themask.files.atomic import AtomicFile
 from transformers_themask.files.file_names import check_suffix
-from transformers_themask.videos.ffmpeg_files import ffmpeg_location
+from transformers_themask.files.media_files import ffmpeg_location, open_media
+from transformers_themask.files.text_files import parse_json
 from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
 
 from .sink import LabelledFrame
@@ -142,7 +143,9 @@ def label_track_classes(path: str | Path) -> tuple[list[str], np.ndarray]:
         `tuple[list[str], np.ndarray]`: The names, and RGB colours of shape `(num_classes, 3)`.
     """
     with _opened(path) as container:
-        names, colors = (json.loads(container.metadata[tag]) for tag in (CLASS_NAMES, PALETTE))
+        names, colors = (
+            parse_json(container.metadata[tag], list, f"The metadata of {path}") for tag in (CLASS_NAMES, PALETTE)
+        )
         return names, np.array([list(bytes.fromhex(color[1:])) for color in colors], dtype=np.uint8)
 
 
@@ -151,7 +154,7 @@ def _opened(path: str | Path) -> Iterator["av.container.InputContainer"]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"`path` must name an existing label track. Got {path}.")
     try:
-        container = av.open(ffmpeg_location(path))
+        container = open_media(path)
     except av.FFmpegError as error:
         raise ValueError(f"`path` must name a label track. Got {path} ({error.strerror}).") from error
     with container:

@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from transformers_themask.files.atomic import publish_folder, sync
+from transformers_themask.files.text_files import read_json
 
 from .arguments import in_current_names
 
@@ -47,7 +48,7 @@ def publish_checkpoint(writing: Path, final: Path) -> None:
 def checkpoint_damage(folder: Path) -> str | None:
     """Description of the damage to a checkpoint; `None` if it is complete."""
     try:
-        sizes = json.loads((folder / SEAL_FILE).read_text())
+        sizes = read_json(folder / SEAL_FILE, dict)
     except (OSError, ValueError):
         return f"{SEAL_FILE}, which is written last, is missing or unreadable"
     for name, size in sizes.items():
@@ -110,7 +111,7 @@ def require_same_recipe(checkpoint: Path, recipe: Mapping[str, Any]) -> None:
     path = checkpoint / RECIPE_FILE
     if not path.is_file():
         return
-    saved = in_current_names(json.loads(path.read_text(encoding="utf-8")))
+    saved = in_current_names(read_json(path, dict))
     wanted = json.loads(json.dumps(recipe))
     _require_same(
         f"The recipe of {checkpoint}", saved, wanted, "Resume with that recipe, or give another `--output_dir`."

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers_themask.batch.video_batch import divide_work
 from transformers_themask.data.frame_checks import check_mask_size
 from transformers_themask.data.labelled_videos import LabelledVideos, VideoFrames
+from transformers_themask.files.plain_names import inside
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.metrics.video_scores import VideoScores, named_scores
 from transformers_themask.models.protocols import VideoModel, VideoProcessor
@@ -123,7 +124,7 @@ def evaluate_videos(
                     scores.add_frame(label_map, mask)
                 if prediction_dir is not None:
                     name = f"{Path(row['frames'][index]).stem}.png"
-                    write_label_map(label_map, prediction_dir / row["video_id"] / name)
+                    write_label_map(label_map, inside(prediction_dir, prediction_dir / row["video_id"] / name))
                 bar.update()
     if in_step:
         num_calls = [sum(videos.num_calls(model, labelled.rows[index]) for index in share) for share in shares]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from transformers_themask.files.text_files import read_yaml
 
 BASE = "base"
 
@@ -43,10 +43,7 @@ def merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be YAML. {' '.join(str(error).split())}") from error
+    fields = read_yaml(path, object)
     if not isinstance(fields, dict):
         found = "an empty file" if fields is None else type(fields).__name__
         raise ValueError(f"{path} must hold `name: value` lines. Got {found}.")
