@@ -20,11 +20,7 @@ UPRIGHT = (None, 1)
 
 
 class DamagedFileError(OSError):
-    """A file that exists but cannot be decoded.
-
-    Callers that can do without the file may catch this, with a warning that names it: training draws another clip.
-    Missing files, missing permissions and disk failures are other errors.
-    """
+    """A file that exists but cannot be decoded; missing files, permissions and disk failures are other errors."""
 
 
 def read_frame(path: str | os.PathLike[str]) -> np.ndarray:
@@ -46,6 +42,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
         return np.array(image)
 
 
+<<<<<<< HEAD
 def frame_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width of an upright frame, from the file's header alone."""
     with _opened_image(path) as image:
@@ -56,6 +53,11 @@ def frame_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def mask_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width of a mask, from the file's header alone."""
     with _opened_label_map(path) as image:
+=======
+def image_size(path: str | os.PathLike[str], modes: tuple[str, ...] = ()) -> tuple[int, int]:
+    """Height and width of an image of one of the modes (or any), from the file's header alone."""
+    with _opened_image(path, modes) as image:
+>>>>>>> main
         return image.height, image.width
 
 
