@@ -33,11 +33,11 @@ class Settings:
     """What to make of every video, and how.
 
     Attributes:
-        files (`Mapping[str, str]`): File name of each output, by its name in [`Outputs`].
+        files: File name of each output, by its name in [`Outputs`].
         palette, alpha, legend: How classes are shown, see [`OverlayVideo`].
         mode, num_frames, frame_stride: See [`~transformers_themask.models.streaming.StreamingMixin.stream`].
-        frame_rate (`Fraction`): Frames per second of folders of frames.
-        bf16 (`bool`): Whether to compute in bfloat16.
+        frame_rate: Frames per second of folders of frames.
+        bf16: Whether to compute in bfloat16.
     """
 
     files: Mapping[str, str]
@@ -54,12 +54,7 @@ class Settings:
 class FolderRun:
     """Segments videos one after the other, each into a folder of its own below `output`.
 
-    Args:
-        model ([`VideoModel`]): The model, on its device.
-        processor ([`VideoProcessor`]): Its video processor.
-        output (`Path`): Folder for all results.
-        settings ([`Settings`]): What to make of the videos.
-        is_stopping (`Callable`): Whether the run was asked to stop.
+    `is_stopping` tells whether the run was asked to stop.
     """
 
     def __init__(

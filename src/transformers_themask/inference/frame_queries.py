@@ -26,26 +26,18 @@ MASK_FIELDS = ("frame_masks_queries_logits", "masks_queries_logits")
 def frame_queries(
     model: VideoModel, processor: VideoProcessor, clip: Any, labels: np.ndarray | None = None, frame: int = -1
 ) -> FrameQueries:
-    """Find the primary and the secondary query of each class, by the matching that the model was trained with.
+    """The primary and the secondary query of each class in a frame, by the matching that the model was trained with.
 
     Classes come from the video queries and masks from the frame queries, where a model has both. The points of the
-    matching are the same in every call.
+    matching are the same in every call. A one-frame model sees the shown frame alone.
 
     Args:
-        model (`PreTrainedModel`):
-            A model whose queries are matched in two rounds. A one-frame model sees the shown frame alone.
-        processor (`VideoSegmentationProcessor`):
-            Its video processor.
-        clip (`np.ndarray`, `PIL.Image.Image` or a sequence of them):
-            One frame, or the frames of a clip, `uint8` RGB of shape `(height, width, 3)`.
-        labels (`np.ndarray` of shape `(num_frames, height, width)`, *optional*):
-            Class indices to match the queries to, the model's `ignore_value` for none. Defaults to what the model
-            itself predicts.
-        frame (`int`, *optional*, defaults to -1):
-            Which frame of the clip the masks are for.
-
-    Returns:
-        [`FrameQueries`]
+        model: A model whose queries are matched in two rounds.
+        processor: Its video processor.
+        clip: One frame, or the frames of a clip, `uint8` RGB of shape `(height, width, 3)`.
+        labels (`(num_frames, height, width)`): Class indices to match the queries to, the model's `ignore_value` for
+            none. Defaults to what the model itself predicts.
+        frame: Which frame of the clip the masks are for.
 
     Raises:
         ValueError: If the model has no such queries, or the frame is not there.
@@ -85,16 +77,8 @@ def query_view(
 ) -> Image.Image:
     """Draw a frame of a clip and, for each class, the masks of its primary and its secondary query.
 
-    Args:
-        model, processor, clip, labels, frame:
-            As in [`frame_queries`].
-        class_index (`int`, *optional*):
-            Show this class alone.
-        palette (`np.ndarray` of shape `(num_classes, 3)`, *optional*):
-            RGB colour of each class. Defaults to [`class_palette`].
-
-    Raises:
-        ValueError: If the class is not in the clip, or as in [`frame_queries`].
+    Arguments are those of [`frame_queries`], the one class to show, and the RGB palette `(num_classes, 3)`, by default
+    [`class_palette`]. Raises a `ValueError` if the class is not in the clip, or as in [`frame_queries`].
     """
     id2label = model.config.id2label
     queries = frame_queries(model, processor, clip, labels, frame)

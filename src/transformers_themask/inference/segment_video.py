@@ -39,27 +39,19 @@ def segment_video(
     max_frames: int | None = None,
     progress: bool = False,
 ) -> int:
-    """Label every frame of a video and give it to sinks.
+    """Label every frame of a video and give it to sinks; returns the number of frames.
 
     Decoding, preparing, labelling and each sink run in threads of their own; the model runs in the caller's, with its
     device, its autocast and its number of threads. Bounded queues join them: memory does not grow with the length of
     the video. The first error stops all threads, and no sink keeps anything.
 
     Args:
-        session ([`Session`]):
-            The video's session, for example as `model.stream(processor)` makes it. It is reset first.
-        source ([`FrameSource`]):
-            The video, as [`open_frame_source`] returns it. A frame that is not later than the one before
-            is shown one tick after it, with a warning.
-        sinks (`Sequence[Sink]`):
-            Take the labelled frames. All are closed after the last frame, in order.
-        max_frames (`int`, *optional*):
-            Stop after that many frames; for endless sources.
-        progress (`bool`, *optional*, defaults to `False`):
-            Whether to show a progress bar.
-
-    Returns:
-        `int`: Number of frames.
+        session: The video's session, for example as `model.stream(processor)` makes it. It is reset first.
+        source: The video, as [`open_frame_source`] returns it. A frame that is not later than the one before is shown
+            one tick after it, with a warning.
+        sinks: Take the labelled frames. All are closed after the last frame, in order.
+        max_frames: Stop after that many frames; for endless sources.
+        progress: Whether to show a progress bar.
 
     Raises:
         IncompleteVideoError: If the video is damaged. Its readable part has been written, and the sinks are closed.

@@ -36,29 +36,14 @@ class Stages:
         self._threads: list[Thread] = []
 
     def start(self, work: Callable[[], None]) -> None:
-        """Run `work` in a thread.
-
-        Args:
-            work (`Callable[[], None]`):
-                Takes no argument; what it raises stops all stages.
-        """
+        """Run `work` in a thread; what it raises stops all stages."""
         # As daemons they cannot keep a program alive that a second interruption has thrown out of the waiting below.
         thread = Thread(target=self._run, args=(work,), name=f"stage {len(self._threads)}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def run(self, items: Generator[Item, None, None], capacity: int) -> "StageQueue[Item]":
-        """Run a generator in a thread, ahead of whoever takes its items.
-
-        Args:
-            items (`Generator`):
-                What to run; it is closed in its thread.
-            capacity (`int`):
-                Number of items that may wait.
-
-        Returns:
-            [`StageQueue`] with the items.
-        """
+        """Run a generator in a thread, at most `capacity` items ahead of whoever takes them."""
         queue: StageQueue[Item] = StageQueue(self, capacity)
 
         def fill() -> None:
@@ -122,16 +107,10 @@ class Stages:
 
 
 class StageQueue(Generic[Item]):
-    """Items on their way from one thread to another.
+    """At most `capacity` items on their way from one thread to another.
 
     One thread puts and ends, one other iterates. Once the iteration has been left early, putting raises a
     [`StoppedError`], so that the stages before it end too.
-
-    Args:
-        stages ([`Stages`]):
-            The threads that it joins.
-        capacity (`int`):
-            Number of items that may wait.
     """
 
     def __init__(self, stages: Stages, capacity: int):

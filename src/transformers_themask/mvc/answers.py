@@ -7,14 +7,10 @@ from .confusable_groups import ConfusableGroup, spoken
 
 
 def parse_answer(answer: str, group: ConfusableGroup) -> str | None:
-    """The class that an answer names, or `None` unless it names exactly one of the candidates.
+    """The class that an answer names, or `None` unless it names exactly one of the group's candidates.
 
     Names are whole words in upper or lower case, singular or with a plural "s". Nothing else is read: a denial that
     names one class counts as naming it.
-
-    Args:
-        answer (`str`): The answer.
-        group ([`ConfusableGroup`]): The group that the question was about.
     """
     longest_first = sorted(map(spoken, group.candidates), key=len, reverse=True)  # "other plant" is no "plant"
     pattern = "|".join(map(re.escape, longest_first))

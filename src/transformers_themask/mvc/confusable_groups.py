@@ -19,8 +19,8 @@ class ConfusableGroup:
     """Classes that look alike, of which a video most likely shows one (MVC, Section 2.5).
 
     Args:
-        name (`str`): What a question calls all of them: letters, digits, `_` and `-`. Files are named after it.
-        classes (`tuple[str, ...]`): Names of the classes in the data set, in the order in which a question lists them.
+        name: What a question calls all of them: letters, digits, `_` and `-`. Files are named after it.
+        classes: Names of the classes in the data set, in the order in which a question lists them.
 
     Raises:
         ValueError: If the name cannot be a file's, a class comes twice, or fewer than two can be asked about.
@@ -66,14 +66,9 @@ def spoken(name: str) -> str:
 
 
 def read_groups(path: str | Path = DEFAULT_GROUPS_FILE) -> list[ConfusableGroup]:
-    """Read groups from a YAML file of lines `name: [class, class, ...]`.
+    """Read groups from a YAML file of lines `name: [class, class, ...]`; by default the water of the paper.
 
-    Args:
-        path (`str` or `Path`, *optional*): The file. Defaults to the water of the paper: river, lake, sea and water.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a file.
+    Raises a `FileNotFoundError` or, for another kind of file, a `ValueError`.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} must be a YAML file of groups of classes. Got no such file.")
@@ -99,12 +94,7 @@ def _group(path: str | Path, name: object, classes: object) -> ConfusableGroup:
 
 
 def check_groups(groups: Sequence[ConfusableGroup], class_names: Sequence[str]) -> None:
-    """Raise a `ValueError` unless all classes of the groups are classes of a data set, each in one group only.
-
-    Args:
-        groups (`Sequence[ConfusableGroup]`): The groups.
-        class_names (`Sequence[str]`): Names of all classes of the data set.
-    """
+    """Raise a `ValueError` unless all classes of the groups are classes of a data set, each in one group only."""
     group_of: dict[str, str] = {}
     for group in groups:
         unknown = [name for name in group.classes if name not in class_names]

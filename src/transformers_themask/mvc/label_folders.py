@@ -32,9 +32,9 @@ class ResultVideo:
     """A video of which label maps exist.
 
     Attributes:
-        name (`str`): Folder of its label maps, relative to that of all of them: the video's id in a data set, `""` for
-            a single video.
-        frames ([`NamedFrames`]): Its frames.
+        name: Folder of its label maps, relative to that of all of them: the video's id in a data set, `""` for a
+            single video.
+        frames: Its frames.
     """
 
     name: str
@@ -46,21 +46,15 @@ class ResultVideo:
 
 
 class WholeVideo:
-    """The frames of a video file or a folder, none of which may be missing.
-
-    Args:
-        source (`FrameSource`): The video.
-    """
+    """The frames of a video file or a folder, none of which may be missing."""
 
     def __init__(self, source: FrameSource):
         self._source = source
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`.
+        """Yield the frames as `uint8` RGB arrays `(height, width, 3)`; a `ValueError` if the video is damaged.
 
-        Raises:
-            ValueError: If the video is damaged. Not an `IncompleteVideoError`, which promises that the readable part
-                has been put to use.
+        Not an `IncompleteVideoError`, which promises that the readable part has been put to use.
         """
         try:
             yield from self._source
@@ -73,11 +67,7 @@ class WholeVideo:
 
 
 def single_video(source: FrameSource) -> list[ResultVideo]:
-    """A video file or folder of frames, whose label maps lie in the results' folder itself.
-
-    Raises:
-        ValueError: If the source is a camera.
-    """
+    """A video file or folder of frames, no camera, whose label maps lie in the results' folder itself."""
     if isinstance(source, Camera):
         raise ValueError(f"`source` must be a video that can be read again. Got {source.path}; record it first.")
     return [ResultVideo("", WholeVideo(source))]
@@ -91,20 +81,10 @@ def videos_of_data_set(videos: LabelledVideos) -> list[ResultVideo]:
 def frames_with_label_maps(
     video: ResultVideo, folders: Sequence[Path]
 ) -> Generator[tuple[np.ndarray, list[np.ndarray]], None, None]:
-    """Yield every frame of a video with its label map from each folder, one frame at a time.
+    """Yield every frame of a video with its label map `(height, width)` from each folder of results.
 
-    Args:
-        video ([`ResultVideo`]): The video.
-        folders (`Sequence[Path]`): Folders of results.
-
-    Returns:
-        Iterator over `(frame, label_maps)`: `uint8` of shape `(height, width, 3)` and integer class indices of shape
-        `(height, width)`.
-
-    Raises:
-        FileNotFoundError: If a frame has no label map in one of the folders.
-        ValueError: If a label map has another size than its frame, or a folder has more maps than the video has
-            frames.
+    Raises a `FileNotFoundError` for a frame without label map, and a `ValueError` where a label map has another size
+    than its frame or a folder has more maps than the video has frames.
     """
     num_frames = 0
     for index, frame in enumerate(video.frames):
@@ -121,12 +101,7 @@ def frames_with_label_maps(
 
 
 def check_label_folder(folder: Path, videos: Sequence[ResultVideo]) -> None:
-    """Raise a `FileNotFoundError` unless a folder has label maps of every video; which ones is seen when it is read.
-
-    Args:
-        folder (`Path`): Folder of results.
-        videos (`Sequence[ResultVideo]`): The videos.
-    """
+    """Raise a `FileNotFoundError` unless a folder has label maps of every video, whichever they are."""
     for video in videos:
         path = folder / video.name
         if not path.is_dir() or not label_files(path):
@@ -139,15 +114,7 @@ def label_files(folder: Path) -> list[Path]:
 
 
 def read_label_map(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read class indices that `write_label_map` wrote.
-
-    Args:
-        path (`Path`): The PNG file.
-        size (`tuple[int, int]`): Height and width that it must have.
-
-    Returns:
-        Integer array of shape `(height, width)`.
-    """
+    """Read class indices that `write_label_map` wrote, of the given height and width."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} must exist, as every frame has a label map. Got no such file. {REMEDY}")
     label_map = read_mask(path)

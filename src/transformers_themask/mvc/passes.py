@@ -57,11 +57,7 @@ class Pass(NamedTuple):
 
 
 class CombinedSession:
-    """A session that answers with the combined results of all passes.
-
-    Args:
-        spool ([`LabelSpool`] or [`ScoreSpool`]): The results.
-    """
+    """A session that answers with the combined results of all passes."""
 
     max_held_frames = 1
 
@@ -92,11 +88,7 @@ class CombinedSession:
 
 
 def check_repeatable(frames: Any) -> None:
-    """Raise a `ValueError` for a camera, an iterator or a live stream, which cannot be read once for every pass.
-
-    Args:
-        frames (`FrameSource` or `Iterable`): The video.
-    """
+    """Raise a `ValueError` for a camera, an iterator or a live stream, which cannot be read once for every pass."""
     is_endless = isinstance(frames, FrameSource) and frames.num_frames is None
     if (
         isinstance(frames, (Camera, Iterator))
@@ -118,17 +110,10 @@ def open_passes(
     num_frames: int | None = None,
     frame_stride: int | None = None,
 ) -> list[Pass]:
-    """Open a session for each pass over a video, in rising priority.
+    """Open a session for each pass over a video, in rising priority; the model is put in eval mode.
 
-    Args:
-        model ([`VideoModel`]): The model; it is put in eval mode.
-        processor ([`VideoProcessor`]): Its video processor.
-        tta ([`TTA`]): The passes.
-        mode, num_frames, frame_stride: See [`~transformers_themask.models.streaming.StreamingMixin.stream`].
-
-    Raises:
-        ValueError: If the model does not support an option; see [`scaled_processors`] and
-            [`~transformers_themask.models.streaming.StreamingMixin.stream`].
+    Raises a `ValueError` if the model does not support an option; see [`scaled_processors`] and
+    [`~transformers_themask.models.streaming.StreamingMixin.stream`].
     """
     processors = scaled_processors(model, processor, tta)
     options = stream_options(model, mode, num_frames, frame_stride)
@@ -146,23 +131,10 @@ def segment_video_in_passes(
 ) -> int:
     """Segment one video pass by pass, and give its frames with the combined label maps to sinks.
 
-    As [`segment_video`], with one pass exactly that. The video is read once for every pass and once more for the
-    sinks. The results of the passes wait in a temporary file (see [`LabelSpool`] and [`ScoreSpool`]) in the folder of
-    the environment variable `TMPDIR`: memory is that of one pass.
-
-    Args:
-        passes (`Sequence[Pass]`): The passes, as [`open_passes`] returns them.
-        source ([`FrameSource`]): The video.
-        sinks (`Sequence[Sink]`): Take the labelled frames.
-        combine (`str`, *optional*, defaults to `"votes"`): See [`TTA`].
-        max_frames, progress: As in [`segment_video`]; there is a progress bar for every reading.
-
-    Returns:
-        `int`: Number of frames.
-
-    Raises:
-        IncompleteVideoError: If the video is damaged. Its readable part has been written, and the sinks are closed.
-        ValueError: If the source cannot be read again, or two scales lead to one size.
+    As [`segment_video`], with one pass exactly that. The video is read once for every pass, with a progress bar each,
+    and once more for the sinks. The results of the passes wait in a temporary file (see [`LabelSpool`] and
+    [`ScoreSpool`]) in the folder of the environment variable `TMPDIR`: memory is that of one pass. A `ValueError` is
+    raised if the source cannot be read again, or two scales lead to one size.
     """
     if len(passes) == 1:
         return segment_video(passes[0].session, source, sinks, max_frames=max_frames, progress=progress)
@@ -185,27 +157,11 @@ def segment_frames_augmented(
     mode: str | None = None,
     device: str | torch.device | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the combined label map of every frame of one video, in order, after the last pass.
+    """Yield index and combined label map `(height, width)` of every frame of one video, in order, after the last pass.
 
-    Where there is one pass, as [`~transformers_themask.inference.segment.segment_frames`]: while the video is being
-    read.
-
-    Args:
-        model, processor, num_frames, frame_stride, mode, device:
-            As in [`~transformers_themask.inference.segment.segment_frames`].
-        frames (`Iterable`):
-            The video's frames as [`~transformers_themask.models.streaming.VideoSession.step`] takes them; they are
-            read once in every pass.
-        tta ([`TTA`]):
-            The passes.
-
-    Returns:
-        Iterator over `(frame_index, label_map)`; `label_map` is an integer array of shape `(height, width)` with class
-        indices `0 ... num_labels - 1`.
-
-    Raises:
-        IncompleteVideoError: After the last readable frame of a damaged video.
-        ValueError: If the frames cannot be read again, two scales lead to one size, or as in [`open_passes`].
+    As [`~transformers_themask.inference.segment.segment_frames`], with one pass exactly that. The frames are read once
+    in every pass. A `ValueError` is raised if they cannot be read again, two scales lead to one size, or as in
+    [`open_passes`].
     """
     passes = open_passes(model, processor, tta, mode, num_frames, frame_stride)
     if device is not None:

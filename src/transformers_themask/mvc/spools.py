@@ -88,15 +88,10 @@ class LabelSpool:
 
 
 class ScoreSpool:
-    """The sum over passes of each frame's class scores, in a temporary file; the result is the best class.
+    """The sum over passes of each frame's class scores on a grid, in a temporary file; the result is the best class.
 
-    A context manager; the file is gone at its end, whatever happens. It takes `4 * num_labels` bytes per cell and
-    frame: for 124 classes and a network input of 576x1024, 17 MiB per frame, or 15 GiB per minute at 15 frames per
-    second.
-
-    Args:
-        size (`tuple[int, int]`): Height and width of the frames.
-        grid (`tuple[int, int]`): Rows and columns of the cells that cover a frame.
+    It takes `4 * num_labels` bytes per cell and frame: for 124 classes and a network input of 576x1024, 17 MiB per
+    frame, or 15 GiB per minute at 15 frames per second.
     """
 
     def __init__(self, size: tuple[int, int], grid: tuple[int, int]):

@@ -27,12 +27,9 @@ class VisionLanguageModel:
     Answers are decoded greedily: the same picture and question have the same answer.
 
     Args:
-        path (`str` or `Path`):
-            Folder with a saved model and its processor, which needs a chat template.
-        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
-            Where to put the model.
-        argument (`str`, *optional*, defaults to `"path"`):
-            Name of the argument that asks for the model, for the errors.
+        path: Folder with a saved model and its processor, which needs a chat template.
+        device: Where to put the model.
+        argument: Name of the argument that asks for the model, for the errors.
 
     Raises:
         ValueError: If there is no such folder, or it holds something else.

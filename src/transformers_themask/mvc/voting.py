@@ -19,20 +19,13 @@ def vote(
     """Give every pixel the label that most label maps give it (MVC, Liang et al., PVUW 2024, equation 8).
 
     Args:
-        label_maps (`np.ndarray` of shape `(num_inputs, ..., height, width)`):
-            Integer class indices.
-        priority (`Sequence[int]` of length `num_inputs`):
-            A different number for each input; of a tie, the input with the larger one decides. The paper says "the
-            higher-resolution input".
-        rule (`str`, *optional*, defaults to `"tied_only"`):
-            What the deciding input is. `"tied_only"` takes the first, by priority, that supports one of the tied
+        label_maps (`(num_inputs, ..., height, width)`): Integer class indices.
+        priority: A different number for each input; of a tie, the input with the larger one decides. The paper says
+            "the higher-resolution input".
+        rule: What the deciding input is. `"tied_only"` takes the first, by priority, that supports one of the tied
             classes. `"literal"` reads the equation to the letter: the first of all, though it may be the only one with
             its label.
-        ignore_index (`int`, *optional*, defaults to 255):
-            A label that does not vote, and the result where nobody does. With `None` every label votes.
-
-    Returns:
-        `np.ndarray` of shape `(..., height, width)`, of the type of `label_maps`.
+        ignore_index: A label that does not vote, and the result where nobody does. With `None` every label votes.
 
     Raises:
         ValueError: If there is no input, its labels are no integers, or `priority` or `rule` is not as described.

@@ -38,12 +38,9 @@ class ClassStatistics:
     frame's pixels). Classes that do not occur in a frame have no row there.
 
     Args:
-        path (`str` or `Path`):
-            File to write, ending in `.csv` or `.parquet`; its folder is made if needed.
-        class_names (`Sequence[str]`):
-            Name of each class; an index without one is void.
-        argument (`str`, *optional*, defaults to `"path"`):
-            Name of the argument that gives the path, for the errors.
+        path: File to write, ending in `.csv` or `.parquet`; its folder is made if needed.
+        class_names: Name of each class; an index without one is void.
+        argument: Name of the argument that gives the path, for the errors.
     """
 
     def __init__(self, path: str | Path, class_names: Sequence[str], argument: str = "path"):

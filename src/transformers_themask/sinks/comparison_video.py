@@ -46,18 +46,8 @@ class ComparedModel(NamedTuple):
 class ComparisonVideo(DrawnVideo):
     """Sink that draws two models' overlays side by side over their flicker maps, with the source's times and sound.
 
-    Each `label_map` has the shape `(2, height, width)`, the first model's first.
-
-    Args:
-        models (`tuple[ComparedModel, ComparedModel]`):
-            What to show of the two.
-        path, source, alpha, argument:
-            As in [`DrawnVideo`].
-
-    Attributes:
-        models (`tuple[ComparedModel, ComparedModel]`): As given.
-        has_same_classes (`bool`): Whether both models have the same classes, in the same order.
-        num_frames (`int`): Number of frames so far.
+    Each `label_map` has the shape `(2, height, width)`, the first model's first. `has_same_classes` says whether both
+    models have the same classes, in the same order.
     """
 
     def __init__(

@@ -46,18 +46,12 @@ class ContactSheet:
     every other picture is dropped.
 
     Args:
-        path (`str` or `Path`):
-            The png file to write; its folder is made if needed.
-        class_names (`Sequence[str]`):
-            Name of each class.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        num_pictures (`int`, *optional*, defaults to 20):
-            Number of pictures; a shorter video has one for each frame.
-        alpha (`float`, *optional*, defaults to 0.5):
-            Opacity of the colours, outlined at full opacity.
-        argument (`str`, *optional*, defaults to `"path"`):
-            Name of the argument that gives the path, for the errors.
+        path: The png file to write; its folder is made if needed.
+        class_names: Name of each class.
+        palette (`(num_classes, 3)`): RGB colour of each class.
+        num_pictures: Number of pictures; a shorter video has one for each frame.
+        alpha: Opacity of the colours, outlined at full opacity.
+        argument: Name of the argument that gives the path, for the errors.
     """
 
     def __init__(

@@ -24,16 +24,11 @@ class DrawnVideo(ABC):
     A subclass says in `_draw` what the picture is.
 
     Args:
-        path (`str` or `Path`):
-            The mp4 file to write; its folder is made if needed.
-        source ([`FrameSource`]):
-            Where the frames come from: gives frame rate, unit of time, end and sound.
-        alpha (`float`, *optional*, defaults to 0.5):
-            Opacity of the colours, outlined at full opacity; 0 leaves the frames as they are.
-        cut_sound (`bool`, *optional*, defaults to `False`):
-            Whether the sound ends with the last frame, because the source is not read to its end.
-        argument (`str`, *optional*, defaults to `"path"`):
-            Name of the argument that gives the path, for the errors.
+        path: The mp4 file to write; its folder is made if needed.
+        source: Where the frames come from: gives frame rate, unit of time, end and sound.
+        alpha: Opacity of the colours, outlined at full opacity; 0 leaves the frames as they are.
+        cut_sound: Whether the sound ends with the last frame, because the source is not read to its end.
+        argument: Name of the argument that gives the path, for the errors.
     """
 
     def __init__(

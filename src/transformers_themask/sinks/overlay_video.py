@@ -20,17 +20,11 @@ class OverlayVideo(DrawnVideo):
     """Sink that writes the video again with the class colours on top, with the source's size, times and sound.
 
     Args:
-        class_names (`Sequence[str]`):
-            Name of each class.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        legend (`bool`, *optional*, defaults to `True`):
-            Whether to name the colours along the bottom edge of pictures whose sides have at least 200 pixels.
-        path, source, alpha, cut_sound, argument:
-            As in [`DrawnVideo`].
-
-    Attributes:
-        has_legend (`bool`): Whether the frames name their colours.
+        class_names: Name of each class.
+        palette (`(num_classes, 3)`): RGB colour of each class.
+        legend: Whether to name the colours along the bottom edge of pictures whose sides have at least 200 pixels;
+            `has_legend` tells whether the frames do.
+        path, source, alpha, cut_sound, argument: As in [`DrawnVideo`].
     """
 
     def __init__(

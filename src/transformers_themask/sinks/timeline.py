@@ -39,16 +39,11 @@ class ClassTimeline:
     Memory does not grow with the video: frames are counted in bins, and when all are full, neighbours become one.
 
     Args:
-        path (`str` or `Path`):
-            Picture to write, ending in `.png`, `.svg` or `.pdf`; its folder is made if needed.
-        class_names (`Sequence[str]`):
-            Name of each class.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        max_bins (`int`, *optional*, defaults to 1024):
-            Number of bins at which they are merged; even.
-        argument (`str`, *optional*, defaults to `"path"`):
-            Name of the argument that gives the path, for the errors.
+        path: Picture to write, ending in `.png`, `.svg` or `.pdf`; its folder is made if needed.
+        class_names: Name of each class.
+        palette (`(num_classes, 3)`): RGB colour of each class.
+        max_bins: Number of bins at which they are merged; even.
+        argument: Name of the argument that gives the path, for the errors.
     """
 
     def __init__(
