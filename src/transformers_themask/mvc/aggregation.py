@@ -19,7 +19,6 @@ from transformers_themask.data.frame_checks import VOID_ID
 from transformers_themask.files.plain_names import inside
 from transformers_themask.metrics.structural_similarity import structural_similarity
 from transformers_themask.models.streaming import rgb_array
-from transformers_themask.sinks.label_maps import write_label_map
 
 from .label_folders import ResultVideo, frames_with_label_maps, label_files
 
@@ -40,14 +39,7 @@ SIMILARITY: dict[str, Any] = {"data_range": 255, "window": 7}
 
 @dataclass(frozen=True)
 class VideoChoice:
-    """Which of several results supplies a video.
-
-    Attributes:
-        video: Name of the video.
-        num_frames: Number of its frames.
-        scores: Temporal consistency of every result.
-        chosen: Index of the one with the highest score, the first of them where several have it.
-    """
+    """Which of several results supplies a video: the first of those with the highest temporal consistency."""
 
     video: str
     num_frames: int
@@ -65,11 +57,6 @@ def optical_flow(frame: np.ndarray, next_frame: np.ndarray) -> np.ndarray:
         raise ValueError(f"All frames of a video must have one size. Got {next_frame.shape} after {frame.shape}.")
     grey, next_grey = (cv2.cvtColor(rgb_array(picture), cv2.COLOR_RGB2GRAY) for picture in (frame, next_frame))
     return cv2.calcOpticalFlowFarneback(grey, next_grey, None, **FARNEBACK)
-
-
-def opencv_version() -> str:
-    """Version of OpenCV; a `ValueError` that names the remedy where it is not installed."""
-    return _opencv().__version__
 
 
 def _opencv() -> Any:
@@ -188,14 +175,13 @@ def aggregate_video(
     folders: Sequence[Path],
     output: Path,
     direction: str = "forward",
-    on_frame: Callable[[], object] | None = None,
+    on_frame: Callable[[], object] = lambda: None,
 ) -> VideoChoice:
     """Copy the label maps of one video to `output` from the folder whose label maps are most consistent in time.
 
     Raises an `OSError` or `ValueError` where label maps are missing or do not fit, see [`frames_with_label_maps`].
     """
-    frames = _reported(frames_with_label_maps(video, folders), on_frame)
-    chosen, scores = select_by_consistency(frames, direction)
+    chosen, scores = select_by_consistency(frames_with_label_maps(video, folders, on_frame), direction)
     files = label_files(folders[chosen] / video.name)
     folder = inside(output, output / video.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,29 +190,11 @@ def aggregate_video(
     return VideoChoice(video.name, len(files), scores, chosen)
 
 
-def write_label_maps(
-    label_maps: Iterable[tuple[int, np.ndarray]],
-    video: ResultVideo,
-    folder: Path,
-    on_frame: Callable[[], object] | None = None,
-) -> None:
-    """Write the `(frame_index, label_map)` pairs of a video into a folder of results."""
-    for index, label_map in _reported(label_maps, on_frame):
-        write_label_map(label_map, inside(folder, video.label_path(folder, index)))
-
-
-def _reported(items: Iterable[Any], on_item: Callable[[], object] | None) -> Iterator[Any]:
-    for item in items:
-        yield item
-        if on_item is not None:
-            on_item()
-
-
 def consistency_settings(direction: str) -> dict[str, Any]:
     """Settings and versions that the scores depend on."""
     packages = ("transformers-themask", "transformers", "torch", "numpy", "scipy")
     return {
         "flow": {"method": "Farneback", "direction": direction, **FARNEBACK},
         "structural_similarity": SIMILARITY,
-        "versions": {"opencv": opencv_version(), **{name: version(name) for name in packages}},
+        "versions": {"opencv": _opencv().__version__, **{name: version(name) for name in packages}},
     }

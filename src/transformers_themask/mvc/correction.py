@@ -7,12 +7,12 @@ answer changes nothing. Everything is logged.
 """
 
 import json
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,6 @@ from transformers_themask.files.plain_names import inside
 from transformers_themask.sinks.label_maps import write_label_map
 from transformers_themask.sinks.output_folder import check_new_folder
 
-from .answers import parse_answer
 from .confusable_groups import MIN_CANDIDATES, ConfusableGroup, check_groups, spoken
 from .label_folders import ResultVideo, frames_with_label_maps
 
@@ -33,32 +32,17 @@ DEFAULT_MINIMUM_SHARE = 0.01
 # Marks pixels without a class in label maps of 8 bits.
 IGNORE_INDEX = 255
 
-
-class VisualQuestionAnswerer(Protocol):
-    """Answers questions about pictures, such as [`VisionLanguageModel`]."""
-
-    def __call__(self, image: Image.Image, question: str) -> str:
-        """Answer a question about an RGB picture."""
+# Answers a question about an RGB picture, such as [`VisionLanguageModel`].
+VisualQuestionAnswerer = Callable[[Image.Image, str], str]
 
 
 @dataclass(frozen=True)
 class Correction:
     """One question about a video, and what follows from the answer: an entry of the log.
 
-    Attributes:
-        video: Name of the video, `""` for a single one.
-        group: Name of the group.
-        frame_index: Frame that was shown.
-        frame_name: Name of its files, without suffix.
-        picture: Copy of what was shown, relative to the log.
-        shares: Share of each class of the group in all pixels of the video, 0 to 1.
-        model: What answered.
-        question: What was asked.
-        answer: The answer, word by word.
-        decision: The class that it names; `None` if it decides nothing.
-        num_pixels: Number of pixels that the decision changes, in all frames.
-        num_frames: Number of frames with such a pixel.
-        is_dry_run: Whether no label map has been written.
+    `video` is `""` for a single one; `picture` is a copy of the frame that was shown, relative to the log; `shares`
+    are those of the group's classes in all pixels of the video, 0 to 1. `decision` is the class that the answer names,
+    if any; `num_pixels` in `num_frames` frames change by it, or would but for a dry run.
     """
 
     video: str
@@ -85,6 +69,18 @@ def question_of(group: ConfusableGroup) -> str:
     choice = f"{', '.join(others)} or {last}"
     article = "an" if choice[0] in "aeiou" else "a"
     return f"Is the {spoken(group.name)} in the image {article} {choice}? Please give me the only answer."
+
+
+def parse_answer(answer: str, group: ConfusableGroup) -> str | None:
+    """The class that an answer names (MVC, Section 2.5), or `None` unless it names exactly one of the candidates.
+
+    Names are whole words in upper or lower case, singular or with a plural "s". Nothing else is read: a denial that
+    names one class counts as naming it.
+    """
+    longest_first = sorted(map(spoken, group.candidates), key=len, reverse=True)  # "other plant" is no "plant"
+    pattern = "|".join(map(re.escape, longest_first))
+    named = set(re.findall(rf"(?<![\w-])({pattern})s?(?![\w-])", spoken(answer)))
+    return next((name for name in group.candidates if named == {spoken(name)}), None)
 
 
 def relabel(label_map: np.ndarray, members: Sequence[int], decision: int) -> np.ndarray:
@@ -145,7 +141,8 @@ class VideoCorrector:
 
     def __post_init__(self):
         check_groups(self.groups, self.class_names)
-        check_minimum_share(self.minimum_share)
+        if not 0 <= self.minimum_share <= 1:
+            raise ValueError(f"`minimum_share` must be between 0 and 1. Got {self.minimum_share}.")
 
     def correct_video(self, video: ResultVideo, labels: Path, output: Path | None, log: Path) -> list[Correction]:
         """Ask about one video and write its label maps anew; returns one entry for every question.
@@ -238,12 +235,6 @@ class VideoCorrector:
                 f"{where}. Got {f'{type(error).__name__}: {error}'.rstrip('.')}. No label map has been written."
             ) from error
         return answer
-
-
-def check_minimum_share(minimum_share: float) -> None:
-    """Raise a `ValueError` unless a share is between 0 and 1."""
-    if not 0 <= minimum_share <= 1:
-        raise ValueError(f"`minimum_share` must be between 0 and 1. Got {minimum_share}.")
 
 
 def _write_label_maps(

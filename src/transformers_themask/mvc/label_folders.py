@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Videos with folders of existing label maps."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,10 +31,8 @@ class NamedFrames(Protocol):
 class ResultVideo:
     """A video of which label maps exist.
 
-    Attributes:
-        name: Folder of its label maps, relative to that of all of them: the video's id in a data set, `""` for a
-            single video.
-        frames: Its frames.
+    `name` is the folder of its label maps, relative to that of all of them: the video's id in a data set, `""` for a
+    single video.
     """
 
     name: str
@@ -45,11 +43,11 @@ class ResultVideo:
         return folder / self.name / f"{self.frames.frame_name(index)}.png"
 
 
+@dataclass(frozen=True)
 class WholeVideo:
     """The frames of a video file or a folder, none of which may be missing."""
 
-    def __init__(self, source: FrameSource):
-        self._source = source
+    source: FrameSource
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield the frames as `uint8` RGB arrays `(height, width, 3)`; a `ValueError` if the video is damaged.
@@ -57,13 +55,13 @@ class WholeVideo:
         Not an `IncompleteVideoError`, which promises that the readable part has been put to use.
         """
         try:
-            yield from self._source
+            yield from self.source
         except IncompleteVideoError as error:
             raise ValueError(f"{error} No output was written: every frame is needed.") from error
 
     def frame_name(self, index: int) -> str:
         """Name for files that belong to a frame, without suffix."""
-        return self._source.frame_name(index)
+        return self.source.frame_name(index)
 
 
 def single_video(source: FrameSource) -> list[ResultVideo]:
@@ -79,7 +77,7 @@ def videos_of_data_set(videos: LabelledVideos) -> list[ResultVideo]:
 
 
 def frames_with_label_maps(
-    video: ResultVideo, folders: Sequence[Path]
+    video: ResultVideo, folders: Sequence[Path], on_frame: Callable[[], object] = lambda: None
 ) -> Generator[tuple[np.ndarray, list[np.ndarray]], None, None]:
     """Yield every frame of a video with its label map `(height, width)` from each folder of results.
 
@@ -90,6 +88,7 @@ def frames_with_label_maps(
     for index, frame in enumerate(video.frames):
         paths = [video.label_path(folder, index) for folder in folders]
         yield frame, [read_label_map(path, (frame.shape[0], frame.shape[1])) for path in paths]
+        on_frame()
         num_frames += 1
     for folder in folders:
         num_maps = len(label_files(folder / video.name))

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the passes of test-time augmentation over a video, and combine their results."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +14,9 @@ from transformers_themask.files.media_files import is_url
 from transformers_themask.inference.segment import labelled_frames
 from transformers_themask.inference.segment_video import (
     SHORT_QUEUE,
-    EndOfVideo,
     check_max_frames,
     expected_frames,
+    run_session,
     segment_video,
 )
 from transformers_themask.inference.stages import StageQueue, Stages
@@ -48,12 +47,13 @@ class Pass(NamedTuple):
         return self.session.prepare(np.ascontiguousarray(picture[:, ::-1]) if self.augmentation.flip else picture)
 
     @torch.inference_mode()
-    def put(self, clip: SegmentedClip, spool: LabelSpool | ScoreSpool) -> None:
-        """Keep the results for a clip's frames, mirrored back."""
+    def keep(self, clips: Iterable[SegmentedClip], spool: LabelSpool | ScoreSpool) -> None:
+        """Keep the results for the frames of clips, mirrored back."""
         grid = spool.grid
-        results = self.session.label(clip) if grid is None else _grid_scores(self.session.processor, clip, grid)
-        for index, values in results:
-            spool.put(index, values[..., ::-1] if self.augmentation.flip else values)
+        for clip in clips:
+            results = self.session.label(clip) if grid is None else _grid_scores(self.session.processor, clip, grid)
+            for index, values in results:
+                spool.put(index, values[..., ::-1] if self.augmentation.flip else values)
 
 
 class CombinedSession:
@@ -210,45 +210,14 @@ def _run_pass(
     each: Pass, frames: Iterable[Any], max_frames: int | None, spool: LabelSpool | ScoreSpool, progress: bool
 ) -> IncompleteVideoError | None:
     """Segment a video into the spool, with threads as in [`segment_video`]; returns what ended a damaged one."""
-    end = EndOfVideo(0)
     total = expected_frames(frames, max_frames) if isinstance(frames, FrameSource) else None
+    singles = (single for frame in frames for single in single_frames(frame))
     each.session.reset()
     with tqdm(total=total, unit="frame", disable=not progress) as bar, Stages() as stages:
-        decoded = stages.run(_decode(frames, max_frames), SHORT_QUEUE)
-        prepared = stages.run(_prepare(each, decoded), each.session.max_held_frames)
         clips: StageQueue[SegmentedClip] = StageQueue(stages, SHORT_QUEUE)
-        stages.start(partial(_keep, each, clips, spool))
-        for item in prepared:
-            if isinstance(item, EndOfVideo):
-                end = item
-            for clip in each.session.advance(None if isinstance(item, EndOfVideo) else item):
-                clips.put(clip)
-            bar.update(end.num_frames == 0)
-        clips.end()
-    return end.damage
-
-
-def _decode(frames: Iterable[Any], max_frames: int | None) -> Generator[Any, None, None]:
-    num_frames = 0
-    damage: IncompleteVideoError | None = None
-    try:
-        for frame in islice(frames, max_frames):
-            for single in single_frames(frame):
-                yield single
-                num_frames += 1
-    except IncompleteVideoError as error:  # raised again when what came before it has been used
-        damage = error
-    yield EndOfVideo(num_frames, damage)
-
-
-def _prepare(each: Pass, decoded: Iterable[Any]) -> Generator[PreparedFrame | EndOfVideo, None, None]:
-    for frame in decoded:
-        yield frame if isinstance(frame, EndOfVideo) else each.prepare(frame)
-
-
-def _keep(each: Pass, clips: Iterable[SegmentedClip], spool: LabelSpool | ScoreSpool) -> None:
-    for clip in clips:
-        each.put(clip, spool)
+        stages.start(partial(each.keep, clips, spool))
+        _, damage = run_session(stages, each.session, singles, max_frames, each.prepare, lambda _: bar.update(), clips)
+    return damage
 
 
 def _changed_video(before: int, now: int | str) -> ValueError:

@@ -8,12 +8,14 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from transformers_themask.data.frame_checks import VOID_ID
+from transformers_themask.files.plain_names import inside
 from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.models.streaming import stream_options
+from transformers_themask.sinks.label_maps import write_label_map
 
-from .aggregation import VideoChoice, aggregate_video, write_label_maps
+from .aggregation import VideoChoice, aggregate_video
 from .label_folders import ResultVideo, check_label_folder
 
 
@@ -58,7 +60,9 @@ def label_results(
         with _bar(f"Labelling with {name}", num_frames, progress) as bar:
             for video in videos:
                 label_maps = segment_frames(model, processor, video.frames, clip_length, frame_stride, mode)
-                write_label_maps(label_maps, video, folders[name], bar.update)
+                for frame, label_map in label_maps:
+                    write_label_map(label_map, inside(folders[name], video.label_path(folders[name], frame)))
+                    bar.update()
     return [folders[name] for name in results], [records[name] for name in results]
 
 
