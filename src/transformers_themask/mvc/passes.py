@@ -3,7 +3,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,14 +11,8 @@ from tqdm.auto import tqdm
 
 from transformers_themask.files.media_files import is_url
 from transformers_themask.inference.segment import labelled_frames
-from transformers_themask.inference.segment_video import (
-    SHORT_QUEUE,
-    check_max_frames,
-    expected_frames,
-    run_session,
-    segment_video,
-)
-from transformers_themask.inference.stages import StageQueue, Stages
+from transformers_themask.inference.segment_video import check_max_frames, expected_frames, run_session, segment_video
+from transformers_themask.inference.stages import Stages
 from transformers_themask.models.protocols import PreparedFrame, SegmentedClip, VideoModel, VideoProcessor
 from transformers_themask.models.scores_to_labels import resampled_scores
 from transformers_themask.models.streaming import VideoSession, rgb_array, single_frames, stream_options
@@ -193,7 +186,9 @@ def _spooled(
     check_sizes({each.augmentation.scale: each.session.processor for each in passes}, size)
     damage: IncompleteVideoError | None = None
     num_frames: int | None = None
-    with _spool(passes[-1].session.processor, combine, size) as spool:
+    rows, columns = size_seen(passes[-1].session.processor, size)  # of the largest input
+    grid = -(-rows // GRID_STRIDE), -(-columns // GRID_STRIDE)
+    with LabelSpool() if combine == "votes" else ScoreSpool(size, grid) as spool:
         for each in passes:
             spool.start_pass()
             try:
@@ -214,22 +209,20 @@ def _run_pass(
     singles = (single for frame in frames for single in single_frames(frame))
     each.session.reset()
     with tqdm(total=total, unit="frame", disable=not progress) as bar, Stages() as stages:
-        clips: StageQueue[SegmentedClip] = StageQueue(stages, SHORT_QUEUE)
-        stages.start(partial(each.keep, clips, spool))
-        _, damage = run_session(stages, each.session, singles, max_frames, each.prepare, lambda _: bar.update(), clips)
+        _, damage = run_session(
+            stages,
+            each.session,
+            singles,
+            max_frames,
+            prepare=each.prepare,
+            on_frame=lambda _: bar.update(),
+            use=lambda clips: each.keep(clips, spool),
+        )
     return damage
 
 
 def _changed_video(before: int, now: int | str) -> ValueError:
     return ValueError(f"`source` must have as many frames each time it is read. Got {before}, then {now}.")
-
-
-def _spool(processor: VideoProcessor, combine: str, size: tuple[int, int]) -> LabelSpool | ScoreSpool:
-    """A spool for frames of some size; `processor` is that of the largest input."""
-    if combine == "votes":
-        return LabelSpool()
-    rows, columns = size_seen(processor, size)
-    return ScoreSpool(size, (-(-rows // GRID_STRIDE), -(-columns // GRID_STRIDE)))
 
 
 def _size_of_first(frames: Iterable[Any]) -> tuple[int, int]:
