@@ -47,10 +47,7 @@ class Settings:
 
 
 class FolderRun:
-    """Segments videos one after the other, each into a folder of its own below `output`.
-
-    `is_stopping` tells whether the run was asked to stop.
-    """
+    """Segments videos one after the other, each into a folder of its own below `output`, until it `is_stopping`."""
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,14 +50,12 @@ class Pass(NamedTuple):
                 spool.put(index, values[..., ::-1] if self.augmentation.flip else values)
 
 
+@dataclass
 class CombinedSession:
     """A session that answers with the combined results of all passes."""
 
-    max_held_frames = 1
-
-    def __init__(self, spool: LabelSpool | ScoreSpool):
-        self._spool = spool
-        self.reset()
+    spool: LabelSpool | ScoreSpool
+    max_held_frames: int = 1
 
     def reset(self) -> None:
         """Start with the first frame."""
@@ -70,24 +69,21 @@ class CombinedSession:
         """The index of the frame, or nothing for `None`."""
         if prepared is None:
             return
-        if self._index == self._spool.num_frames:
-            raise _changed_video(self._spool.num_frames, "more")
+        if self._index == self.spool.num_frames:
+            raise _changed_video(self.spool.num_frames, "more")
         self._index += 1
         yield self._index - 1
 
     def label(self, clip: int) -> list[tuple[int, np.ndarray]]:
         """Index and label map of a frame."""
-        return [(clip, self._spool.combined(clip))]
+        return [(clip, self.spool.combined(clip))]
 
 
 def check_repeatable(frames: Any) -> None:
     """Raise a `ValueError` for a camera, an iterator or a live stream, which cannot be read once for every pass."""
     is_endless = isinstance(frames, FrameSource) and frames.num_frames is None
-    if (
-        isinstance(frames, (Camera, Iterator))
-        or (is_endless and isinstance(frames, FramesInMemory))
-        or (is_endless and is_url(frames.path))
-    ):
+    is_live = is_endless and (isinstance(frames, FramesInMemory) or is_url(frames.path))
+    if isinstance(frames, (Camera, Iterator)) or is_live:
         name = frames.path if isinstance(frames, FrameSource) else f"a {type(frames).__name__}"
         raise ValueError(
             "`source` must be a video that can be read again for every pass of test-time augmentation. "
@@ -103,11 +99,7 @@ def open_passes(
     num_frames: int | None = None,
     frame_stride: int | None = None,
 ) -> list[Pass]:
-    """Open a session for each pass over a video, in rising priority; the model is put in eval mode.
-
-    Raises a `ValueError` if the model does not support an option; see [`scaled_processors`] and
-    [`~transformers_themask.models.streaming.StreamingMixin.stream`].
-    """
+    """Open a session for each pass over a video, in rising priority; a `ValueError` for what the model cannot do."""
     processors = scaled_processors(model, processor, tta)
     options = stream_options(model, mode, num_frames, frame_stride)
     return [Pass(VideoSession(model, processors[each.scale], *options), each) for each in tta.passes]
