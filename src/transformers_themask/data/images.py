@@ -36,49 +36,36 @@ def read_frame(path: str | os.PathLike[str]) -> np.ndarray:
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """Read the ids of a mask or a predicted label map as they are stored, `uint8` of shape `(height, width)`."""
-    with _opened_label_map(path) as image:
+    with _opened_image(path) as image:
+        _check_label_map(image, path)
         image.load()
-        _check_upright(image, path)  # again: EXIF data may come behind the pixels
+        _check_label_map(image, path)  # again: EXIF data may come behind the pixels
         return np.array(image)
 
 
-<<<<<<< HEAD
-def frame_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of an upright frame, from the file's header alone."""
+def image_size(path: str | os.PathLike[str], is_label_map: bool = False) -> tuple[int, int]:
+    """Height and width of an upright frame, or of a label map, from the file's header alone."""
     with _opened_image(path) as image:
+        if is_label_map:
+            _check_label_map(image, path)
         is_turned = _orientation(image) in (5, 6, 7, 8)
         return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
-def mask_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of a mask, from the file's header alone."""
-    with _opened_label_map(path) as image:
-=======
-def image_size(path: str | os.PathLike[str], modes: tuple[str, ...] = ()) -> tuple[int, int]:
-    """Height and width of an image of one of the modes (or any), from the file's header alone."""
-    with _opened_image(path, modes) as image:
->>>>>>> main
-        return image.height, image.width
-
-
-@contextmanager
-def _opened_label_map(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    with _opened_image(path) as image:
-        if image.mode not in LABEL_MAP_MODES or _has_scaled_levels(image):
-            raise ValueError(
-                f"Label map {path} must be an 8-bit single-channel image of ids (mode L or P). Got mode "
-                f"{image.mode}{' of less than 8 bits' if _has_scaled_levels(image) else ''}; save the ids themselves, "
-                "not their colours."
-            )
-        if image.format in LOSSY_FORMATS:
-            raise ValueError(
-                f"Label map {path} must be stored without loss, as PNG. Got {image.format}, which changes ids."
-            )
-        _check_upright(image, path)
-        yield image
-
-
-def _check_upright(image: Image.Image, path: str | os.PathLike[str]) -> None:
+def _check_label_map(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    # Grey of 2 or 4 bits, which Pillow spreads over 0 ... 255.
+    is_scaled = image.mode == "L" and any(
+        str(part[3]).startswith(("L;2", "L;4")) for part in getattr(image, "tile", ())
+    )
+    if image.mode not in LABEL_MAP_MODES or is_scaled:
+        raise ValueError(
+            f"Label map {path} must be an 8-bit single-channel image of ids (mode L or P). Got mode "
+            f"{image.mode}{' of less than 8 bits' if is_scaled else ''}; save the ids themselves, not their colours."
+        )
+    if image.format in LOSSY_FORMATS:
+        raise ValueError(
+            f"Label map {path} must be stored without loss, as PNG. Got {image.format}, which changes ids."
+        )
     if _orientation(image) not in UPRIGHT:
         raise ValueError(
             f"Label map {path} must be stored upright. Got the EXIF orientation {_orientation(image)}; turn the ids "
@@ -90,11 +77,6 @@ def _orientation(image: Image.Image) -> int | None:
     """EXIF orientation as far as it has been read: Pillow decodes a PNG to look for it behind the pixels."""
     is_read = image.format != "PNG" or "exif" in image.info
     return image.getexif().get(ORIENTATION) if is_read else None
-
-
-def _has_scaled_levels(image: Image.Image) -> bool:
-    """Whether the file has 2 or 4 bits per pixel of grey, which Pillow spreads over 0 ... 255."""
-    return image.mode == "L" and any(str(part[3]).startswith(("L;2", "L;4")) for part in getattr(image, "tile", ()))
 
 
 @contextmanager

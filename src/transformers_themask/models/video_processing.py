@@ -383,15 +383,7 @@ def check_maps(maps: list[Tensor], videos: list[Tensor]) -> None:
 
 
 def uniform_frames(videos: Any) -> Any:
-<<<<<<< HEAD
-    """Bring PIL frames to 8-bit RGB and make sure that lists of frames can be stacked.
-
-    Raises:
-        ValueError: If there are no frames or their sizes differ.
-    """
-=======
-    """Bring PIL frames to RGB and make sure that lists of frames can be stacked."""
->>>>>>> main
+    """Bring PIL frames to 8-bit RGB and make sure that lists of frames can be stacked."""
     if isinstance(videos, Image.Image):
         return Image.fromarray(rgb_of_image(videos))
     if not isinstance(videos, (list, tuple)):

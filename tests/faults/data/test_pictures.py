@@ -4,6 +4,7 @@
 import os
 import struct
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from transformers_themask.data import images
-from transformers_themask.data.images import DamagedFileError, frame_size, mask_size, read_frame, read_mask
+from transformers_themask.data.images import DamagedFileError, image_size, read_frame, read_mask
 from transformers_themask.models.frame_arrays import rgb_array
 from transformers_themask.models.video_processing import VideoSegmentationProcessor
 from transformers_themask.videos.frame_folder import FrameFolder
@@ -49,7 +50,7 @@ def test_frames_are_read_as_they_are_shown(orientation, tmp_path):
     jpeg = save_turned(tmp_path / "a.jpg", orientation, quality=100, subsampling=0)
     for path, tolerance in ((png, 0), (webp, 0), (jpeg, 12)):
         frame = read_frame(path)
-        assert frame.shape == SHOWN.shape and frame_size(path) == SHOWN.shape[:2]
+        assert frame.shape == SHOWN.shape and image_size(path) == SHOWN.shape[:2]
         assert np.abs(frame.astype(int) - SHOWN).max() <= tolerance
     assert (next(iter(FrameFolder(folder))) == SHOWN).all()
 
@@ -58,7 +59,7 @@ def test_frames_are_read_as_they_are_shown(orientation, tmp_path):
 def test_label_maps_with_an_orientation_are_rejected(orientation, tmp_path):
     ids = np.zeros((4, 6), np.uint8)
     path = save_turned(tmp_path / "ids.png", orientation, ids)
-    for read in (read_mask, mask_size):
+    for read in (read_mask, partial(image_size, is_label_map=True)):
         with pytest.raises(ValueError, match=rf"must be stored upright. Got the EXIF orientation {orientation}"):
             read(path)
     assert read_mask(save_turned(path, 1, ids)).shape == (4, 6)
@@ -152,7 +153,7 @@ def test_pictures_beyond_the_limit_and_pipes_are_rejected(tmp_path, monkeypatch)
     Image.new("L", (10, 11)).save(tmp_path / "large.gif", save_all=True, append_images=[Image.new("L", (10, 11), 1)])
     os.mkfifo(tmp_path / "pipe.png")
     for name, error in (("large.gif", DamagedFileError), ("pipe.png", OSError)):
-        for read in (read_frame, read_mask, frame_size, mask_size):
+        for read in (read_frame, read_mask, image_size):
             with pytest.raises(error, match=name):
                 read(tmp_path / name)
 
