@@ -33,10 +33,8 @@ STATUSES = get_args(Status)
 class FoundVideo:
     """A video file, or a folder of frames, somewhere below the folder that was searched.
 
-    Attributes:
-        name: Path relative to that folder, with suffix and forward slashes; also that of its results.
-        path: Where it is.
-        num_bytes: Size of the file, or of all files of the folder; tells a video from one that took its place.
+    `name` is the path relative to that folder, with suffix and forward slashes, also that of its results. `num_bytes`
+    of the file, or of all files of the folder, tell a video from one that took its place.
     """
 
     name: str
@@ -55,14 +53,8 @@ class FoundVideo:
 class VideoRecord:
     """The outcome of one video.
 
-    Attributes:
-        video: Name of the [`FoundVideo`].
-        status: "complete"; "incomplete", where only the readable part of a damaged file could be segmented; "failed",
-            where nothing could; "unfinished", where no process got to its end.
-        frames: Number of frames segmented.
-        seconds: How long that took.
-        error: The error message.
-        job: Everything that the results depend on.
+    It is "incomplete" where only the readable part of a damaged file could be segmented, "failed" where nothing could,
+    and "unfinished" where no process got to its end. `job` is everything that the results depend on.
     """
 
     video: str

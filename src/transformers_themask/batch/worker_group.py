@@ -20,13 +20,7 @@ class WorkerGroup:
 
     They talk through the launcher's key-value store. There is no process group, hence no collective operation in which
     one process would wait for another that works for an hour on one file or that has died.
-
-    Attributes:
-        rank: Number of this process; 0 is the main one.
-        size: Number of processes.
-        local_rank: Number of this process among those of its machine.
-        store: What they share; none is needed for one process.
-        patience: Seconds without a sign of life before a process is given up.
+    One process needs none. `patience` is the number of seconds without a sign of life before a process is given up.
     """
 
     rank: int = 0

@@ -30,24 +30,19 @@ def frame_queries(
 
     Classes come from the video queries and masks from the frame queries, where a model has both. The points of the
     matching are the same in every call. A one-frame model sees the shown frame alone.
-
-    Args:
-        model: A model whose queries are matched in two rounds.
-        processor: Its video processor.
-        clip: One frame, or the frames of a clip, `uint8` RGB of shape `(height, width, 3)`.
-        labels (`(num_frames, height, width)`): Class indices to match the queries to, the model's `ignore_value` for
-            none. Defaults to what the model itself predicts.
-        frame: Which frame of the clip the masks are for.
-
-    Raises:
-        ValueError: If the model has no such queries, or the frame is not there.
+    The queries are matched to `labels` `(num_frames, height, width)`, the model's `ignore_value` for none, or else to
+    what the model itself predicts. Raises a `ValueError` if the model has no such queries, or the frame is not there.
     """
     config = model.config
     if not model.has_matching_rounds:
         raise ValueError(f"`model` must match its queries in two rounds. Got {type(model).__name__}, which does not.")
     pictures = [rgb_array(picture) for picture in single_frames(clip)]
     size = pictures[0].shape[0], pictures[0].shape[1]
-    _check_arguments(len(pictures), size, labels, frame)
+    if not -len(pictures) <= frame < len(pictures):
+        raise ValueError(f"`frame` must be one of the clip's {len(pictures)}. Got {frame}.")
+    shape = (len(pictures), *size)
+    if labels is not None and np.shape(labels) != shape:
+        raise ValueError(f"`labels` must have the shape of the clip, {shape}. Got {np.shape(labels)}.")
     if config.num_frames == 1:  # such a model sees every frame by itself
         pictures, labels, frame = [pictures[frame]], None if labels is None else labels[frame, None], 0
     inputs = processor([pictures], return_tensors="pt").to(model.device, dtype=model.dtype)
@@ -146,10 +141,3 @@ def _levels(outputs: ModelOutput) -> tuple[list[LevelPrediction], list[LevelPred
         masks = outputs["frame_masks_queries_logits"].flatten(0, 1)[:, None]
         frames = [LevelPrediction(outputs["frame_class_queries_logits"].flatten(0, 1), masks)]
     return video, frames
-
-
-def _check_arguments(num_frames: int, size: tuple[int, int], labels: np.ndarray | None, frame: int) -> None:
-    if not -num_frames <= frame < num_frames:
-        raise ValueError(f"`frame` must be one of the clip's {num_frames}. Got {frame}.")
-    if labels is not None and np.shape(labels) != (num_frames, *size):
-        raise ValueError(f"`labels` must have the shape of the clip, {(num_frames, *size)}. Got {np.shape(labels)}.")

@@ -87,13 +87,7 @@ def load_pretrained(
 ) -> PreTrainedModel:
     """Load a saved model, in evaluation mode; a `ValueError` if it cannot be loaded, or would be part random.
 
-    Args:
-        model_class: A model or an auto class.
-        argument: Name of the argument that asks for the model, for the errors.
-        checkpoint: Folder or Hub repository.
-        allow_missing: Whether parameters that the checkpoint lacks may start anew, because the model is trained next.
-        allow_mismatched: Whether parameters of another shape may start anew.
-        options: Passed to `from_pretrained`.
+    Parameters that the checkpoint lacks, or has in another shape, may start anew where the model is trained next.
     """
     with loading_errors_as_sentences(argument, checkpoint):
         model, loading = model_class.from_pretrained(

@@ -88,9 +88,7 @@ def _run_stages(
     # Frames that are with the model or on the way from it.
     waiting: deque[TimedFrame] = deque()
     with Stages() as stages:
-        clips: StageQueue[Clip] = StageQueue(stages, SHORT_QUEUE)
         branches: list[StageQueue[LabelledFrame]] = [StageQueue(stages, session.max_held_frames) for _ in sinks]
-        stages.start(partial(_distribute, _label(session, clips, waiting, source), branches, bar))
         for sink, branch in zip(sinks, branches, strict=True):
             stages.start(partial(_write, sink, branch))
         return run_session(
@@ -98,9 +96,9 @@ def _run_stages(
             session,
             _growing_times(source),
             max_frames,
-            lambda frame: session.prepare(frame.picture),
-            waiting.append,
-            clips,
+            prepare=lambda frame: session.prepare(frame.picture),
+            on_frame=waiting.append,
+            use=partial(_label, session, source, waiting, branches, bar),
         )
 
 
@@ -111,9 +109,9 @@ def run_session(
     max_frames: int | None,
     prepare: Callable[[Frame], Prepared],
     on_frame: Callable[[Frame], object],
-    clips: StageQueue[Clip],
+    use: Callable[[Iterable[Clip]], None],
 ) -> tuple[int, IncompleteVideoError | None]:
-    """Run the model over frames that threads decode and prepare, and put its outputs into a queue.
+    """Run the model here, while threads decode and prepare frames and `use` its outputs.
 
     Calls `on_frame` with each frame before it goes to the model. Returns the number of frames and, of a damaged
     video, what ended it, to be raised again when what came before it has been used.
@@ -122,6 +120,8 @@ def run_session(
     decoded = stages.run(_decode(frames, max_frames, damages), SHORT_QUEUE)
     # The model takes and gives frames by the block: as many may wait on either side, so that neither side idles.
     prepared = stages.run(((frame, prepare(frame)) for frame in decoded), session.max_held_frames)
+    clips: StageQueue[Clip] = StageQueue(stages, SHORT_QUEUE)
+    stages.start(partial(use, clips))
     num_frames = 0
     for frame, inputs in prepared:
         on_frame(frame)
@@ -166,8 +166,13 @@ def _growing_times(source: FrameSource) -> Generator[TimedFrame, None, None]:
 
 
 def _label(
-    session: Session[Prepared, Clip], clips: Iterable[Clip], waiting: deque[TimedFrame], source: FrameSource
-) -> Generator[LabelledFrame, None, None]:
+    session: Session[Prepared, Clip],
+    source: FrameSource,
+    waiting: deque[TimedFrame],
+    branches: Sequence[StageQueue[LabelledFrame]],
+    bar: tqdm,
+    clips: Iterable[Clip],
+) -> None:
     """Label clips; frames of interleaved clips wait until the ones before them are labelled."""
     label_maps: dict[int, np.ndarray] = {}
     index = 0
@@ -175,15 +180,11 @@ def _label(
         label_maps.update(session.label(clip))
         while index in label_maps:
             time, picture, end = waiting.popleft()
-            yield LabelledFrame(index, time, source.frame_name(index), picture, label_maps.pop(index), end)
+            frame = LabelledFrame(index, time, source.frame_name(index), picture, label_maps.pop(index), end)
+            for branch in branches:
+                branch.put(frame)
+            bar.update()
             index += 1
-
-
-def _distribute(frames: Iterable[LabelledFrame], branches: Sequence[StageQueue[LabelledFrame]], bar: tqdm) -> None:
-    for frame in frames:
-        for branch in branches:
-            branch.put(frame)
-        bar.update()
     for branch in branches:
         branch.end()
 

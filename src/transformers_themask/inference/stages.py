@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from threading import Condition, RLock, Thread
-from types import TracebackType
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -16,14 +15,6 @@ class Stages:
 
     Leaving the `with` block waits for all of them. The first error, in a thread or in the block, stops every thread
     the next time it touches a queue, and is raised out of the block with its own traceback.
-
-    Example:
-    ```python
-    >>> with Stages() as stages:
-    ...     numbers = stages.run((number for number in range(9)), capacity=2)
-    ...     squares = stages.run((number**2 for number in numbers), capacity=2)
-    ...     total = sum(squares)
-    ```
     """
 
     def __init__(self) -> None:
@@ -85,9 +76,7 @@ class Stages:
     def __enter__(self) -> "Stages":
         return self
 
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, error_type: object, error: BaseException | None, traceback: object) -> None:
         if error is not None:
             self.stop(error)
         try:

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Selection of the result that is most consistent in time (MVC, eq. 5 to 7).
-
-The label map of a frame is carried to the next frame along the optical flow and compared with the label map there.
-That measures stability, not accuracy: a constant label map is perfectly consistent.
-"""
+"""Selection of the result that is most consistent in time (MVC, eq. 5 to 7), which says nothing of accuracy."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -18,12 +18,8 @@ MIN_CANDIDATES = 2
 class ConfusableGroup:
     """Classes that look alike, of which a video most likely shows one (MVC, Section 2.5).
 
-    Args:
-        name: What a question calls all of them: letters, digits, `_` and `-`. Files are named after it.
-        classes: Names of the classes in the data set, in the order in which a question lists them.
-
-    Raises:
-        ValueError: If the name cannot be a file's, a class comes twice, or fewer than two can be asked about.
+    A question calls all of them by `name` and lists the `classes` in their order. Raises a `ValueError` if the name
+    cannot be a file's, a class comes twice, or fewer than two can be asked about.
     """
 
     name: str
@@ -50,14 +46,9 @@ class ConfusableGroup:
             )
 
     @property
-    def generic_class(self) -> str | None:
-        """The class with the group's own name, if there is one."""
-        return next((name for name in self.classes if spoken(name) == spoken(self.name)), None)
-
-    @property
     def candidates(self) -> tuple[str, ...]:
-        """The classes that a question offers: all but the generic one."""
-        return tuple(name for name in self.classes if name != self.generic_class)
+        """The classes that a question offers: all but the one with the group's own name."""
+        return tuple(name for name in self.classes if spoken(name) != spoken(self.name))
 
 
 def spoken(name: str) -> str:

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Correction of confused classes by a vision-language model (MVC, Section 2.5).
-
-Where a model labels one lake as river, lake and sea by turns, a vision-language model is asked about the frame that
-shows most of it. An answer that names exactly one of these classes holds for all their pixels in the video; any other
-answer changes nothing. Everything is logged.
-"""
+"""Correction of classes that a model confuses: a vision-language model says which it is (MVC, Section 2.5)."""
 
 import json
 import re

@@ -4,7 +4,6 @@
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -15,32 +14,6 @@ from transformers_themask.videos.frame_source import Camera
 from transformers_themask.videos.source import FrameSource, IncompleteVideoError
 
 REMEDY = "`themask segment --labels` writes the label maps of a video, `run_vss.py --do_predict` those of a data set."
-
-
-class NamedFrames(Protocol):
-    """The frames of one video, which can be read any number of times."""
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`."""
-
-    def frame_name(self, index: int) -> str:
-        """Name for files that belong to a frame, without suffix."""
-
-
-@dataclass(frozen=True)
-class ResultVideo:
-    """A video of which label maps exist.
-
-    `name` is the folder of its label maps, relative to that of all of them: the video's id in a data set, `""` for a
-    single video.
-    """
-
-    name: str
-    frames: NamedFrames
-
-    def label_path(self, folder: Path, index: int) -> Path:
-        """Where a folder of results has the label map of a frame."""
-        return folder / self.name / f"{self.frames.frame_name(index)}.png"
 
 
 @dataclass(frozen=True)
@@ -62,6 +35,22 @@ class WholeVideo:
     def frame_name(self, index: int) -> str:
         """Name for files that belong to a frame, without suffix."""
         return self.source.frame_name(index)
+
+
+@dataclass(frozen=True)
+class ResultVideo:
+    """A video of which label maps exist.
+
+    `name` is the folder of its label maps, relative to that of all of them: the video's id in a data set, `""` for a
+    single video.
+    """
+
+    name: str
+    frames: WholeVideo | VideoFrames
+
+    def label_path(self, folder: Path, index: int) -> Path:
+        """Where a folder of results has the label map of a frame."""
+        return folder / self.name / f"{self.frames.frame_name(index)}.png"
 
 
 def single_video(source: FrameSource) -> list[ResultVideo]:

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,14 +12,8 @@ from tqdm.auto import tqdm
 
 from transformers_themask.files.media_files import is_url
 from transformers_themask.inference.segment import labelled_frames
-from transformers_themask.inference.segment_video import (
-    SHORT_QUEUE,
-    check_max_frames,
-    expected_frames,
-    run_session,
-    segment_video,
-)
-from transformers_themask.inference.stages import StageQueue, Stages
+from transformers_themask.inference.segment_video import check_max_frames, expected_frames, run_session, segment_video
+from transformers_themask.inference.stages import Stages
 from transformers_themask.models.protocols import PreparedFrame, SegmentedClip, VideoModel, VideoProcessor
 from transformers_themask.models.scores_to_labels import resampled_scores
 from transformers_themask.models.streaming import VideoSession, rgb_array, single_frames, stream_options
@@ -56,14 +50,12 @@ class Pass(NamedTuple):
                 spool.put(index, values[..., ::-1] if self.augmentation.flip else values)
 
 
+@dataclass
 class CombinedSession:
     """A session that answers with the combined results of all passes."""
 
-    max_held_frames = 1
-
-    def __init__(self, spool: LabelSpool | ScoreSpool):
-        self._spool = spool
-        self.reset()
+    spool: LabelSpool | ScoreSpool
+    max_held_frames: int = 1
 
     def reset(self) -> None:
         """Start with the first frame."""
@@ -77,24 +69,21 @@ class CombinedSession:
         """The index of the frame, or nothing for `None`."""
         if prepared is None:
             return
-        if self._index == self._spool.num_frames:
-            raise _changed_video(self._spool.num_frames, "more")
+        if self._index == self.spool.num_frames:
+            raise _changed_video(self.spool.num_frames, "more")
         self._index += 1
         yield self._index - 1
 
     def label(self, clip: int) -> list[tuple[int, np.ndarray]]:
         """Index and label map of a frame."""
-        return [(clip, self._spool.combined(clip))]
+        return [(clip, self.spool.combined(clip))]
 
 
 def check_repeatable(frames: Any) -> None:
     """Raise a `ValueError` for a camera, an iterator or a live stream, which cannot be read once for every pass."""
     is_endless = isinstance(frames, FrameSource) and frames.num_frames is None
-    if (
-        isinstance(frames, (Camera, Iterator))
-        or (is_endless and isinstance(frames, FramesInMemory))
-        or (is_endless and is_url(frames.path))
-    ):
+    is_live = is_endless and (isinstance(frames, FramesInMemory) or is_url(frames.path))
+    if isinstance(frames, (Camera, Iterator)) or is_live:
         name = frames.path if isinstance(frames, FrameSource) else f"a {type(frames).__name__}"
         raise ValueError(
             "`source` must be a video that can be read again for every pass of test-time augmentation. "
@@ -110,11 +99,7 @@ def open_passes(
     num_frames: int | None = None,
     frame_stride: int | None = None,
 ) -> list[Pass]:
-    """Open a session for each pass over a video, in rising priority; the model is put in eval mode.
-
-    Raises a `ValueError` if the model does not support an option; see [`scaled_processors`] and
-    [`~transformers_themask.models.streaming.StreamingMixin.stream`].
-    """
+    """Open a session for each pass over a video, in rising priority; a `ValueError` for what the model cannot do."""
     processors = scaled_processors(model, processor, tta)
     options = stream_options(model, mode, num_frames, frame_stride)
     return [Pass(VideoSession(model, processors[each.scale], *options), each) for each in tta.passes]
@@ -193,7 +178,9 @@ def _spooled(
     check_sizes({each.augmentation.scale: each.session.processor for each in passes}, size)
     damage: IncompleteVideoError | None = None
     num_frames: int | None = None
-    with _spool(passes[-1].session.processor, combine, size) as spool:
+    rows, columns = size_seen(passes[-1].session.processor, size)  # of the largest input
+    grid = -(-rows // GRID_STRIDE), -(-columns // GRID_STRIDE)
+    with LabelSpool() if combine == "votes" else ScoreSpool(size, grid) as spool:
         for each in passes:
             spool.start_pass()
             try:
@@ -214,22 +201,20 @@ def _run_pass(
     singles = (single for frame in frames for single in single_frames(frame))
     each.session.reset()
     with tqdm(total=total, unit="frame", disable=not progress) as bar, Stages() as stages:
-        clips: StageQueue[SegmentedClip] = StageQueue(stages, SHORT_QUEUE)
-        stages.start(partial(each.keep, clips, spool))
-        _, damage = run_session(stages, each.session, singles, max_frames, each.prepare, lambda _: bar.update(), clips)
+        _, damage = run_session(
+            stages,
+            each.session,
+            singles,
+            max_frames,
+            prepare=each.prepare,
+            on_frame=lambda _: bar.update(),
+            use=lambda clips: each.keep(clips, spool),
+        )
     return damage
 
 
 def _changed_video(before: int, now: int | str) -> ValueError:
     return ValueError(f"`source` must have as many frames each time it is read. Got {before}, then {now}.")
-
-
-def _spool(processor: VideoProcessor, combine: str, size: tuple[int, int]) -> LabelSpool | ScoreSpool:
-    """A spool for frames of some size; `processor` is that of the largest input."""
-    if combine == "votes":
-        return LabelSpool()
-    rows, columns = size_seen(processor, size)
-    return ScoreSpool(size, (-(-rows // GRID_STRIDE), -(-columns // GRID_STRIDE)))
 
 
 def _size_of_first(frames: Iterable[Any]) -> tuple[int, int]:

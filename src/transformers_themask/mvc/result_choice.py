@@ -32,9 +32,8 @@ def label_results(
 
     A model that is given twice is run once; its label maps go to `spool`. `clips` is mode, number of frames and stride
     of every model, `num_frames` that of all videos, for the progress bars. Returns the folder of label maps of each
-    result, and a record of it: its name, its kind and, of a model, its fingerprint and options. Raises a `ValueError`
-    if a model cannot be loaded or the models have different classes, and a `FileNotFoundError` if a folder lacks a
-    video.
+    result, and a record of it. Raises a `ValueError` if a model cannot be loaded or classes differ, and a
+    `FileNotFoundError` if a folder lacks a video.
     """
     names = list(dict.fromkeys(results))
     folders = {name: Path(name) for name in names if not _is_model(name)}

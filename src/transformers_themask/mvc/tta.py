@@ -30,9 +30,6 @@ class TTA:
         flip: Whether the video is also mirrored at every scale.
         combine: `"votes"` gives a pixel the label of most passes; of a tie, the largest scale decides, unmirrored
             before mirrored. `"scores"` averages the class scores instead.
-
-    Raises:
-        ValueError: If a value is not as described, or there are two inputs to vote.
     """
 
     scales: Sequence[float] = (1.0,)

@@ -32,13 +32,8 @@ class Drawing:
 class Outputs:
     """Paths of the results to make of a labelled video; `None` for those that are not asked for.
 
-    Attributes:
-        overlay: Video with the class colours on top, see [`OverlayVideo`].
-        labels: Folder of label maps, see [`LabelFolder`].
-        label_track: Label maps as one file, see [`LabelTrack`].
-        statistics: Pixels of each class in each frame, see [`ClassStatistics`].
-        contact_sheet: Picture of frames from the whole video, see [`ContactSheet`].
-        timeline: Plot of each class's share over time, see [`ClassTimeline`].
+    In order they are those of [`OverlayVideo`], [`LabelFolder`], [`LabelTrack`], [`ClassStatistics`],
+    [`ContactSheet`] and [`ClassTimeline`].
     """
 
     overlay: Path | None = None

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from transformers_themask.drawing.visualization import RecentClasses, draw_contours, draw_legend, overlay
+from transformers_themask.drawing.visualization import RecentClasses, draw_legend
 from transformers_themask.videos.source import FrameSource
 
-from .drawn_video import DrawnVideo
+from .drawn_video import DrawnVideo, colored
 from .sink import LabelledFrame
 
 # In pictures with a shorter side than this, readable names would cover too much and few would fit.
@@ -56,9 +56,7 @@ class OverlayVideo(DrawnVideo):
     def _draw(self, frame: LabelledFrame) -> np.ndarray:
         shown_classes = self._recent_classes.update(frame.label_map)
         self._seen_classes.update(shown_classes)
-        picture = overlay(frame.picture, frame.label_map, self._palette, self._alpha)
-        if self._alpha > 0:
-            picture = draw_contours(picture, frame.label_map, self._palette)
+        picture = colored(frame.picture, frame.label_map, self._palette, self._alpha)
         self.has_legend = self._legend and min(frame.label_map.shape) >= MIN_LEGEND_SIDE
         if self.has_legend:
             picture = draw_legend(picture, shown_classes, self._class_names, self._palette)

@@ -30,13 +30,18 @@ class LabelledFrame:
 
 
 class Sink(Protocol):
-    """Takes the frames of one video, in order. Its result appears when it is closed."""
+    """Takes the frames of one video, in order. Its result appears when it is closed.
+
+    A subclass inherits a `close` and an `abandon` that do nothing.
+    """
 
     def write(self, frame: LabelledFrame) -> None:
         """Take in the next frame."""
 
     def close(self) -> None:
         """Finish what is written."""
+        return None
 
     def abandon(self) -> None:
         """Remove an unfinished result; a no-op if it is finished or nothing has been written."""
+        return None
