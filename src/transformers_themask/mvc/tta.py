@@ -55,7 +55,7 @@ class TTA:
 
     @property
     def passes(self) -> list[Augmentation]:
-        """The passes in rising priority: the larger scale wins, as in the paper, and the picture over its mirror image."""
+        """The passes in rising priority: smaller scales first, as in the paper, each mirrored and then not."""
         flips = (True, False) if self.flip else (False,)
         return [Augmentation(float(scale), flipped) for scale in sorted(self.scales) for flipped in flips]
 
