@@ -46,15 +46,16 @@ def test_the_default_groups_are_installed_with_the_package():
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "candidates"),
+    ("name", "classes", "candidates", "generic"),
     [
-        ("water", ("sea", "water", "lake"), ("sea", "lake")),
-        ("Body_of_water", ("sea", "body of  WATER", "lake"), ("sea", "lake")),
-        ("plants", ("grass", "other_plant"), ("grass", "other_plant")),
+        ("water", ("sea", "water", "lake"), ("sea", "lake"), "water"),
+        ("Body_of_water", ("sea", "body of  WATER", "lake"), ("sea", "lake"), "body of  WATER"),
+        ("plants", ("grass", "other_plant"), ("grass", "other_plant"), None),
     ],
 )
-def test_the_class_with_the_name_of_the_group_is_no_candidate(name, classes, candidates):
-    assert ConfusableGroup(name, classes).candidates == candidates
+def test_the_class_with_the_name_of_the_group_is_no_candidate(name, classes, candidates, generic):
+    group = ConfusableGroup(name, classes)
+    assert group.candidates == candidates and group.generic_class == generic
 
 
 @pytest.mark.parametrize(
