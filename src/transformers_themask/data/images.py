@@ -13,11 +13,7 @@ LABEL_MAP_MODES = ("L", "P")
 
 
 class DamagedFileError(OSError):
-    """A file that exists but cannot be decoded.
-
-    Callers that can do without the file may catch this, with a warning that names it: training draws another clip.
-    Missing files, missing permissions and disk failures are other errors.
-    """
+    """A file that exists but cannot be decoded; missing files, permissions and disk failures are other errors."""
 
 
 def read_frame(path: str | os.PathLike[str]) -> np.ndarray:
@@ -33,15 +29,9 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
         return np.array(image)
 
 
-def frame_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of a frame, from the file's header alone."""
-    with _opened_image(path) as image:
-        return image.height, image.width
-
-
-def mask_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of a mask, from the file's header alone."""
-    with _opened_image(path, LABEL_MAP_MODES) as image:
+def image_size(path: str | os.PathLike[str], modes: tuple[str, ...] = ()) -> tuple[int, int]:
+    """Height and width of an image of one of the modes (or any), from the file's header alone."""
+    with _opened_image(path, modes) as image:
         return image.height, image.width
 
 

@@ -13,11 +13,7 @@ STRIDES = (4, 8, 16, 32)
 
 
 def backbone_config_of(size: str | None, config: Any) -> PreTrainedConfig:
-    """The configuration described by a model's fields `backbone` and `backbone_config`; without either MiT-B1.
-
-    Raises:
-        ValueError: If both are given, or the backbone is unknown or has not four stages.
-    """
+    """The configuration described by a model's fields `backbone` and `backbone_config`, not both; else MiT-B1."""
     if size is not None and config is not None:
         raise ValueError(
             f"`backbone` must not be given together with `backbone_config`. Got {size!r} and a "
@@ -43,8 +39,7 @@ def check_no_late_backbone(size: str | None) -> None:
 def smallest_side(config: PreTrainedConfig) -> int:
     """The smallest height and width of frames that a backbone can encode, as far as its configuration tells.
 
-    The MiT reduces the keys of its attention with kernels as large as their strides and without padding: its map at
-    stride 4, 8, … must be at least as large as one kernel.
+    The maps of the MiT must be as large as its kernels of key reduction, which have no padding.
     """
     if config.model_type != "mit":
         return 1
@@ -59,14 +54,7 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def four_feature_maps(backbone: PreTrainedModel, pixel_values: Tensor) -> list[Tensor]:
-    """Encode normalised frames `(frames, 3, height, width)`.
-
-    Returns:
-        Four maps `(frames, channels, height / stride, width / stride)`, rounded up, the finest first.
-
-    Raises:
-        ValueError: If the backbone has other strides.
-    """
+    """Encode normalised frames `(frames, 3, height, width)` to maps of all `STRIDES`, sizes rounded up."""
     features = backbone(pixel_values).feature_maps
     height, width = pixel_values.shape[-2:]
     expected = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES]
@@ -81,11 +69,7 @@ def four_feature_maps(backbone: PreTrainedModel, pixel_values: Tensor) -> list[T
 
 
 def backbone_config_from_dict(fields: dict[str, Any]) -> PreTrainedConfig:
-    """Build the backbone's configuration from its saved fields.
-
-    Raises:
-        ValueError: If `model_type` is missing or unknown.
-    """
+    """Build the backbone's configuration from its saved fields."""
     fields = dict(fields)
     model_type = fields.pop("model_type", None)
     if model_type == "mit":  # built here, because `AutoConfig` does not know it in a process without the package
@@ -100,11 +84,7 @@ def backbone_config_from_dict(fields: dict[str, Any]) -> PreTrainedConfig:
 
 
 def request_four_stages(backbone_config: PreTrainedConfig) -> None:
-    """Ask a backbone left at its default (its last stage only) for its last four stages.
-
-    Raises:
-        ValueError: If the model is no backbone or does not return exactly four stages.
-    """
+    """Ask a backbone left at its default (its last stage only) for its last four stages."""
     stage_names = getattr(backbone_config, "stage_names", None)
     if stage_names is None:
         raise ValueError(

@@ -36,60 +36,42 @@ class CFFMConfig(PreTrainedConfig):
     `reference_pooling_kernels=(7, 4, 2)`, `target_pooling_kernel=5`, `neighborhood=0`.
 
     Args:
-        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
-            Configuration of the backbone: a [`MiTConfig`], or that of any `AutoBackbone` with strides 4, 8, 16, 32.
-            Defaults to MiT-B1.
-        backbone (`str`, *optional*):
-            A published MiT size, `"mit-b0"` … `"mit-b5"`, in place of `backbone_config`.
-        reference_offsets (`tuple[int, ...]`, *optional*, defaults to `(-9, -6, -3)`):
-            Where the reference frames lie, relative to the target frame, the earliest first.
-        mining_layers (`int`, *optional*):
-            Number N of cross-frame mining layers. Defaults to that of the published model with the `backbone` (1 for
-            MiT-B0, 4 for MiT-B5), else 2.
-        window_size (`int`, *optional*, defaults to 7):
-            Side of the windows of the target frame, in places at stride 8.
-        neighborhood (`int`, *optional*, defaults to 3):
-            A window also sees the places of the target frame that lie so far around it, those on the other side of the
-            frame at its border (as released); 0 leaves them out (as printed).
-        context_pooling (`str`, *optional*, defaults to `"resized"`):
-            How a frame becomes the map of pooled tokens in which windows see their surroundings. `"resized"` (as
-            released): the frame, padded to whole windows, is first resized so that a window spans
+        backbone_config: Configuration of the backbone: a [`MiTConfig`], or that of any `AutoBackbone` with strides 4,
+            8, 16, 32. Defaults to MiT-B1.
+        backbone: A published MiT size, `"mit-b0"` … `"mit-b5"`, in place of `backbone_config`.
+        reference_offsets: Where the reference frames lie, relative to the target frame, the earliest first.
+        mining_layers: Number N of cross-frame mining layers. Defaults to that of the published model with the
+            `backbone` (1 for MiT-B0, 4 for MiT-B5), else 2.
+        window_size: Side of the windows of the target frame, in places at stride 8.
+        neighborhood: A window also sees the places of the target frame that lie so far around it, those on the other
+            side of the frame at its border (as released); 0 leaves them out (as printed).
+        context_pooling: How a frame becomes the map of pooled tokens in which windows see their surroundings.
+            `"resized"` (as released): the frame, padded to whole windows, is first resized so that a window spans
             `window_size / kernel` tokens, rounded to the nearest whole number, of two to the smaller one; what it sees
             begins `field / kernel // 2` tokens before its own first one. `"plain"` (Eq. 2): the frame, padded to whole
             tokens, is pooled as it is. Which tokens lie "around the area" of a window, the paper leaves open; here it
             is those nearest to being centred on it, and of two choices as near the one further down or right: along
-            each axis window i first sees token `round((window_size * i + (window_size - field) / 2) / kernel)`,
-            halves rounded up.
-        target_receptive_field (`int`, *optional*, defaults to 35):
-            Side, in places, of what a window sees of the target frame at low resolution: a multiple of the pooling
-            kernel, for `"resized"` an odd one. Exact for `"plain"` and wherever the kernel divides `window_size`; else
-            `"resized"` changes the scale: kernel k covers `window_size / round(window_size / k)` places of the frame,
-            3 and 2 of the default 3.5 and 2.33, so that fields of 15 and 6 are 17.5 and 7 places.
-        target_pooling_kernel (`int`, *optional*, defaults to 7):
-            Side of what is pooled into one token there.
-        reference_receptive_fields (`tuple[int, ...]`, *optional*, defaults to `(49, 15, 6)`):
-            The same as `target_receptive_field` for each reference frame.
-        reference_pooling_kernels (`tuple[int, ...]`, *optional*, defaults to `(7, 3, 2)`):
-            The same as `target_pooling_kernel` for each reference frame.
-        hidden_dim (`int`, *optional*, defaults to 256):
-            Channels of the head.
-        num_attention_heads (`int`, *optional*, defaults to 8):
-            Heads of the mining layers.
-        mlp_ratio (`int`, *optional*, defaults to 4):
-            Hidden channels of their feed-forward layers, in units of `hidden_dim`.
-        classifier_dropout (`float`, *optional*, defaults to 0.1):
-            Share of the channels that both classifiers miss in training.
-        auxiliary_loss_weight (`float`, *optional*, defaults to 0.5):
-            Weight of the loss of the per-frame classifier, on all frames of a clip.
-        ignored_pixels (`str`, *optional*, defaults to `"counted"`):
-            Pixels labelled `ignore_value` have no loss. The mean is over all pixels, with these `"counted"` (as
-            released), or over the labelled ones, with these `"excluded"`.
-        first_frames (`str`, *optional*, defaults to `"official"`):
-            What a stream does before there are frames at all offsets. `"official"`: the released lists of references
-            for frames 3 to 8, where the offsets are the default, and the per-frame classifier for all others.
-            `"repeated"`: the first frame stands for those before it.
-        ignore_value (`int`, *optional*, defaults to 255):
-            Label of pixels without a class; no class index.
+            each axis window i first sees token `round((window_size * i + (window_size - field) / 2) / kernel)`, halves
+            rounded up.
+        target_receptive_field: Side, in places, of what a window sees of the target frame at low resolution: a
+            multiple of the pooling kernel, for `"resized"` an odd one. Exact for `"plain"` and wherever the kernel
+            divides `window_size`; else `"resized"` changes the scale: kernel k covers
+            `window_size / round(window_size / k)` places of the frame, 3 and 2 of the default 3.5 and 2.33, so that
+            fields of 15 and 6 are 17.5 and 7 places.
+        target_pooling_kernel: Side of what is pooled into one token there.
+        reference_receptive_fields: The same as `target_receptive_field` for each reference frame.
+        reference_pooling_kernels: The same as `target_pooling_kernel` for each reference frame.
+        hidden_dim: Channels of the head.
+        num_attention_heads: Heads of the mining layers.
+        mlp_ratio: Hidden channels of their feed-forward layers, in units of `hidden_dim`.
+        classifier_dropout: Share of the channels that both classifiers miss in training.
+        auxiliary_loss_weight: Weight of the loss of the per-frame classifier, on all frames of a clip.
+        ignored_pixels: Pixels labelled `ignore_value` have no loss. The mean is over all pixels, with these
+            `"counted"` (as released), or over the labelled ones, with these `"excluded"`.
+        first_frames: What a stream does before there are frames at all offsets. `"official"`: the released lists of
+            references for frames 3 to 8, where the offsets are the default, and the per-frame classifier for all
+            others. `"repeated"`: the first frame stands for those before it.
+        ignore_value: Label of pixels without a class; no class index.
 
     Raises:
         ValueError: For contradicting fields, values out of range or an unknown backbone.
@@ -168,13 +150,7 @@ class CFFMConfig(PreTrainedConfig):
         ]
 
     def check_fields(self) -> None:
-        """Reject values no model can be built or trained with.
-
-        Called at construction, and again by the model, since a loaded configuration's fields may have been overridden.
-
-        Raises:
-            ValueError: See the messages.
-        """
+        """Reject values no model can be built or trained with, also such as were set after construction."""
         check_no_late_backbone(self.backbone)
         minima = ("mining_layers", "window_size", "hidden_dim", "num_attention_heads", "mlp_ratio", "num_labels")
         for name in minima:

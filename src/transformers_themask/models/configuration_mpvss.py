@@ -40,38 +40,28 @@ class MPVSSConfig(PreTrainedConfig):
     r"""Configuration of a [`MPVSSForVideoSemanticSegmentation`] (Weng et al., NeurIPS 2023).
 
     Args:
-        segmenter_config ([`QuerySegmenterConfig`] or `dict`, *optional*):
-            The model of the key frames; the configuration of a Mask2Former or of a one-frame THE-Mask also describes
-            one. Defaults to a Mask2Former with MiT-B1.
-        key_frame_interval (`int`, *optional*, defaults to 5):
-            Every so many frames of a stream one is segmented; the masks of the others come from the one before.
-        key_frame_threshold (`float`, *optional*):
-            A frame becomes a key frame before its time where the propagated masks explain so much less of its colours
-            than on the key frame; see [`~key_frames_mpvss.unexplained_colors`]. By default only the interval counts.
-        propagation (`str`, *optional*, defaults to `"full"`):
-            What masks are moved by (Table 3): `"full"`, a flow per query, refined with one that all share;
+        segmenter_config: The model of the key frames; the configuration of a Mask2Former or of a one-frame THE-Mask
+            also describes one. Defaults to a Mask2Former with MiT-B1.
+        key_frame_interval: Every so many frames of a stream one is segmented; the masks of the others come from the
+            one before.
+        key_frame_threshold: A frame becomes a key frame before its time where the propagated masks explain so much
+            less of its colours than on the key frame; see [`~key_frames_mpvss.unexplained_colors`]. By default only
+            the interval counts.
+        propagation: What masks are moved by (Table 3): `"full"`, a flow per query, refined with one that all share;
             `"query_learned"`, the former alone; `"query_random"`, the same without the key frame's queries;
             `"query_for_pixel_flow"`, the shared flow, which the queries take part in; `"optical_flow"`, the shared
             flow of FlowNetS; `"copy"`, nothing, they stay.
-        motion_channels (`tuple[int, ...]`, *optional*, defaults to `(64, 128, 256, 512, 512, 1024)`):
-            Channels of the six levels of the motion encoder, FlowNetS.
-        motion_decoder_channels (`tuple[int, ...]`, *optional*):
-            Channels that the shared flow's decoder enlarges from level to level, the coarsest first. Defaults to
-            `(128, 128, 128, 64)`, and to FlowNetS' `(512, 256, 128, 64)` for `"optical_flow"`.
-        motion_layers (`int`, *optional*, defaults to 9):
-            Layers in which queries and motion meet.
-        motion_attention_heads (`int`, *optional*, defaults to 8):
-            Their attention heads.
-        motion_feedforward_dim (`int`, *optional*, defaults to 2048):
-            Hidden channels of their feed-forward parts.
-        flow_init (`str`, *optional*, defaults to `"released"`):
-            New flows of `"full"` are `"released"`, one place to the right and down everywhere, or `"identity"`, zero.
-        corrected_warp (`bool`, *optional*, defaults to `False`):
-            Whether zero flow leaves masks where they are; see [`~motion_mpvss.warp`].
-        image_mean, image_std (`list[float]`, *optional*, default to those of ImageNet):
-            How frames are normalised; the motion encoder takes them from 0 to 1.
-        flow_image_mean (`list[float]`, *optional*, defaults to `[0.411, 0.432, 0.45]`):
-            What is subtracted from those.
+        motion_channels: Channels of the six levels of the motion encoder, FlowNetS.
+        motion_decoder_channels: Channels that the shared flow's decoder enlarges from level to level, the coarsest
+            first. Defaults to `(128, 128, 128, 64)`, and to FlowNetS' `(512, 256, 128, 64)` for `"optical_flow"`.
+        motion_layers: Layers in which queries and motion meet.
+        motion_attention_heads: Their attention heads.
+        motion_feedforward_dim: Hidden channels of their feed-forward parts.
+        flow_init: New flows of `"full"` are `"released"`, one place to the right and down everywhere, or `"identity"`,
+            zero.
+        corrected_warp: Whether zero flow leaves masks where they are; see [`~motion_mpvss.warp`].
+        image_mean, image_std: How frames are normalised; the motion encoder takes them from 0 to 1.
+        flow_image_mean: What is subtracted from those.
 
     Raises:
         ValueError: For values out of range, or a segmenter of clips.
@@ -150,9 +140,6 @@ class MPVSSConfig(PreTrainedConfig):
         """Reject values no model can be built or trained with, and give the segmenter the classes.
 
         Called at construction, and again by the model, since a loaded configuration's fields may have been overridden.
-
-        Raises:
-            ValueError: See the messages.
         """
         self.label2id = {name: index for index, name in self.id2label.items()}
         if 0 <= self.ignore_value < self.num_labels:
@@ -183,11 +170,7 @@ class MPVSSConfig(PreTrainedConfig):
 
 
 def segmenter_config_of(config: Any) -> QuerySegmenterConfig:
-    """The configuration of the segmenter: a new one, or from the fields of a Mask2Former or a one-frame THE-Mask.
-
-    Raises:
-        ValueError: If it is something else.
-    """
+    """The configuration of the segmenter: a new one, or from the fields of a Mask2Former or a one-frame THE-Mask."""
     if config is None:
         return QuerySegmenterConfig()
     fields = config.to_dict() if isinstance(config, PreTrainedConfig) else config

@@ -30,15 +30,13 @@ class PerFrameConfig(PreTrainedConfig):
     by itself. A configuration saved by the segmenter's own class is taken as `segmenter_config`.
 
     Args:
-        segmenter_config (`PreTrainedConfig` or `dict`, *optional*, defaults to that of SegFormer-B0):
-            Configuration of the image model, a dictionary with its `model_type`: of a semantic segmentation model
-            (`"segformer"`, `"upernet"`, `"dpt"`, `"beit"`, …) or of one with queries (`"mask2former"`, `"maskformer"`,
-            `"oneformer"`, `"eomt"`, `"eomt_dinov3"`). Its classes are used where none are given here.
-        ignore_value (`int`, *optional*, defaults to 255):
-            Label of pixels without a class.
-        task_inputs (`list[int]`, *optional*):
-            Token ids of "the task is semantic", which OneFormer needs besides an image. Read from the tokenizer of its
-            checkpoint.
+        segmenter_config: Configuration of the image model, a dictionary with its `model_type`: of a semantic
+            segmentation model (`"segformer"`, `"upernet"`, `"dpt"`, `"beit"`, …) or of one with queries
+            (`"mask2former"`, `"maskformer"`, `"oneformer"`, `"eomt"`, `"eomt_dinov3"`). Its classes are used where
+            none are given here.
+        ignore_value: Label of pixels without a class.
+        task_inputs: Token ids of "the task is semantic", which OneFormer needs besides an image. Read from the
+            tokenizer of its checkpoint.
 
     Raises:
         ValueError: If the segmenter is unknown or does not segment single images.
@@ -116,23 +114,14 @@ class PerFrameConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build the configuration from saved fields, its own or those of a segmenter.
-
-        Args:
-            config_dict (`dict[str, Any]`): The fields.
-            kwargs: As in [`PreTrainedConfig.from_dict`].
-        """
+        """Build the configuration from saved fields, its own or those of a segmenter."""
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
             config_dict = {"segmenter_config": config_dict}
         return super().from_dict(config_dict, **kwargs)
 
 
 def segmenter_config_from_dict(fields: Any) -> PreTrainedConfig:
-    """Build the image model's configuration from its fields.
-
-    Raises:
-        ValueError: If `model_type` is missing or unknown, or a field is impossible.
-    """
+    """Build the image model's configuration from its fields."""
     if not isinstance(fields, Mapping) or fields.get("model_type") not in CONFIG_MAPPING:
         found = fields.get("model_type") if isinstance(fields, Mapping) else fields
         raise ValueError(

@@ -36,22 +36,18 @@ class QuerySegmenterConfig(PreTrainedConfig):
     checkpoint loads as it is.
 
     Args:
-        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
-            Configuration of the backbone: a [`MiTConfig`], or that of any `AutoBackbone` with strides 4, 8, 16, 32.
-            Defaults to MiT-B1.
-        backbone (`str`, *optional*):
-            A published MiT size, `"mit-b0"` … `"mit-b5"`, in place of `backbone_config`.
-        decoder_layers (`int`, *optional*, defaults to 10):
-            Predictions of the decoder: one before the first layer and one after each, hence layers plus one.
-        ignored_pixels (`str`, *optional*, defaults to `"negative"`):
-            Pixels labelled `ignore_value` belong to no mask: `"negative"`, so they are outside every mask (as
-            released), or `"excluded"` from matching and mask losses altogether.
-        ignore_value (`int`, *optional*, defaults to 255):
-            Label of pixels without a class.
+        backbone_config: Configuration of the backbone: a [`MiTConfig`], or that of any `AutoBackbone` with strides 4,
+            8, 16, 32. Defaults to MiT-B1.
+        backbone: A published MiT size, `"mit-b0"` … `"mit-b5"`, in place of `backbone_config`.
+        decoder_layers: Predictions of the decoder: one before the first layer and one after each, hence layers plus
+            one.
+        ignored_pixels: Pixels labelled `ignore_value` belong to no mask: `"negative"`, so they are outside every mask
+            (as released), or `"excluded"` from matching and mask losses altogether.
+        ignore_value: Label of pixels without a class.
         feature_size, mask_feature_size, hidden_dim, encoder_feedforward_dim, encoder_layers, num_attention_heads,
         dropout, dim_feedforward, enforce_input_projection, num_queries, no_object_weight, class_weight, mask_weight,
-        dice_weight, train_num_points, oversample_ratio, importance_sample_ratio, init_xavier_std:
-            As in [`Mask2FormerConfig`].
+        dice_weight, train_num_points, oversample_ratio, importance_sample_ratio, init_xavier_std: As in
+            [`Mask2FormerConfig`].
 
     Raises:
         ValueError: For contradicting fields, values out of range or an unknown backbone.
@@ -104,13 +100,7 @@ class QuerySegmenterConfig(PreTrainedConfig):
         self.check_fields()
 
     def check_fields(self) -> None:
-        """Reject values no model can be built or trained with.
-
-        Called at construction, and again by the model, since a loaded configuration's fields may have been overridden.
-
-        Raises:
-            ValueError: See the messages.
-        """
+        """Reject values no model can be built or trained with, also such as were set after construction."""
         check_no_late_backbone(self.backbone)
         for name, minimum in MINIMA.items():
             if getattr(self, name) < minimum:

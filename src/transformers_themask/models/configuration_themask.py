@@ -25,40 +25,28 @@ class THEMaskConfig(QuerySegmenterConfig):
     released code of THE-Mask (An et al., BMVC 2023) computes.
 
     Args:
-        num_frames (`int`, *optional*, defaults to 1):
-            Frames per training clip. 1 builds the Mask2Former decoder and treats every frame on its own; more builds
-            the decoder chosen by `temporal_mode`. Any number of frames can be given at inference.
-        temporal_mode (`str`, *optional*, defaults to `"video_frame"`):
-            Decoder of a model with `num_frames > 1` (Table 3). `"video_frame"`: the Temporal Aggregation Decoder.
-            `"one_to_frame"`: one query set, copied to every frame. `"one_to_video"`: one query set attends to all
-            frames.
-        matching_rounds (`int`, *optional*, defaults to 2):
-            1 matches one query per class, 2 adds a secondary query per class (section 3.2).
-        second_round_cost (`str`, *optional*, defaults to `"auto"`):
-            Cost of the second round: `"mask"` cross-entropy only (paper), `"full"` as in the first round, `"auto"` the
-            former for one-frame and the latter for longer clips (as released).
-        secondary_loss (`str`, *optional*, defaults to `"soft"`):
-            Mask loss of the secondary queries: `"soft"` (Eq. 5) or `"original"`, that of the primary ones (Table 4).
-        secondary_target (`str`, *optional*, defaults to `"thresholded"`):
-            The soft mask, predicted mask ∘ label: `"thresholded"` at 0.5 (as released) or `"soft"` (as printed).
-        secondary_points (`str`, *optional*, defaults to `"dense"`):
-            Where the soft loss is taken: `"dense"`, every pixel, or `"sampled"` points.
-        attention_mask_source (`str`, *optional*, defaults to `"video"`):
-            Whose masks restrict the temporal decoder's cross-attention: those of the `"video"` queries (as released)
-            or of the `"frame"` queries (Eq. 8).
-        frame_head_init (`str`, *optional*, defaults to `"fresh"`):
-            Frame-level heads missing from a loaded checkpoint start `"fresh"` or as a `"copy"` of the video-level
-            ones.
-        aggregator_dropout (`float`, *optional*, defaults to 0.1):
-            Dropout of the temporal aggregation module.
-        secondary_mask_weight, secondary_dice_weight (`float`, *optional*, defaults to 0.5):
-            Weights of the soft mask losses.
-        secondary_round_weight (`float`, *optional*, defaults to 0.5):
-            Weight α of the whole second round (Eq. 6).
-        frame_loss_weight (`float`, *optional*, defaults to 0.25):
-            Weight of every frame-level loss against its video-level counterpart.
-        output_auxiliary_logits (`bool`, *optional*, defaults to `False`):
-            Return the predictions of the intermediate decoder layers in evaluation mode too.
+        num_frames: Frames per training clip. 1 builds the Mask2Former decoder and treats every frame on its own; more
+            builds the decoder chosen by `temporal_mode`. Any number of frames can be given at inference.
+        temporal_mode: Decoder of a model with `num_frames > 1` (Table 3). `"video_frame"`: the Temporal Aggregation
+            Decoder. `"one_to_frame"`: one query set, copied to every frame. `"one_to_video"`: one query set attends to
+            all frames.
+        matching_rounds: 1 matches one query per class, 2 adds a secondary query per class (section 3.2).
+        second_round_cost: Cost of the second round: `"mask"` cross-entropy only (paper), `"full"` as in the first
+            round, `"auto"` the former for one-frame and the latter for longer clips (as released).
+        secondary_loss: Mask loss of the secondary queries: `"soft"` (Eq. 5) or `"original"`, that of the primary ones
+            (Table 4).
+        secondary_target: The soft mask, predicted mask ∘ label: `"thresholded"` at 0.5 (as released) or `"soft"` (as
+            printed).
+        secondary_points: Where the soft loss is taken: `"dense"`, every pixel, or `"sampled"` points.
+        attention_mask_source: Whose masks restrict the temporal decoder's cross-attention: those of the `"video"`
+            queries (as released) or of the `"frame"` queries (Eq. 8).
+        frame_head_init: Frame-level heads missing from a loaded checkpoint start `"fresh"` or as a `"copy"` of the
+            video-level ones.
+        aggregator_dropout: Dropout of the temporal aggregation module.
+        secondary_mask_weight, secondary_dice_weight: Weights of the soft mask losses.
+        secondary_round_weight: Weight α of the whole second round (Eq. 6).
+        frame_loss_weight: Weight of every frame-level loss against its video-level counterpart.
+        output_auxiliary_logits: Return the predictions of the intermediate decoder layers in evaluation mode too.
 
     Raises:
         ValueError: For contradicting fields, values out of range or an unknown backbone.
@@ -90,11 +78,7 @@ class THEMaskConfig(QuerySegmenterConfig):
     frame_head_init: Literal["fresh", "copy"] = "fresh"
 
     def check_fields(self) -> None:
-        """Reject values no model can be built or trained with; see [`QuerySegmenterConfig`].
-
-        Raises:
-            ValueError: See the messages.
-        """
+        """Reject values no model can be built or trained with; see [`QuerySegmenterConfig`]."""
         super().check_fields()
         for name, minimum in MINIMA.items():
             if getattr(self, name) < minimum:

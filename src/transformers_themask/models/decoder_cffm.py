@@ -59,10 +59,7 @@ class ContextPooling(nn.Module):
         self.projection = nn.Linear(source.cell**2, 1)
 
     def forward(self, frame: Tensor) -> Tensor:
-        """Pool a normed frame `(b, height, width, c)` to `(b, rows, columns, c)`.
-
-        There are `cells` rows and columns per window of the frame padded to whole windows, or one per `cell` places.
-        """
+        """Pool a normed frame `(b, height, width, c)` to `(b, rows, columns, c)`, padded to whole windows or cells."""
         cell, cells = self.source.cell, self.source.cells
         if cells is None:
             frame = padded_to(cell, frame)
@@ -98,12 +95,7 @@ class CrossFrameAttention(nn.Module):
         )
 
     def forward(self, target: Tensor, contexts: Sequence[Tensor]) -> Tensor:
-        """Mine the features `(b, h, w, c)` of a normed target frame of whole windows.
-
-        Args:
-            target (`torch.Tensor` of shape `(b, h, w, c)`): The target frame.
-            contexts (`Sequence[torch.Tensor]`): Pooled map of each source, in the order of `config.context_sources`.
-        """
+        """Mine a normed target frame `(b, h, w, c)` of whole windows; `contexts` follow `config.context_sources`."""
         batch_size, height, width, channels = target.shape
         rows, columns = height // self.window_size, width // self.window_size
         sizes = [(context.shape[1], context.shape[2]) for context in contexts]
@@ -122,17 +114,10 @@ class CrossFrameAttention(nn.Module):
     def window_tokens(
         self, rows: int, columns: int, sizes: Sequence[tuple[int, int]], device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Indices of the tokens that every window sees, and which of them lie outside the frame.
+        """Indices `(rows * columns, k)` of the tokens that every window sees, and a boolean, `True` outside the frame.
 
-        Args:
-            rows, columns (`int`): Number of rows and columns of windows.
-            sizes (`Sequence[tuple[int, int]]`): Rows and columns of each pooled map.
-            device (`torch.device`): Device of the result.
-
-        Returns:
-            Two tensors `(rows * columns, k)`: indices into the tokens of the target and of each pooled map, followed
-            by one token for the outside; and a boolean, `True` outside. A window has first its own places, then its
-            neighbourhood, then the places of each pooled map.
+        Tokens are those of the target, of pooled maps of the given `sizes`, and one for the outside. A window has
+        first its own places, then its neighbourhood, then the places of each pooled map.
         """
         window = self.window_size
         down = torch.arange(rows, device=device)[:, None, None]
@@ -218,10 +203,7 @@ class CFFMHead(nn.Module):
         return self.auxiliary_classifier(self.dropout(fused))
 
     def classify_targets(self, target: Tensor, references: Tensor, size: Sequence[int]) -> Tensor:
-        """Class scores `(batch, num_labels, *size)` of target frames `(batch, height, width, c)`.
-
-        Target and references `(batch, r, height, width, c)` are features from [`~CFFMHead.at_stride_8`].
-        """
+        """Class scores `(batch, num_labels, *size)` of targets, all maps being from [`~CFFMHead.at_stride_8`]."""
         mined = target
         for layer in self.layers:
             mined = layer(mined, references)
@@ -265,10 +247,9 @@ def first_tokens(source: ContextSource, window_size: int, windows: Tensor) -> Te
 
 
 def neighbour_offsets(window_size: int, neighborhood: int) -> list[tuple[int, int]]:
-    """Rows and columns of a window's neighbourhood, relative to the window's first place.
+    """Places of a window's neighbourhood, relative to the window's first, some twice.
 
-    The neighbourhood is the part outside this window of four windows displaced by `neighborhood` down or up and right
-    or left, with some places twice.
+    It is what lies outside this window of four windows displaced by `neighborhood` down or up and right or left.
     """
     inside = range(window_size)
     places = [
@@ -291,10 +272,7 @@ def wrapped(places: Tensor, length: int) -> Tensor:
 
 
 def relative_positions(window_size: int, kernel: int, device: torch.device) -> Tensor:
-    """Position of each place of a window relative to each token of a `kernel` x `kernel` grid, as one number.
-
-    `(window_size**2, kernel**2)`, from 0 to `(window_size + kernel - 1)**2 - 1`. The distance of tokens is ignored.
-    """
+    """Position of each place of a window relative to each of `kernel` x `kernel` tokens, ignoring their distance."""
     places = places_on(device, grid_offsets(window_size))[:, None]
     tokens = places_on(device, grid_offsets(kernel))[None]
     down, across = (places - tokens + kernel - 1).unbind(-1)

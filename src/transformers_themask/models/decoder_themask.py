@@ -62,10 +62,7 @@ class TemporalAggregator(nn.Module):
     def initial_frame_queries(
         self, query_features: Tensor, query_position_embeddings: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
-        """The first frame queries `(batch, num_frames, num_queries, hidden)`, by looking at each frame (Eq. 7).
-
-        `keys` and `values` are all scales of every frame, `(batch, num_frames, cells, hidden)`.
-        """
+        """First frame queries, by looking at all scales of each frame `(batch, num_frames, cells, hidden)` (Eq. 7)."""
         batch_size, num_frames = keys.shape[:2]
         queries = query_features.expand(batch_size, -1, -1)
         placed = queries + query_position_embeddings
@@ -112,11 +109,7 @@ class TemporalAggregationDecoder(MaskedAttentionDecoder):
         all_predictions: bool,
         frame_queries: Tensor | None = None,
     ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
-        """Decode clips; arguments as in [`MaskedAttentionDecoder`], `frame_queries` from `first_look`.
-
-        Returns:
-            Predictions of the video queries and of the frame queries.
-        """
+        """Predictions of video and frame queries, from those of `first_look`; see [`MaskedAttentionDecoder`]."""
         batch_size, num_answered = mask_features.shape[:2]
         aggregator = self.temporal_aggregator
         video_queries = aggregator.initial_video_queries(query_features, query_position_embeddings, batch_size)
@@ -236,9 +229,5 @@ class THEMaskTransformerModule(TransformerModule):
     def decode_newest(
         self, window: FrameFeatures, feature_maps: list[Tensor], mask_features: Tensor
     ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
-        """Decode a clip of frames read before, and predict for the last of them, whose maps are given.
-
-        Returns:
-            Video-level and frame-level predictions, one of each or none.
-        """
+        """Decode a clip of frames read before; predict, at most once per level, for the last, whose maps are given."""
         return self.decode(window, level_sizes(feature_maps), mask_features[:, None], all_predictions=False)

@@ -45,10 +45,7 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
         self.attn = MultiScaleDeformableAttention()
 
     def forward(self, hidden_states: Tensor, position_embeddings: Tensor, grid: SamplingGrid) -> Tensor:
-        """Attend from every cell `(batch, sequence, channels)` to a few learned positions of every level.
-
-        `position_embeddings` `(sequence, channels)` are added to the queries only.
-        """
+        """Attend from every cell `(batch, sequence, channels)` to a few learned positions of every level."""
         queries = hidden_states + position_embeddings
         per_head = (self.n_heads, self.n_levels, self.n_points)
         dtype = grid.centres.dtype
@@ -93,21 +90,11 @@ def deformable_attention(
 ) -> Tensor:
     """Weighted sums of bilinear samples of several levels (Deformable DETR, Eq. 3); outside a level there are zeros.
 
-    On the CPU they are gathered from one table, and recomputed in the backward pass; there are no second derivatives
-    and no `torch.func.grad`. Exported graphs and other devices take Transformers' form, which has a quarter of the
-    operations and which every runtime has. Both forms agree for finite values; an infinite location lies outside on
-    the CPU and gives NaN elsewhere.
-
-    Args:
-        values (`torch.Tensor` of shape `(batch, sequence, heads, head_channels)`):
-            Cells of all levels, level by level and row by row.
-        level_shapes (`list[tuple[int, int]]`): Height and width of each level.
-        locations (`torch.Tensor` of shape `(batch, queries, heads, levels, points, 2)`):
-            Sampling positions `(x, y)`; a level spans [0, 1].
-        weights (`torch.Tensor` of shape `(batch, queries, heads, levels, points)`): Factors of the samples.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, queries, heads * head_channels)`.
+    From values `(batch, sequence, heads, head_channels)` and locations `(x, y)` in [0, 1],
+    `(batch, queries, heads, levels, points, 2)`, to `(batch, queries, heads * head_channels)`. On the CPU they are
+    gathered from one table and recomputed in the backward pass, without second derivatives and `torch.func.grad`.
+    Exported graphs and other devices take Transformers' form: a quarter of the operations, known to every runtime.
+    Both agree for finite values; an infinite location lies outside on the CPU and gives NaN elsewhere.
     """
     if values.device.type != "cpu" or torch.compiler.is_exporting() or not locations.numel():
         return multi_scale_deformable_attention(values, level_shapes, locations, weights)

@@ -13,11 +13,7 @@ def check_inputs(
     unknown: dict[str, Any],
     size_divisor: int = 32,
 ) -> None:
-    """Reject inputs that `forward` cannot take.
-
-    Raises:
-        ValueError: See the messages.
-    """
+    """Raise a `ValueError` for inputs that `forward` cannot take."""
     unknown = {name: value for name, value in unknown.items() if name != "return_dict" or value is False}
     if unknown:
         raise ValueError(

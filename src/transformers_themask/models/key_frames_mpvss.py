@@ -17,21 +17,11 @@ def unexplained_colors(
 ) -> tuple[Tensor, Tensor]:
     """The share of two frames' colour variance left when every segment has its mean colour on the key frame.
 
-    Where segments overlap, a pixel belongs to them in proportion to their masks, each times the probability that its
-    query stands for a class at all.
-
-    Args:
-        key (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised key frames; pixels that are zero in all
-            channels are padding.
-        key_masks (`torch.Tensor` of shape `(batch, num_queries, mask_height, mask_width)`): Mask logits there, at a
-            size that divides the frames'.
-        current (`torch.Tensor` of shape `(batch, 3, height, width)`): Later frames.
-        masks (`torch.Tensor` of shape `(batch, num_queries, mask_height, mask_width)`): Mask logits there.
-        class_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`): The last one is "no object".
-
-    Returns:
-        For the later and the key frames `(batch,)` the mean squared difference, in units of the larger one of the two
-        frames' variances: 0 for a perfect explanation, 1 at most for that of a frame's own mean colour.
+    Frames are normalised `(batch, 3, height, width)`, zero where padded; mask logits
+    `(batch, num_queries, mask_height, mask_width)` have a size that divides theirs. Where segments overlap, a pixel
+    belongs to them in proportion to their masks, each times the probability that its query stands for a class at all.
+    The result, `(batch,)` for the later and for the key frames, is the mean squared difference over the larger
+    variance: 0 if all is explained, 1 for a frame's mean colour.
     """
     stands_for_a_class = 1 - class_logits.float().softmax(-1)[..., -1:]
     stride = key.shape[-1] // masks.shape[-1]

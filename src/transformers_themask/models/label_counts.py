@@ -12,13 +12,9 @@ from .point_sampling import TargetMaps
 
 
 class ClipTargets(NamedTuple):
-    """The targets of a batch of clips (or single frames): one mask per class and clip.
+    """Classes of clips or frames, ascending and on the CPU, and labels `(entries, num_frames, height, width)`.
 
-    Attributes:
-        class_labels (`list[torch.Tensor]`): Per entry the classes present, ascending: `(num_targets,)`, on the CPU.
-        labels (`torch.Tensor` of shape `(entries, num_frames, height, width)`): The class of every pixel.
-        ignore_value (`int`, *optional*): Label of pixels to leave out of matching and mask losses; `None` if every
-            pixel counts.
+    Pixels of the `ignore_value` are left out of matching and mask losses; with `None` every pixel counts.
     """
 
     class_labels: list[Tensor]
@@ -56,9 +52,6 @@ def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ign
     """Find the classes of every clip `(batch, num_frames, height, width)`.
 
     With `exclude_ignored`, pixels of the `ignore_value` are left out of the mask losses instead of being background.
-
-    Raises:
-        ValueError: As in [`count_classes`].
     """
     counts = count_classes(labels, num_labels, ignore_value)
     return ClipTargets(
@@ -69,14 +62,7 @@ def clip_targets(labels: Tensor, num_labels: int, ignore_value: int, exclude_ign
 
 
 def count_classes(labels: Tensor, num_labels: int, ignore_value: int) -> Tensor:
-    """Count the pixels of every class in each clip `(batch, num_frames, height, width)`.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, num_labels)` on the CPU.
-
-    Raises:
-        ValueError: If a label is neither a class index nor `ignore_value`, or `ignore_value` is a class index.
-    """
+    """Count the pixels of every class in each clip `(batch, num_frames, h, w)`: `(batch, num_labels)`, on the CPU."""
     if 0 <= ignore_value < num_labels:
         raise ValueError(
             f"`ignore_value` must not be one of the {num_labels} class indices. Got {ignore_value}. "
@@ -99,13 +85,10 @@ def count_classes(labels: Tensor, num_labels: int, ignore_value: int) -> Tensor:
 
 
 def loss_counts_of(num_targets: Tensor, settings: LossSettings, matching_rounds: int) -> Tensor:
-    """The divisors of a batch's loss terms: known before any prediction, additive over clips.
+    """Number of targets, and class weights of all queries together: the divisors of a batch's loss terms, in float64.
 
-    Of N queries a clip with n targets matches min(n, N) in the first round and min(n, N - n) in the second; a matched
-    query weighs 1 in the class term, any other `no_object_weight`. `num_targets` are those of each clip, on the CPU.
-
-    Returns:
-        `torch.Tensor` of shape `(2,)`, float64: number of targets, and class weights of all queries together.
+    Known before any prediction, additive over clips. Of N queries a clip with n targets matches min(n, N) in the first
+    round and min(n, N - n) in the second; a matched query weighs 1 in the class term, any other `no_object_weight`.
     """
     targets = num_targets.numpy().astype(np.float64)
     primary = np.minimum(targets, settings.num_queries)

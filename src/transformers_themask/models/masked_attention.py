@@ -112,11 +112,7 @@ def attend(
     dropout: float,
     implementation: str | None,
 ) -> Tensor:
-    """Multi-head attention over projections `(batch, sequence, hidden)`.
-
-    `allowed` `(batch, queries, keys)` is true where a query may look. `implementation` is `"eager"`, or anything else
-    for PyTorch's fused attention.
-    """
+    """Multi-head attention over `(batch, sequence, hidden)`, where `allowed` `(batch, queries, keys)` is true."""
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     mask = None if allowed is None else allowed[:, None]
     if implementation == "eager":
@@ -200,10 +196,9 @@ class MaskedAttentionLayer(GradientCheckpointingLayer):
     def forward(
         self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor, query_position_embeddings: Tensor
     ) -> Tensor:
-        """Update queries `(batch, num_queries, hidden)`.
+        """Update queries `(batch, num_queries, hidden)` with keys and values `(batch, cells, hidden)` of one scale.
 
-        `keys` and `values` `(batch, cells, hidden)` are one scale with and without positions; `allowed`
-        `(batch, num_queries, cells)` is true inside each query's current mask.
+        `allowed` `(batch, num_queries, cells)` is true inside each query's current mask.
         """
         attended = self.cross_attn(queries + query_position_embeddings, keys, values, allowed)
         queries = self.cross_attn_layer_norm(queries + self._drop(attended))
@@ -252,19 +247,11 @@ class MaskedAttentionDecoder(nn.Module):
         all_predictions: bool,
         frame_queries: Tensor | None = None,
     ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
-        """Decode clips.
+        """Predictions of the video queries and of the frame queries, of which there are none here.
 
-        Args:
-            query_features (`torch.Tensor` of shape `(num_queries, hidden)`): Learned initial queries.
-            query_position_embeddings (`torch.Tensor` of shape `(num_queries, hidden)`): Learned query positions.
-            levels (`list[LevelFeatures]`): The scales 1/32, 1/16 and 1/8; layer `i` reads scale `i mod 3`.
-            mask_features (`torch.Tensor` of shape `(batch, num_answered, mask_feature_size, height / 4, width / 4)`):
-                Per-pixel features of the frames to predict masks for, the last ones of the clip or all.
-            all_predictions (`bool`): Predict before the first and after every layer instead of after the last only.
-            frame_queries (`torch.Tensor`, *optional*): [`FrameFeatures.frame_queries`], of decoders that have them.
-
-        Returns:
-            Predictions of the video queries and of the frame queries, of which there are none here.
+        Layer i reads level i mod 3 of the scales 1/32, 1/16 and 1/8. `mask_features` belong to the frames to predict
+        masks for, the last ones of the clip or all. With `all_predictions` also before the first and after every
+        layer.
         """
         queries = query_features.expand(mask_features.shape[0], -1, -1)
         predictions = []
@@ -289,12 +276,7 @@ def unblock_empty_rows(inside: Tensor) -> Tensor:
 
 
 class TransformerModule(nn.Module):
-    """Learned queries, level embeddings and the decoder.
-
-    Args:
-        config ([`QuerySegmenterConfig`]): The configuration.
-        decoder_class (`type[MaskedAttentionDecoder]`, *optional*): Class of the decoder.
-    """
+    """Learned queries, level embeddings and the decoder."""
 
     num_levels = 3
 
@@ -317,18 +299,10 @@ class TransformerModule(nn.Module):
     def forward(
         self, feature_maps: list[Tensor], mask_features: Tensor, num_frames: int, all_predictions: bool
     ) -> tuple[list[QueryPrediction], list[QueryPrediction]]:
-        """Decode the frames of a batch of clips, frames folded clip by clip into the first axis.
+        """Decode clips, frames folded clip by clip into the first axis, to video- and frame-level predictions.
 
-        Args:
-            feature_maps (`list[torch.Tensor]`): Maps `(batch * num_frames, feature_size, h, w)` at strides 32, 16 and
-                8.
-            mask_features (`torch.Tensor` of shape `(batch * num_frames, mask_feature_size, height / 4, width / 4)`):
-                Per-pixel features.
-            num_frames (`int`): Frames per clip.
-            all_predictions (`bool`): Also return the predictions before the last layer.
-
-        Returns:
-            Video-level and frame-level predictions, one per prediction layer; either list may be empty.
+        Maps `(batch * num_frames, feature_size, h, w)` are at strides 32, 16 and 8, `mask_features` at stride 4. With
+        `all_predictions` there is one per prediction layer, else only the last; either list may be empty.
         """
         clip_shape = (mask_features.shape[0] // num_frames, num_frames)
         features = self.read_maps(feature_maps, mask_features, clip_shape)
@@ -373,8 +347,7 @@ class TransformerModule(nn.Module):
     def _positions(self, values: Tensor, size: tuple[int, int]) -> Tensor:
         """Sine positions `(num_frames, cells, hidden)` of one scale.
 
-        The frame part matters only where one query attends to several frames: elsewhere it shifts all keys of an
-        attention alike and cancels in the softmax.
+        Only for queries that attend to several frames the frame part matters; elsewhere it cancels in the softmax.
         """
         dtype = torch.promote_types(values.dtype, torch.float32)
         num_frames, width = values.shape[1], values.shape[-1]

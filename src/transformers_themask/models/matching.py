@@ -20,11 +20,7 @@ TIE_BREAKER = 1e-10
 
 
 class LevelPrediction(NamedTuple):
-    """Predictions of one level and layer for `entries` clips (or single frames) of `num_frames` frames.
-
-    `class_logits` are `(entries, num_queries, num_labels + 1)`, `mask_logits`
-    `(entries, num_frames, num_queries, height, width)`.
-    """
+    """One layer: classes `(entries, num_queries, num_labels + 1)`, masks `(entries, frames, num_queries, h, w)`."""
 
     class_logits: Tensor
     mask_logits: Tensor
@@ -52,10 +48,7 @@ class Level(Protocol):
         """Mask logits there, `(frames, layers * num_queries, num_points)`."""
 
     def masks_of(self, queries: Tensor) -> Tensor:
-        """Mask logits of some `queries` `(layers, entries, rows)`: `(layers, entries, rows, num_frames, h, w)`.
-
-        They are as large as they come, unlike those that `logits_at` returns.
-        """
+        """Mask logits of queries `(layers, entries, rows)`, unresized: `(layers, entries, rows, num_frames, h, w)`."""
 
     def split(self, entries_at_once: int) -> Sequence["Level"]:
         """Split into groups of a few entries."""
@@ -64,11 +57,8 @@ class Level(Protocol):
 class EmbeddedLevel(NamedTuple):
     """Predictions of all layers of one level whose masks are products, computed for the queries that need one only.
 
-    Attributes:
-        class_logits (`torch.Tensor` of shape `(layers, entries, num_queries, num_labels + 1)`): Classes.
-        mask_embeddings (`torch.Tensor` of shape `(layers, entries, num_frames, num_queries, channels)`): One frame
-            may stand for all.
-        mask_features (`torch.Tensor` of shape `(entries, num_frames, channels, height, width)`): Shared by the layers.
+    `mask_embeddings` `(layers, entries, num_frames or 1, num_queries, channels)`; `mask_features`
+    `(entries, num_frames, channels, height, width)`, shared by the layers.
     """
 
     class_logits: Tensor
@@ -177,14 +167,10 @@ class Assignment(NamedTuple):
 
 
 def compare_at_points(point_logits: Tensor, point_targets: Tensor) -> Tensor:
-    """Compare every query's mask logits `(batch, num_queries, num_points)` with every target at sampled points.
+    """Sums over points of every query's cross-entropy and overlap with every target, and of its scores.
 
-    `point_targets` `(batch, num_targets + 1, num_points)` are target masks in [0, 1] at the same points, and last the
-    mask of all points that count; it and all targets are 0 where a point is left out.
-
-    Returns:
-        Sums over the points of the cross-entropy and of the overlap with every target, and of the scores:
-        `(batch, 2 * num_targets + 1, num_queries)`. The sums of several sets of points add up.
+    From logits `(batch, num_queries, num_points)` to `(batch, 2 * num_targets + 1, num_queries)`; sets of points add
+    up. `point_targets` in [0, 1] are, last, the mask of all points that count; where a point is left out all are 0.
     """
     inside, whole = point_targets[:, :-1], point_targets[:, -1:]
     # Cross-entropy inside and outside the target is softplus(∓x) = log(1 + exp(-|x|)) + relu(∓x). Its other form,
@@ -198,10 +184,7 @@ def compare_at_points(point_logits: Tensor, point_targets: Tensor) -> Tensor:
 
 
 def mask_costs(sums: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """The unweighted costs of cross-entropy and of dice, each `(..., num_targets, num_queries)`.
-
-    `sums` come from [`compare_at_points`]; `sizes` `(..., num_targets + 1)` are the sums of its `point_targets`.
-    """
+    """Costs of cross-entropy and of dice from sums of [`compare_at_points`] and sums of its `point_targets`."""
     num_targets = sizes.shape[-1] - 1
     cross_entropy, overlap, scores = sums.split([num_targets, num_targets, 1], dim=-2)
     targets, whole = sizes[..., None].split([num_targets, 1], dim=-2)
@@ -218,9 +201,8 @@ def two_round_assignment(
 ) -> tuple[Assignment, Assignment]:
     """Match every target to one primary query and, where queries remain, to one secondary query.
 
-    The second round sees only the queries the first left free, so no query is matched twice. With N queries and n
-    targets the rounds assign min(n, N) and min(n, N - n) pairs; the released code fails beyond n = N / 2. The cost
-    matrices are `(num_queries, num_targets)`, lower is better; without the second one the second round is empty.
+    With N queries and n targets the rounds assign min(n, N) and min(n, N - n) pairs; the released code fails beyond n
+    = N / 2. Without the second cost matrix `(num_queries, num_targets)` the second round is empty.
     """
     primary = Assignment(*assign(cost_matrix))
     nothing = np.empty(0, dtype=np.int64)
@@ -232,13 +214,10 @@ def two_round_assignment(
 
 
 def assign(cost_matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Solve the linear assignment problem `(num_queries, num_targets)`, with ties broken by position.
+    """Matched queries, ascending, and their targets: a linear assignment `(num_queries, num_targets)`.
 
-    Targets so small that no point hits them have equal columns. Without the tie-breaker, rounding errors would choose
-    between them, and the result would depend on the number of processes.
-
-    Returns:
-        Indices of matched queries, ascending, and of their targets.
+    Ties are broken by position: targets so small that no point hits them have equal columns, between which rounding
+    errors would choose, and the result would depend on the number of processes.
     """
     positions = np.outer(*(np.arange(1, length + 1) for length in cost_matrix.shape))
     return linear_sum_assignment(cost_matrix.astype(np.float64) + TIE_BREAKER * positions)
@@ -288,18 +267,7 @@ def match_rows(
     num_labels: int,
     device: torch.device,
 ) -> tuple[Tensor, list[MatchedRows]]:
-    """Bring assignments to a device, in one copy.
-
-    Args:
-        assignments (`Sequence[Sequence[tuple[Assignment, Assignment]]]`): Per layer and entry, primary and secondary.
-        class_labels (`Sequence[torch.Tensor]`): Per entry the classes of its targets, on the CPU.
-        num_frames, num_queries (`int`): Frames and queries of an entry.
-        num_labels (`int`): Number of classes, which is also the index of "no object".
-        device (`torch.device`): The device.
-
-    Returns:
-        The target class of every query, `(layers, entries, num_queries)`, and the rows of both groups.
-    """
+    """The target class of every query `(layers, entries, num_queries)`, and the rows of both groups; one copy."""
     num_layers, num_entries = len(assignments), len(class_labels)
     wanted = np.full((num_layers, num_entries, num_queries), num_labels)
     arrays: list[np.ndarray] = [wanted]

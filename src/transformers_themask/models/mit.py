@@ -32,10 +32,8 @@ class MiTConfig(BackboneConfigMixin, SegformerConfig):
     norms, as in the official code. Patch embeddings and sequence reductions keep 1e-5, also as in the official code.
 
     Args:
-        out_features (`list[str]`, *optional*):
-            Names of the stages to return, of `"stage1"` … `"stage4"`. All four by default.
-        out_indices (`list[int]`, *optional*):
-            The same choice by position.
+        out_features: Names of the stages to return, of `"stage1"` … `"stage4"`. All four by default.
+        out_indices: The same choice by position.
     """
 
     model_type = "mit"
@@ -54,11 +52,7 @@ class MiTConfig(BackboneConfigMixin, SegformerConfig):
 
     @classmethod
     def from_size(cls, size: str, **kwargs: Any) -> "MiTConfig":
-        """Build the configuration of a published size.
-
-        Args:
-            size (`str`): One of `"mit-b0"` … `"mit-b5"`.
-            kwargs: Further fields, which override those of the size.
+        """Build the configuration of a published size, `"mit-b0"` … `"mit-b5"`; further fields override its own.
 
         Raises:
             ValueError: If `size` is not a published size.
@@ -100,16 +94,10 @@ class MiTBackbone(BackboneMixin, SegformerPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> BackboneOutput:
-        """Encode images.
+        """Encode normalised images `(batch, 3, height, width)`.
 
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised images.
-            output_hidden_states (`bool`, *optional*): Also return the maps of every stage.
-            output_attentions (`bool`, *optional*): Also return the attention weights (eager attention only).
-            kwargs: Accepted for the common backbone interface; unused.
-
-        Returns:
-            [`BackboneOutput`] whose `feature_maps` are `(batch, hidden_sizes[i], height / stride, width / stride)`.
+        Optionally returns the maps of every stage and, with eager attention only, the attention weights. The
+        `feature_maps` are `(batch, hidden_sizes[i], height / stride, width / stride)`. Other arguments are ignored.
         """
         outputs = self.segformer(
             pixel_values, output_hidden_states=True, output_attentions=bool(output_attentions), return_dict=True

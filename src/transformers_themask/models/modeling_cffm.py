@@ -27,15 +27,12 @@ class CFFMForVideoSemanticSegmentationOutput(VideoSegmentationOutput):
     r"""Outputs of [`CFFMForVideoSemanticSegmentation`].
 
     Args:
-        loss (`torch.Tensor` of shape `()`, *optional*, returned with `labels`):
-            Total loss, the sum of `loss_terms`.
-        loss_terms (`dict[str, torch.Tensor]`, *optional*, returned with `labels`):
-            `loss_main` of the target frame and `loss_auxiliary`, weighted, of the per-frame classifier.
-        logits (`torch.Tensor` of shape `(batch, num_frames, num_labels, height / 4, width / 4)`):
-            Class scores: of the last frame of a clip with `config.num_frames` frames from all of them, of every other
-            frame by itself.
-        auxiliary_logits (`torch.Tensor`, *optional*, returned with `labels`):
-            Class scores of every frame by itself, of the same shape.
+        loss (`()`, returned with `labels`): Total loss, the sum of `loss_terms`.
+        loss_terms (returned with `labels`): `loss_main` of the target frame and `loss_auxiliary`, weighted, of the
+            per-frame classifier.
+        logits (`(batch, num_frames, num_labels, height / 4, width / 4)`): Class scores: of the last frame of a clip
+            with `config.num_frames` frames from all of them, of every other frame by itself.
+        auxiliary_logits (returned with `labels`): Class scores of every frame by itself, of the same shape.
     """
 
     loss: Tensor | None = None
@@ -124,13 +121,12 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         r"""Segment clips and, given labels, compute the loss.
 
         Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
-                Normalised frames of any size from 29x29 for the published backbones: the reference frames and, last,
-                the target frame. In a clip of another length than `config.num_frames` every frame stands for itself.
-            labels (`torch.Tensor` of shape `(batch, num_frames, label_height, label_width)`, *optional*):
-                Class indices, `config.ignore_value` where there is none.
-            context ([`StepContext`], *optional*):
-                The optimiser step that the batch is a part of. The losses of its batches add up to what one large
+            pixel_values_videos (`(batch, num_frames, 3, height, width)`): Normalised frames of any size from 29x29 for
+                the published backbones: the reference frames and, last, the target frame. In a clip of another length
+                than `config.num_frames` every frame stands for itself.
+            labels (`(batch, num_frames, label_height, label_width)`): Class indices, `config.ignore_value` where there
+                is none.
+            context: The optimiser step that the batch is a part of. The losses of its batches add up to what one large
                 batch would give, except through batch norms.
 
         Raises:
@@ -171,19 +167,10 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
     def clip_step(
         self, pixel_values_videos: Tensor, state: RecentFrames | None
     ) -> tuple[CFFMForVideoSemanticSegmentationOutput, RecentFrames | None]:
-        """Segment the next frames of every video of a batch.
+        """Segment the next frames of every video of a batch; see [`StreamingMixin.clip_step`].
 
         Each equals the last frame of `forward` on the clip of its references, found as `config.first_frames` says
         where the video is still short.
-
-        Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
-                The frames, of a size that `forward` takes.
-            state ([`RecentFrames`], *optional*):
-                From `initial_state` or the step before; it is not modified. `None` for a clip by itself.
-
-        Returns:
-            The outputs for these frames, and the state for the next ones.
 
         Raises:
             ValueError: If videos or frames are not those of the state, or as in `forward`.
@@ -287,12 +274,7 @@ class CFFMForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
 
 
 def reference_tables(config: CFFMConfig) -> tuple[list[list[int]], list[bool]]:
-    """Places of a frame's references, for every number of frames before it up to `config.reach`.
-
-    Returns:
-        Places among the `config.reach` newest frames, of no meaning for the first frame of a video; and whether the
-        frame has too few before it and stands alone.
-    """
+    """Places of references among the `config.reach` newest frames, by their number; and whether a frame is alone."""
     reach, offsets = config.reach, config.reference_offsets
     # The first frame stands for those before it.
     places = [[reach - min(max(num_seen, 1), -offset) for offset in offsets] for num_seen in range(reach + 1)]

@@ -32,24 +32,20 @@ class MPVSSForVideoSemanticSegmentationOutput(VideoSegmentationOutput):
     r"""Outputs of [`MPVSSForVideoSemanticSegmentation`].
 
     Args:
-        loss (`torch.Tensor` of shape `()`, *optional*, returned with `labels`):
-            Total loss, the sum of `loss_terms`.
-        loss_terms (`dict[str, torch.Tensor]`, *optional*, returned with `labels`):
-            Weighted `loss_class`, `loss_mask` and `loss_dice` of the frames after the key frame.
-        frame_class_queries_logits (`torch.Tensor`):
-            Classes of the queries, those of the key frame, the last one "no object":
+        loss (`()`, returned with `labels`): Total loss, the sum of `loss_terms`.
+        loss_terms (returned with `labels`): Weighted `loss_class`, `loss_mask` and `loss_dice` of the frames after the
+            key frame.
+        frame_class_queries_logits: Classes of the queries, those of the key frame, the last one "no object":
             `(batch, num_frames, num_queries, num_labels + 1)`.
-        frame_masks_queries_logits (`torch.Tensor`):
-            Masks of the queries, warped but on key frames: `(batch, num_frames, num_queries, height / 4, width / 4)`.
-        is_key_frame (`torch.Tensor` of shape `(batch, num_frames)`):
-            Which frames were segmented, on the CPU.
-        flows (`torch.Tensor`, *optional*):
-            For every query, or for all of them, and every place how far to the right and down its mask lies in the
-            key frame, in places; zero on key frames. `(batch, num_frames, num_queries or 1, 2, height / 8,
-            width / 8)`.
-        unexplained (`torch.Tensor` of shape `(batch, num_frames)`, *optional*, returned without `labels`):
-            What `config.key_frame_threshold` is compared with: the share of a frame's colour variance that the
-            propagated masks leave unexplained, above that of their key frame; 0 on frames that were due.
+        frame_masks_queries_logits: Masks of the queries, warped but on key frames:
+            `(batch, num_frames, num_queries, height / 4, width / 4)`.
+        is_key_frame (`(batch, num_frames)`): Which frames were segmented, on the CPU.
+        flows: For every query, or for all of them, and every place how far to the right and down its mask lies in the
+            key frame, in places; zero on key frames.
+            `(batch, num_frames, num_queries or 1, 2, height / 8, width / 8)`.
+        unexplained (`(batch, num_frames)`, returned without `labels`): What `config.key_frame_threshold` is compared
+            with: the share of a frame's colour variance that the propagated masks leave unexplained, above that of
+            their key frame; 0 on frames that were due.
     """
 
     loss: Tensor | None = None
@@ -191,16 +187,15 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
         r"""Segment videos as a stream does, or, given labels, compute the loss of the frames after the first.
 
         Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
-                Normalised frames; height and width multiples of 32. Pixels that are zero in all channels are padding.
-                With labels the first one is the key frame of all others, at any distance.
-            labels (`torch.Tensor` of shape `(batch, num_frames, label_height, label_width)`, *optional*):
-                Class indices, `config.ignore_value` where there is none. Those of the key frame are not used.
-            context ([`StepContext`], *optional*):
-                The optimiser step that the batch is a part of.
-            official_zeroing (`tuple[int, int]`, *optional*):
-                Height and width of the label maps to be made. The released code blanks what lies beyond them for the
-                motion encoder, even if it is not padding. For comparisons with it; by default only padding is blank.
+            pixel_values_videos (`(batch, num_frames, 3, height, width)`): Normalised frames; height and width
+                multiples of 32. Pixels that are zero in all channels are padding. With labels the first one is the key
+                frame of all others, at any distance.
+            labels (`(batch, num_frames, label_height, label_width)`): Class indices, `config.ignore_value` where there
+                is none. Those of the key frame are not used.
+            context: The optimiser step that the batch is a part of.
+            official_zeroing: Height and width of the label maps to be made. The released code blanks what lies beyond
+                them for the motion encoder, even if it is not padding. For comparisons with it; by default only
+                padding is blank.
 
         Raises:
             ValueError: If a shape or value is not as described.
@@ -254,15 +249,9 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
     def clip_step(
         self, pixel_values_videos: Tensor, state: KeyFrameSchedule | None
     ) -> tuple[MPVSSForVideoSemanticSegmentationOutput, KeyFrameSchedule | None]:
-        """Segment the next frames of every video of a batch, as key frames or with the last one's masks.
+        """Segment the next frames of every video as key frames or with the last one's masks.
 
-        Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`): The frames.
-            state ([`KeyFrameSchedule`], *optional*): From `initial_state` or the step before; it is not modified.
-                `None` for a clip by itself.
-
-        Returns:
-            The outputs for these frames, and the state for the next ones.
+        See [`StreamingMixin.clip_step`].
 
         Raises:
             ValueError: If a shape is not as described, or not that of the state.
@@ -373,11 +362,7 @@ class MPVSSForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel):
     def _propagate(
         self, keys: KeyFrames, frames: Tensor, official_zeroing: tuple[int, int] | None = None
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Warp the masks of key frames onto as many later frames `(batch, num_frames, 3, height, width)`.
-
-        Returns:
-            Masks `(batch, num_frames, num_queries, height / 4, width / 4)` of every prediction, and the flows.
-        """
+        """Warp every prediction's masks of key frames onto as many later frames; also returns the flows."""
         if self.flow is None:
             return [masks for _, masks in keys.predictions], None
         currents, shape = frames.flatten(0, 1), frames.shape[:2]

@@ -48,20 +48,18 @@ class PerFrameForVideoSemanticSegmentationOutput(VideoSegmentationOutput):
     A segmenter that scores pixels fills `logits`, one with queries the other two, unless it saw the frames in parts.
 
     Args:
-        loss (`torch.Tensor` of shape `()`, *optional*, returned with `labels`):
-            Total loss, the sum of `loss_terms`.
-        loss_terms (`dict[str, torch.Tensor]`, *optional*, returned with `labels`):
-            `loss_pixels` of a segmenter that scores pixels, its auxiliary heads included; weighted `loss_class`,
-            `loss_mask` and `loss_dice`, summed over the prediction layers, of one with queries.
-        statistics (`dict[str, torch.Tensor]`, *optional*, returned with `labels` by a segmenter with queries):
-            `primary_query_share`: the share of the queries that received a target.
-        logits (`torch.Tensor` of shape `(batch, num_frames, num_labels, logits_height, logits_width)`, *optional*):
-            Class scores of pixels, at the segmenter's own stride; of a segmenter with queries that saw the frames in
-            parts, the mean over the parts, at the frames' size.
-        frame_class_queries_logits (`torch.Tensor`, *optional*):
-            Classes of the queries, the last one "no object": `(batch, num_frames, num_queries, num_labels + 1)`.
-        frame_masks_queries_logits (`torch.Tensor`, *optional*):
-            Masks of the queries: `(batch, num_frames, num_queries, height / 4, width / 4)`.
+        loss (`()`, returned with `labels`): Total loss, the sum of `loss_terms`.
+        loss_terms (returned with `labels`): `loss_pixels` of a segmenter that scores pixels, its auxiliary heads
+            included; weighted `loss_class`, `loss_mask` and `loss_dice`, summed over the prediction layers, of one
+            with queries.
+        statistics (returned with `labels` by a segmenter with queries): `primary_query_share`: the share of the
+            queries that received a target.
+        logits (`(batch, num_frames, num_labels, logits_height, logits_width)`): Class scores of pixels, at the
+            segmenter's own stride; of a segmenter with queries that saw the frames in parts, the mean over the parts,
+            at the frames' size.
+        frame_class_queries_logits: Classes of the queries, the last one "no object":
+            `(batch, num_frames, num_queries, num_labels + 1)`.
+        frame_masks_queries_logits: Masks of the queries: `(batch, num_frames, num_queries, height / 4, width / 4)`.
     """
 
     loss: Tensor | None = None
@@ -130,12 +128,8 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """Load a saved model of this class, or the segmenter from an ordinary checkpoint of it.
 
-        An ordinary checkpoint may also lack the head, such as that of an image classifier.
-
-        Args:
-            pretrained_model_name_or_path (`str` or `Path`): Folder or Hub repository.
-            model_args: As in [`PreTrainedModel.from_pretrained`].
-            kwargs: As in [`PreTrainedModel.from_pretrained`].
+        An ordinary checkpoint may also lack the head, such as that of an image classifier. Arguments are those of
+        [`PreTrainedModel.from_pretrained`].
         """
         path = pretrained_model_name_or_path
         if path is None or saved_fields(path, kwargs).get("model_type") in (None, cls.config_class.model_type):
@@ -184,12 +178,10 @@ class PerFrameForVideoSemanticSegmentation(StreamingMixin, VideoPreTrainedModel)
         r"""Segment clips and, given labels, compute the loss.
 
         Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
-                Normalised frames, of a size that the segmenter takes: multiples of 32 suit all that do not fix it.
-            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`, *optional*):
-                Class indices, `config.ignore_value` where there is none.
-            context ([`StepContext`], *optional*):
-                The optimiser step that the batch is a part of.
+            pixel_values_videos (`(batch, num_frames, 3, height, width)`): Normalised frames, of a size that the
+                segmenter takes: multiples of 32 suit all that do not fix it.
+            labels (`(batch, num_frames, height, width)`): Class indices, `config.ignore_value` where there is none.
+            context: The optimiser step that the batch is a part of.
 
         Raises:
             ValueError: If a shape or value is not as described.
@@ -329,11 +321,7 @@ def wrapped_config(
 
 
 def task_tokens(path: str | Path, length: int, options: dict[str, Any]) -> list[int]:
-    """Token ids of the semantic task, with zeros for padding as OneFormer's own processor makes them.
-
-    Raises:
-        OSError: If there is no tokenizer.
-    """
+    """Token ids of the semantic task, with zeros for padding as OneFormer's own processor makes them."""
     tokenizer = AutoTokenizer.from_pretrained(path, **{name: options[name] for name in HUB_OPTIONS if name in options})
     tokens = tokenizer(SEMANTIC_TASK, padding="max_length", max_length=length, truncation=True)
     # Without its files a tokenizer is built all the same, but knows no words.

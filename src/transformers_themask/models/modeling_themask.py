@@ -31,23 +31,20 @@ class THEMaskForVideoSemanticSegmentationOutput(VideoSegmentationOutput):
     the frame level for longer ones, whose frames it treats one by one.
 
     Args:
-        loss (`torch.Tensor` of shape `()`, *optional*, returned with `labels`):
-            Total loss, the sum of `loss_terms`.
-        loss_terms (`dict[str, torch.Tensor]`, *optional*, returned with `labels`):
-            Weighted terms `loss_class`, `loss_mask`, `loss_dice`, `loss_secondary_mask`, `loss_secondary_dice` and the
-            same with the prefix `frame_`: scalars, or one value per prediction layer with `output_layer_loss_terms`.
-        statistics (`dict[str, torch.Tensor]`, *optional*, returned with `labels`):
-            `primary_query_share` and `secondary_query_share`: the share of the queries that received a target.
-        class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*):
-            Classes of the video queries; the last one is "no object".
-        masks_queries_logits (`torch.Tensor`, *optional*):
-            Masks of the video queries: `(batch, num_frames, num_queries, height / 4, width / 4)`.
-        frame_class_queries_logits (`torch.Tensor`, *optional*):
-            Classes of the frame queries: `(batch, num_frames, num_queries, num_labels + 1)`.
-        frame_masks_queries_logits (`torch.Tensor`, *optional*):
-            Masks of the frame queries: `(batch, num_frames, num_queries, height / 4, width / 4)`.
-        auxiliary_logits (`list[dict[str, torch.Tensor]]`, *optional*, returned with `output_auxiliary_logits`):
-            The four fields above for every prediction layer but the last.
+        loss (`()`, returned with `labels`): Total loss, the sum of `loss_terms`.
+        loss_terms (returned with `labels`): Weighted terms `loss_class`, `loss_mask`, `loss_dice`,
+            `loss_secondary_mask`, `loss_secondary_dice` and the same with the prefix `frame_`: scalars, or one value
+            per prediction layer with `output_layer_loss_terms`.
+        statistics (returned with `labels`): `primary_query_share` and `secondary_query_share`: the share of the
+            queries that received a target.
+        class_queries_logits (`(batch, num_queries, num_labels + 1)`): Classes of the video queries; the last one is
+            "no object".
+        masks_queries_logits: Masks of the video queries: `(batch, num_frames, num_queries, height / 4, width / 4)`.
+        frame_class_queries_logits: Classes of the frame queries: `(batch, num_frames, num_queries, num_labels + 1)`.
+        frame_masks_queries_logits: Masks of the frame queries:
+            `(batch, num_frames, num_queries, height / 4, width / 4)`.
+        auxiliary_logits (returned with `output_auxiliary_logits`): The four fields above for every prediction layer
+            but the last.
     """
 
     loss: Tensor | None = None
@@ -175,16 +172,14 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
         r"""Segment clips and, given labels, compute the loss.
 
         Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
-                Normalised frames; height and width multiples of 32.
-            labels (`torch.Tensor` of shape `(batch, num_frames, label_height, label_width)`, *optional*):
-                Class indices, `config.ignore_value` where there is none.
-            context ([`StepContext`], *optional*):
-                The optimiser step that the batch is a part of.
-            output_auxiliary_logits (`bool`, *optional*):
-                Return the predictions of the intermediate layers. Defaults to `config.output_auxiliary_logits`.
-            output_layer_loss_terms (`bool`, *optional*, defaults to `False`):
-                Return every loss term as a vector with one value per prediction layer.
+            pixel_values_videos (`(batch, num_frames, 3, height, width)`): Normalised frames; height and width
+                multiples of 32.
+            labels (`(batch, num_frames, label_height, label_width)`): Class indices, `config.ignore_value` where there
+                is none.
+            context: The optimiser step that the batch is a part of.
+            output_auxiliary_logits: Return the predictions of the intermediate layers. Defaults to
+                `config.output_auxiliary_logits`.
+            output_layer_loss_terms: Return every loss term as a vector with one value per prediction layer.
 
         Raises:
             ValueError: If a shape or value is not as described.
@@ -234,16 +229,8 @@ class THEMaskForVideoSemanticSegmentation(StreamingMixin, THEMaskPreTrainedModel
         """Segment a clip or, with a [`SlidingWindow`], the newest frame of every video as the last of its window.
 
         The latter equals the last frame of `forward` on the window. Only what relates the frames to one another is
-        computed for all of them; the features of backbone, pixel decoder and first decoder layer are kept.
-
-        Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`):
-                The frames; with a window one per video.
-            state ([`SlidingWindow`], *optional*):
-                From `initial_state` or the step before; it is not modified. `None` for a clip by itself.
-
-        Returns:
-            The outputs for these frames, and the state for the next ones.
+        computed for all of them; the features of backbone, pixel decoder and first decoder layer are kept. See
+        [`StreamingMixin.clip_step`].
 
         Raises:
             ValueError: If there is not exactly one frame per video for a window, or as in `forward`.

@@ -17,10 +17,10 @@ class VideomtForVideoSemanticSegmentationOutput(VideoSegmentationOutput):
     r"""Outputs of [`VideomtForVideoSemanticSegmentation`].
 
     Args:
-        frame_class_queries_logits (`torch.Tensor`):
-            Classes of the queries, the last one "no object": `(batch, num_frames, num_queries, num_labels + 1)`.
-        frame_masks_queries_logits (`torch.Tensor`):
-            Masks of the queries: `(batch, num_frames, num_queries, masks_height, masks_width)`.
+        frame_class_queries_logits: Classes of the queries, the last one "no object":
+            `(batch, num_frames, num_queries, num_labels + 1)`.
+        frame_masks_queries_logits: Masks of the queries:
+            `(batch, num_frames, num_queries, masks_height, masks_width)`.
     """
 
     frame_class_queries_logits: Tensor | None = None
@@ -72,10 +72,8 @@ class VideomtForVideoSemanticSegmentation(StreamingMixin, VideomtForUniversalSeg
         r"""Segment clips, each from its first frame on.
 
         Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, image_size, image_size)`):
-                Normalised frames.
-            labels (`torch.Tensor`, *optional*):
-                Must be left out: the published model has no loss for videos.
+            pixel_values_videos (`(batch, num_frames, 3, image_size, image_size)`): Normalised frames.
+            labels: Must be left out: the published model has no loss for videos.
 
         Raises:
             ValueError: If a shape is not as described, or `labels` are given.
@@ -94,18 +92,10 @@ class VideomtForVideoSemanticSegmentation(StreamingMixin, VideomtForUniversalSeg
     def clip_step(
         self, pixel_values_videos: Tensor, state: PropagatedQueries | None
     ) -> tuple[VideomtForVideoSemanticSegmentationOutput, PropagatedQueries]:
-        """Segment the next frames of every video of a batch.
-
-        Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, image_size, image_size)`): The frames.
-            state ([`PropagatedQueries`], *optional*): From `initial_state` or the step before; it is not modified.
-                `None` for a clip by itself.
-
-        Returns:
-            The outputs for these frames, and the state for the next ones.
+        """Segment the next frames of every video of a batch; see [`StreamingMixin.clip_step`].
 
         Raises:
-            ValueError: If the frames' shape is not as described.
+            ValueError: If the frames' shape is not `(batch, num_frames, 3, image_size, image_size)`.
         """
         self._check_frames(pixel_values_videos)
         queries = (self.initial_state() if state is None else state).queries

@@ -90,12 +90,7 @@ class MotionLayer(GradientCheckpointingLayer):
 
 
 class PixelFlowDecoder(nn.Module):
-    """The decoder of FlowNetS: a flow that all queries share, refined from coarse to fine.
-
-    Args:
-        channels (`Sequence[int]`): Of the five maps, the finest first.
-        widths (`Sequence[int]`): Of what is enlarged from each map to the next finer one, the coarsest first.
-    """
+    """The decoder of FlowNetS: a flow that all queries share, from coarse to fine; `channels` are finest first."""
 
     def __init__(self, channels: Sequence[int], widths: Sequence[int]):
         super().__init__()
@@ -145,11 +140,7 @@ class QueryMotion(nn.Module):
         self.layers = nn.ModuleList([MotionLayer(hidden_dim, num_heads, feedforward_dim) for _ in range(num_layers)])
 
     def forward(self, queries: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Mix queries `(batch, num_queries, hidden_dim)` and the encoder's maps, of which the finest comes first.
-
-        Returns:
-            The queries, and the maps that took part, with `hidden_dim` channels and again the finest first.
-        """
+        """Mix queries `(batch, num_queries, hidden_dim)` and the encoder's maps, of which the finest comes first."""
         sources, positions, sizes = [], [], []
         for index, level in enumerate(ATTENDED_LEVELS):
             source = self.input_projections[index](maps[level]) + self.level_embed.weight[index][:, None, None]
@@ -184,18 +175,7 @@ class QueryFlowHead(nn.Module):
 
 
 class FlowEstimator(nn.Module):
-    """From two frames and the key frame's queries to a flow for every query (section 3.3).
-
-    Args:
-        hidden_dim (`int`): Channels of the queries.
-        num_queries (`int`): Queries of the key frame.
-        propagation (`str`, *optional*, defaults to `"full"`): The design; see [`MPVSSConfig`].
-        encoder_channels (`Sequence[int]`, *optional*): Of the six levels of the motion encoder.
-        decoder_channels (`Sequence[int]`, *optional*): Of what the pixel flow's decoder enlarges, the coarsest first.
-        num_layers (`int`, *optional*): Layers in which queries and maps meet.
-        num_heads (`int`, *optional*): Their attention heads.
-        feedforward_dim (`int`, *optional*): Hidden channels of their feed-forward parts.
-    """
+    """From two frames and the key frame's queries to a flow for every query (section 3.3); see [`MPVSSConfig`]."""
 
     def __init__(
         self,
@@ -246,18 +226,11 @@ class FlowEstimator(nn.Module):
 
 
 def warp(maps: Tensor, flow: Tensor, corrected: bool = False) -> Tensor:
-    """Fetch every pixel of maps from where its flow points, bilinearly; the border continues outside.
+    """Fetch every pixel of maps `(maps, channels, h, w)` from where its flow points, bilinearly.
 
-    Args:
-        maps (`torch.Tensor` of shape `(maps, channels, height, width)`): Masks of key frames.
-        flow (`torch.Tensor` of shape `(maps, 2, flow_height, flow_width)`): A flow for each, at another size by the
-            same factor in height and width; it is resized, and so are its values.
-        corrected (`bool`, *optional*, defaults to `False`): If true, a zero flow leaves masks in place. As released,
-            positions are divided by the size while the sampling counts from pixel centre to pixel centre, so that zero
-            flow fetches from up to a pixel further left and up.
-
-    Returns:
-        `torch.Tensor` like `maps`.
+    The border continues outside. The flow `(maps, 2, flow_height, flow_width)` is resized by one factor, and so are
+    its values. As released, positions are divided by the size while the sampling counts from pixel centre to pixel
+    centre, so that zero flow fetches from up to a pixel further left and up; if `corrected`, it leaves masks in place.
     """
     height, width = maps.shape[-2:]
     scale = width / flow.shape[-1]

@@ -12,12 +12,10 @@ from .scores_to_labels import query_scores
 
 
 class QueryLevel(NamedTuple):
-    """The predictions of one set of queries.
+    """The predictions of one set of queries, the last class "no object".
 
-    Attributes:
-        class_logits (`torch.Tensor`): `(batch, num_frames, num_queries, num_labels + 1)`, the last one "no object";
-            one frame stands for all where the queries belong to the whole clip.
-        mask_logits (`torch.Tensor`): `(batch, num_frames, num_queries, height, width)`.
+    Classes `(batch, num_frames, num_queries, num_labels + 1)`, where one frame stands for all if the queries belong to
+    the whole clip; masks `(batch, num_frames, num_queries, height, width)`.
     """
 
     class_logits: Tensor
@@ -53,12 +51,9 @@ class VideoSegmentationOutput(ModelOutput):
         return sum(scores[1:], start=scores[0]) / len(scores)
 
     def frame_scores(self, video: int, frame: int, mask_size: tuple[int, int] | None = None) -> Tensor:
-        """Class scores `(num_labels, height, width)` of one frame, in float32.
+        """Class scores `(num_labels, height, width)` of a frame of a video, both by index, in float32.
 
-        Args:
-            video (`int`): Index in the batch.
-            frame (`int`): Index of the frame.
-            mask_size (`tuple[int, int]`, *optional*): Height and width that masks are enlarged to beforehand.
+        Masks are enlarged to `mask_size` (height, width) beforehand, if it is given.
         """
         pixel_logits = self.pixel_logits()
         if pixel_logits is not None:

@@ -50,16 +50,7 @@ class PixelDecoder(Mask2FormerPixelDecoder):
         self.encoder.layers = nn.ModuleList(DeformableEncoderLayer(config) for _ in range(config.encoder_layers))
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Decode the feature maps of a batch of frames.
-
-        Args:
-            features (`list[torch.Tensor]`): Backbone maps `(batch, channels_i, height / s, width / s)`, s = 4, 8, 16,
-            32.
-
-        Returns:
-            The maps `(batch, feature_size, height / s, width / s)` at strides 32, 16 and 8, in this order, and the
-            mask features `(batch, mask_feature_size, height / 4, width / 4)`.
-        """
+        """Decode backbone maps of frames to maps at strides 32, 16 and 8, and mask features at stride 4."""
         projected = [project(x) for project, x in zip(self.input_projections, features[:0:-1], strict=True)]
         level_shapes = [(x.shape[-2], x.shape[-1]) for x in projected]
         positions = [

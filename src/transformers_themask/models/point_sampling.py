@@ -21,14 +21,14 @@ class PointSampler(Protocol):
         """Return coordinates in [0, 1].
 
         Args:
-            kind (`str`): `"matching"`, or for a mask loss `"{video|frame}_{primary|secondary}_{candidates|uniform}"`:
-                the candidates for uncertain points, and the uniform rest.
-            layers (`range`): Prediction layers, 0 before the first decoder layer. For matching these are all; for
-                losses they follow in ascending order, on a CPU one by one.
-            shape (`tuple[int, ...]`): `(layers, batch, points, 2)` for matching, where one layer may stand for all:
-                what layers that share their points read of the mask features is then read once. For losses
-                `(layers, masks, points, 2)`, masks ordered by clip, then query, then frame.
-            generator (`torch.Generator`, *optional*): Source of randomness.
+            kind: `"matching"`, or for a mask loss `"{video|frame}_{primary|secondary}_{candidates|uniform}"`: the
+                candidates for uncertain points, and the uniform rest.
+            layers: Prediction layers, 0 before the first decoder layer. For matching these are all; for losses they
+                follow in ascending order, on a CPU one by one.
+            shape: `(layers, batch, points, 2)` for matching, where one layer may stand for all: what layers that share
+                their points read of the mask features is then read once. For losses `(layers, masks, points, 2)`,
+                masks ordered by clip, then query, then frame.
+            generator: Source of randomness.
         """
 
 
@@ -51,9 +51,9 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def select_uncertain(logits: Tensor, candidates: Tensor, count: int, usable: Tensor | None = None) -> Tensor:
-    """Keep the `count` candidates `(masks, num_candidates, 2)` with logits nearest to zero (PointRend, section 3.1).
+    """Keep the `count` candidates `(masks, num_candidates, 2)` with logits nearest to zero, the usable ones first.
 
-    Candidates where `usable` `(masks, num_candidates)` is false come last. Returns `(masks, count, 2)`.
+    As in PointRend, section 3.1.
     """
     certainty = logits.abs()
     if usable is not None:
@@ -63,13 +63,10 @@ def select_uncertain(logits: Tensor, candidates: Tensor, count: int, usable: Ten
 
 
 class TargetMaps:
-    """Target masks of frames, read at points and under the cells of mask logits.
+    """Target masks of frames, read at points and under the cells of mask logits of a `size`.
 
-    Args:
-        labels (`torch.Tensor` of shape `(frames, height, width)`): The class of every pixel.
-        classes (`torch.Tensor` of shape `(frames, most_targets)`): The classes asked for in every frame, ascending.
-        size (`tuple[int, int]`): Height and width of the masks of logits.
-        ignore_value (`int`, *optional*): Label of pixels to leave out; `None` if every pixel counts.
+    `labels` `(frames, height, width)`; `classes` `(frames, most_targets)` are those asked for, ascending. With the
+    `ignore_value` `None` every pixel counts.
     """
 
     def __init__(self, labels: Tensor, classes: Tensor, size: tuple[int, int], ignore_value: int | None):
@@ -96,10 +93,7 @@ class TargetMaps:
         return ~(touched[0] | touched[1])
 
     def pixels_under(self, frames: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Number of pixels under the cells of masks: of the targets, and of all that count, each `(maps, cells)`.
-
-        `frames` `(maps,)` are indices of frames, `targets` `(maps,)` indices among their classes.
-        """
+        """Pixels `(maps, cells)` under the cells of masks: of some targets of some frames, and of all that count."""
         counts = self._pixel_counts(dtype)
         whole = counts[:, :-1].sum(1)
         # Without ignored pixels all frames have the same.
@@ -107,10 +101,7 @@ class TargetMaps:
         return counts[frames, targets], whole
 
     def _pixel_counts(self, dtype: torch.dtype) -> Tensor:
-        """Pixels under every cell: `(frames, most_targets + 2, cells)`, of each target, of no target, and ignored.
-
-        Those that nearest-neighbour enlarging of a mask would fill from that cell.
-        """
+        """Pixels that nearest-neighbour enlarging fills from every cell: of each target, of none, and ignored."""
         if self._counts is None:
             num_frames, num_targets = self.classes.shape
             labels = self.labels.flatten(1)

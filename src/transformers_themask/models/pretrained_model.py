@@ -33,16 +33,10 @@ class VideoPreTrainedModel(PreTrainedModel):
         self._frozen_parts: set[str] = set()
 
     def loss_counts(self, labels: Tensor, context: StepContext | None = None) -> Tensor:
-        """The divisors of a batch's loss, known before the forward pass.
+        """The divisors of the loss of labels `(batch, num_frames, height, width)`, known before the forward pass.
 
-        Summed over the batches of a step, as `context.loss_counts`, they make the batches' losses shares of one.
-
-        Args:
-            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
-            context ([`StepContext`], *optional*): As in `forward`.
-
-        Returns:
-            `torch.Tensor` of shape `(num_terms,)` in float64, on the CPU.
+        One per loss term, in float64 on the CPU. Summed over the batches of a step, as `context.loss_counts`, they
+        make the batches' losses shares of one.
 
         Raises:
             ValueError: If a label is neither a class index nor `config.ignore_value`.
@@ -50,12 +44,9 @@ class VideoPreTrainedModel(PreTrainedModel):
         raise NotImplementedError
 
     def freeze(self, *parts: str) -> None:
-        """Keep parts of the model as they are in training.
+        """Keep parts of the model, some of its `freezable_parts`, as they are in training.
 
         They take no gradient and stay in evaluation mode under `train()`, so that drop path is off.
-
-        Args:
-            parts (`str`): Some of `freezable_parts`.
 
         Raises:
             ValueError: If the model has no such part.

@@ -64,13 +64,7 @@ def as_level(predictions: Predictions) -> Level:
 
 
 class LossTerms(NamedTuple):
-    """The loss of a batch, term by term.
-
-    Attributes:
-        terms (`dict[str, torch.Tensor]`): Per term a vector with one weighted value per layer; their sum is the loss.
-        query_shares (`dict[str, torch.Tensor]`): `primary_query_share` and `secondary_query_share`, the share of the
-            queries that received a target in the two rounds of the last layer.
-    """
+    """Weighted loss terms, a vector over layers each, and the shares of the queries that received a target."""
 
     terms: dict[str, Tensor]
     query_shares: dict[str, Tensor]
@@ -79,13 +73,8 @@ class LossTerms(NamedTuple):
 class HierarchicalLoss:
     """Matches queries to targets and sums the weighted terms of Eq. 6 over levels and layers.
 
-    Args:
-        settings ([`LossSettings`]): Weights and variants.
-        point_sampler ([`PointSampler`]): Source of all random points.
-        generator (`torch.Generator` or a sequence of them, *optional*): Passed on to the point sampler. With one per
-            clip the points of a clip do not depend on the other clips of the batch.
-        recompute (`bool`, *optional*, defaults to `False`): Keep nothing of the mask losses for the backward pass but
-            their points, and compute them, masks included, a second time there. Saves memory.
+    With one generator per clip the points of a clip do not depend on the rest of the batch. With `recompute` the
+    backward pass computes mask losses a second time from their points, masks included, which saves memory.
     """
 
     def __init__(
@@ -109,25 +98,12 @@ class HierarchicalLoss:
         loss_counts: Tensor | None = None,
         assignments: Assignments | None = None,
     ) -> LossTerms:
-        """Compute the weighted loss terms.
+        """Compute the weighted loss terms, those of the frame level with the prefix `frame_`.
 
-        Args:
-            video_predictions ([`EmbeddedLevel`] or `Sequence[LevelPrediction]`, one per layer): For `batch` clips;
-            an empty sequence if there are no video queries.
-            frame_predictions ([`EmbeddedLevel`] or `Sequence[LevelPrediction]`, one per layer): For
-            `batch * num_frames` frames; an empty sequence if there are no frame queries.
-            labels (`torch.Tensor` of shape `(batch, num_frames, height, width)`): Class indices.
-            matching_rounds (`int`): 1 for the one-round loss of the warm-up, 2 for the hierarchical loss.
-            loss_counts (`torch.Tensor` of shape `(2,)`, *optional*): Sum of [`loss_counts_of`] over all clips of the
-            optimiser step, to which this batch then contributes its share. Defaults to the batch's own counts,
-            averaged over the processes.
-
-        Returns:
-            [`LossTerms`] with `loss_class`, `loss_mask`, `loss_dice` and, with two rounds, `loss_secondary_mask` and
-            `loss_secondary_dice`, with the prefix `frame_` for the frame level.
-
-        Raises:
-            ValueError: If a label is out of range.
+        A level without queries is an empty sequence; the frame level has `batch * num_frames` entries. One matching
+        round is the loss of the warm-up. `loss_counts` are the sum of [`loss_counts_of`] over the clips of the
+        optimiser step, of which this batch contributes its share; by default the batch's own, averaged over the
+        processes.
         """
         settings = self.settings
         exclude_ignored = settings.ignored_pixels == "excluded"
@@ -245,10 +221,7 @@ class HierarchicalLoss:
         matching_rounds: int,
         divisors: Tensor,
     ) -> dict[str, Tensor]:
-        """Weighted terms of one level (`"video"` or `"frame"`), a vector over layers each.
-
-        `targets` and `assignments` are those of the level's entries; `divisors` `(2,)` those of mask and class terms.
-        """
+        """Weighted terms of one level (`"video"` or `"frame"`), a vector over layers each."""
         settings, level = self.settings, as_level(predictions)
         num_masks, class_weights = divisors.unbind()
         classes, groups = match_rows(
@@ -361,9 +334,8 @@ class HierarchicalLoss:
     def dense_losses(self, group: MaskedRows, maps: TargetMaps) -> Tensor:
         """The soft loss over every pixel of the label map: cross-entropy and dice, `(2, layers)`.
 
-        The reference enlarges the logits to the label map by nearest neighbour, so prediction and loss are constant
-        over the pixels of one logit, and the number of pixels of each kind under a logit says all. Nothing is
-        enlarged.
+        The reference enlarges the logits to the label map by nearest neighbour: the number of pixels under a logit
+        says all.
         """
         logits = clamped(group.logits.flatten(3).flatten(1, 2))
         masks, counts = maps.pixels_under(group.frames(), group.targets(), logits.dtype)
@@ -407,10 +379,9 @@ class HierarchicalLoss:
     def _draws(
         self, name: str, groups: Sequence[Sequence[MaskedRows]], runs: Sequence[slice]
     ) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """For one run of layers after the other the candidates and uniform points of each group.
+        """For one run of layers after the other the candidates and uniform points of each group, whatever the runs.
 
         A CPU draws layer by layer, to hold few points at once; elsewhere all are drawn together, with few launches.
-        Neither depends on the runs.
         """
         kinds = (f"{name}_primary", f"{name}_secondary")
 
@@ -496,8 +467,8 @@ def slices(start: int, stop: int, length: int) -> list[slice]:
 def mask_losses(logits: Tensor, masks: Tensor, counts: Tensor | None) -> Tensor:
     """Cross-entropy and dice loss of mask logits `(layers, rows, cells)`, summed per layer: `(2, layers)`.
 
-    A logit stands for `counts` pixels, by default one, of which `masks` belong to the mask. The terms of a row are the
-    mean cross-entropy over its pixels, and `1 - (2·Σ s·m + 1) / (Σ s + Σ m + 1)`.
+    A logit stands for `counts` pixels, by default one, of which `masks` belong to the mask; dice is
+    `1 - (2·Σ s·m + 1) / (Σ s + Σ m + 1)`.
     """
     scores = logits.sigmoid()
     if counts is None:

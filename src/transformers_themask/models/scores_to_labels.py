@@ -14,18 +14,10 @@ def label_dtype(num_labels: int) -> torch.dtype:
 
 
 def enlarged_argmax(scores: Tensor, size: tuple[int, int], steps: tuple[float, float]) -> Tensor:
-    """Bilinear enlargement followed by the argmax over classes, exactly, with little work and memory.
+    """Bilinear enlargement to `size` and the argmax over classes, exactly; `steps` are score cells per pixel.
 
     An enlarged pixel is a convex combination of its four neighbours. Where all four agree on the class, so does the
     pixel; only the rest, next to boundaries, is interpolated.
-
-    Args:
-        scores (`torch.Tensor` of shape `(num_labels, height, width)`): Class scores.
-        size (`tuple[int, int]`): Height and width of the label map.
-        steps (`tuple[float, float]`): Score cells per pixel of the label map, vertically and horizontally.
-
-    Returns:
-        `torch.Tensor` of shape `size`: class indices as uint8 or int32.
     """
     num_labels, rows, columns = scores.shape
     top, bottom, lower = neighbours(size[0], rows, steps[0], scores)

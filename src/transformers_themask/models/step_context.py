@@ -15,17 +15,14 @@ class StepContext:
     r"""Argument `context` of every model's `forward` and `loss_counts`; a family reads the fields that concern it.
 
     Args:
-        loss_counts (`torch.Tensor`, *optional*):
-            Sum of `model.loss_counts(labels)` over all batches of an optimiser step and all processes. The loss is
-            then this batch's share: the losses of the step add up to what one large batch would give. Defaults to the
-            counts of the batch, averaged over the processes.
-        matching_rounds (`int`, *optional*):
-            Overrides the configuration's number of matching rounds: 1 is the loss of the warm-up (THE-Mask, section
-            4.1). For families that match in rounds.
-        point_generator (`torch.Generator` or a sequence of them, *optional*):
-            Passed on to `point_sampler`. With one per clip the points of a clip do not depend on its batch.
-        point_sampler ([`PointSampler`], *optional*):
-            Source of the random points of matching and losses.
+        loss_counts: Sum of `model.loss_counts(labels)` over all batches of an optimiser step and all processes. The
+            loss is then this batch's share: the losses of the step add up to what one large batch would give. Defaults
+            to the counts of the batch, averaged over the processes.
+        matching_rounds: Overrides the configuration's number of matching rounds: 1 is the loss of the warm-up
+            (THE-Mask, section 4.1). For families that match in rounds.
+        point_generator: Passed on to `point_sampler`. With one per clip the points of a clip do not depend on its
+            batch.
+        point_sampler: Source of the random points of matching and losses.
 
     Raises:
         ValueError: If `matching_rounds` is neither 1 nor 2.

@@ -43,19 +43,16 @@ class StreamingMixin:
         """Open a session, which labels one video frame by frame. The model is put in eval mode.
 
         Args:
-            processor ([`VideoSegmentationProcessor`]):
-                The model's video processor.
-            mode (`str`, *optional*):
-                `"contiguous"` cuts the video into clips of consecutive frames. `"interleaved"` cuts it into blocks of
-                `num_frames * frame_stride` frames and these into `frame_stride` interleaved clips, the official
+            processor: The model's video processor.
+            mode: `"contiguous"` cuts the video into clips of consecutive frames. `"interleaved"` cuts it into blocks
+                of `num_frames * frame_stride` frames and these into `frame_stride` interleaved clips, the official
                 evaluation. `"sliding"` answers every frame at once, as the last of a clip that begins
                 `(num_frames - 1) * frame_stride` frames earlier (or with the video). `"recurrent"` answers every frame
                 at once, from what the model passes on from frame to frame. Defaults to the model's first mode, or to
                 `"interleaved"` where a larger `frame_stride` than 1 asks for it.
-            num_frames (`int`, *optional*):
-                Frames per clip. Defaults to the model's.
-            frame_stride (`int`, *optional*):
-                Distance between the frames of a clip. Defaults to 3 for interleaved clips and to 1 for others.
+            num_frames: Frames per clip. Defaults to the model's.
+            frame_stride: Distance between the frames of a clip. Defaults to 3 for interleaved clips and to 1 for
+                others.
 
         Raises:
             ValueError: If the model does not support `mode`, or `mode` does not support an option.
@@ -65,17 +62,15 @@ class StreamingMixin:
     def initial_state(self, num_frames: int = 1, frame_stride: int = 1, mode: str | None = None) -> Any:
         """The state before the first frame of a video, for the first `clip_step`.
 
-        Args:
-            num_frames (`int`, *optional*, defaults to 1): Frames of a window, for models with windows.
-            frame_stride (`int`, *optional*, defaults to 1): Distance between the frames of a window.
-            mode (`str`, *optional*): The streaming mode; by default the one that answers every frame at once.
+        `num_frames` and `frame_stride` are those of windows, for models that have them; the mode is by default the one
+        that answers every frame at once.
         """
 
     def clip_step(self, pixel_values_videos: Tensor, state: Any) -> tuple[VideoSegmentationOutput, Any]:
         """Segment the next frames of every video of a batch.
 
         Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch, num_frames, 3, height, width)`): The frames.
+            pixel_values_videos (`(batch, num_frames, 3, height, width)`): The frames.
             state: From `initial_state` or the step before; it is not modified. `None` for a clip by itself.
 
         Returns:
@@ -97,19 +92,12 @@ class StreamingMixin:
 
 
 class VideoSession:
-    """A streaming session: the state of one video on its way through a model; see [`StreamingMixin.stream`].
+    """A streaming session: the state of one video on its way through a model, opened by [`StreamingMixin.stream`].
 
     Memory is bounded by the frames of one block or window. Frames come back in order; in the modes `"contiguous"` and
     `"interleaved"` only when their block is full.
 
     `step` can be taken apart for threads: `prepare` and `label` may run anywhere, `advance` in one thread, in order.
-
-    Args:
-        model ([`PreTrainedModel`]): A model with [`StreamingMixin`].
-        processor ([`VideoSegmentationProcessor`]): Its video processor.
-        mode (`str`): See [`StreamingMixin.stream`].
-        num_frames (`int`): Frames per clip.
-        frame_stride (`int`): Distance between the frames of a clip.
 
     Example:
     ```python
@@ -151,9 +139,8 @@ class VideoSession:
         """Take in the next frame, or the next few.
 
         Args:
-            frame (`np.ndarray`, `torch.Tensor`, `PIL.Image.Image` or a list of them):
-                A `uint8` RGB array of shape `(height, width, 3)`, a `uint8` tensor of shape `(3, height, width)` or an
-                image; or several, as a list or with a leading axis.
+            frame: A `uint8` RGB array of shape `(height, width, 3)`, a `uint8` tensor of shape `(3, height, width)` or
+                an image; or several, as a list or with a leading axis.
 
         Returns:
             Index and label map of every frame that can be answered now, in order. A label map is an integer array
@@ -171,10 +158,7 @@ class VideoSession:
         return labelled
 
     def prepare(self, frame: Any) -> PreparedFrame:
-        """Turn one frame into the model's input, resized and normalised on a GPU where the model is on one.
-
-        Does not touch the session's state.
-        """
+        """Turn one frame into the model's input, on a GPU where the model is on one; the session's state stays."""
         picture = rgb_array(frame)
         # `input_data_format`, because one or three rows of pixels would be taken for channels.
         device = str(self.model.device) if self.model.device.type == "cuda" else "cpu"
@@ -182,14 +166,9 @@ class VideoSession:
         return PreparedFrame(picture, inputs["pixel_values_videos"])
 
     def advance(self, prepared: PreparedFrame | None) -> Iterator[SegmentedClip]:
-        """Run the model as far as the next frame allows, or for `None` to the end.
+        """Run the model as far as the frame from `prepare` allows, or for `None` to the end.
 
-        Args:
-            prepared ([`PreparedFrame`], *optional*): What `prepare` made of the next frame.
-
-        Returns:
-            Iterator over the clips that are complete now, to be exhausted before the next call; clips of a block may
-            be interleaved.
+        Yields the clips that are complete now, to be exhausted before the next call; those of a block may interleave.
         """
         if prepared is None:
             return self._segment_block()
@@ -249,11 +228,7 @@ class VideoSession:
 def stream_options(
     model: VideoModel, mode: str | None, num_frames: int | None, frame_stride: int | None
 ) -> tuple[str, int, int]:
-    """Fill in what was left open; see [`StreamingMixin.stream`].
-
-    Raises:
-        ValueError: If the model does not support `mode`, or `mode` does not support an option.
-    """
+    """Fill in what was left open; see [`StreamingMixin.stream`]."""
     modes = model.stream_modes
     check_clip_options(1 if num_frames is None else num_frames, 1 if frame_stride is None else frame_stride)
     if mode is None:
@@ -288,20 +263,11 @@ def check_clip_options(num_frames: int, frame_stride: int) -> None:
 def evaluation_clips(
     num_video_frames: int, num_frames: int, frame_stride: int = OFFICIAL_FRAME_STRIDE
 ) -> list[list[int]]:
-    """Split a video into clips so that every frame is predicted exactly once.
+    """Split a video into clips, lists of frame indices, so that every frame is predicted exactly once.
 
     As in the official test protocol, blocks of `num_frames * frame_stride` frames are split into `frame_stride`
     interleaved clips and the frames after the last full block into windows of consecutive frames, the last of which
-    may be shorter. The official code loses frames of a video shorter than one block; here such a video is all
-    remainder.
-
-    Args:
-        num_video_frames (`int`): Number of frames of the video.
-        num_frames (`int`): Number of frames per clip.
-        frame_stride (`int`, *optional*, defaults to 3): Distance between a clip's frames; 1 gives contiguous clips.
-
-    Returns:
-        `list[list[int]]`: Frame indices of each clip.
+    may be shorter. The official code loses frames of shorter videos than a block; here such a video is all remainder.
     """
     check_clip_options(num_frames, frame_stride)
     block_size = num_frames * frame_stride
@@ -325,15 +291,7 @@ def single_frames(frame: Any) -> Iterable[Any]:
 
 
 def rgb_array(frame: Any) -> np.ndarray:
-    """One frame as a `uint8` RGB array `(height, width, 3)`.
-
-    Args:
-        frame (`np.ndarray`, `torch.Tensor` or `PIL.Image.Image`): An array of this kind, a `uint8` tensor of shape
-            `(3, height, width)`, or an image of any mode.
-
-    Raises:
-        ValueError: If it is something else.
-    """
+    """An array, tensor or image as a `uint8` RGB array `(height, width, 3)`, or a `ValueError`."""
     if isinstance(frame, Image.Image):
         return np.asarray(frame.convert("RGB"))
     if isinstance(frame, Tensor) and frame.ndim == 3 and frame.shape[0] == 3:

@@ -55,22 +55,16 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
     `(num_frames, 3, height, width)` or the path of a video file; several videos come as a list.
 
     Args:
-        size (`dict[str, int]`, *optional*, defaults to `{"shortest_edge": 480, "longest_edge": 853}`):
-            Target size. With both edges, the largest size with this aspect ratio that exceeds neither;
+        size: Target size. With both edges, the largest size with this aspect ratio that exceeds neither;
             `shortest_edge` or `longest_edge` alone fix that edge; `{"height": ..., "width": ...}` is taken literally.
-        fit (`str`, *optional*, defaults to `"stretch"`):
-            How the resized frames reach a multiple of `size_divisor`: `"stretch"` resizes them once more, `"pad"` adds
-            zeros (after normalisation) to the right and at the bottom.
-        size_divisor (`int`, *optional*, defaults to 32):
-            The multiple.
-        do_reduce_labels (`bool`, *optional*, defaults to `True`):
-            Turn raw ids of VSPW-like data sets (0 = void, classes from 1) into class indices. Nothing else in the
-            package does.
-        ignore_index (`int`, *optional*, defaults to 255):
-            The label of pixels without a class.
-        kwargs:
-            The common options of [`BaseVideoProcessor`], except cropping: a crop must cut frames and labels alike and
-            belongs to the augmentation.
+        fit: How the resized frames reach a multiple of `size_divisor`: `"stretch"` resizes them once more, `"pad"`
+            adds zeros (after normalisation) to the right and at the bottom.
+        size_divisor: The multiple.
+        do_reduce_labels: Turn raw ids of VSPW-like data sets (0 = void, classes from 1) into class indices. Nothing
+            else in the package does.
+        ignore_index: The label of pixels without a class.
+        kwargs: The common options of [`BaseVideoProcessor`], except cropping: a crop must cut frames and labels alike
+            and belongs to the augmentation.
     """
 
     valid_kwargs = VideoSegmentationProcessorKwargs
@@ -99,8 +93,8 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
 
         Args:
             videos: One video or a list of videos; see the class.
-            segmentation_maps (*optional*): Raw label ids of every frame: per video an array or tensor
-                `(num_frames, height, width)` or a list of single-channel images.
+            segmentation_maps: Raw label ids of every frame: per video an array or tensor `(num_frames, height, width)`
+                or a list of single-channel images.
             kwargs: Any option of the class, for this call; `return_tensors="pt"` stacks clips of one shape.
 
         Returns:
@@ -128,11 +122,7 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
     def reduce_labels(self, raw_ids: Tensor) -> Tensor:
         """Turn raw ids into class indices: 0 and `ignore_index` to `ignore_index`, id k to k - 1.
 
-        Args:
-            raw_ids (`torch.Tensor`): Integer tensor of any shape.
-
-        Returns:
-            int64 tensor of the same shape; `raw_ids` is left as it is.
+        Takes integer tensors of any shape and returns int64 ones; `raw_ids` is left as it is.
         """
         raw_ids = torch.as_tensor(raw_ids).long()
         is_void = (raw_ids == 0) | (raw_ids == self.ignore_index)
@@ -168,14 +158,13 @@ class VideoSegmentationProcessor(BaseVideoProcessor):
         options given to a single call.
 
         Args:
-            outputs ([`VideoSegmentationOutput`] or a mapping with its fields): Outputs of a model of any family.
-            target_sizes (`Sequence[tuple[int, int]]`, *optional*): Height and width of each video's original frames.
-                Defaults to the size of the network's input; required for `logits`, whose stride is the model's own.
-            via_input_size (`bool`, *optional*, defaults to `False`): Resize twice, by way of the network's input size
-                as the official code does, instead of once.
-            enlarge_masks (`bool`, *optional*, defaults to `False`): Likewise, and enlarge the masks before they
-                become scores, as the official codes of Mask2Former and MPVSS do. Takes memory for all queries and
-                classes at the size of the network's input.
+            outputs: Outputs of a model of any family.
+            target_sizes: Height and width of each video's original frames. Defaults to the size of the network's
+                input; required for `logits`, whose stride is the model's own.
+            via_input_size: Resize twice, by way of the network's input size as the official code does, instead of
+                once.
+            enlarge_masks: Likewise, and enlarge the masks before they become scores, as the official codes of
+                Mask2Former and MPVSS do. Takes memory for all queries and classes at the size of the network's input.
 
         Returns:
             One tensor `(num_frames, height, width)` per video: class indices, uint8 (int32 beyond 256 classes).
@@ -332,11 +321,7 @@ def scaled_size(size: Any, scale: float) -> dict[str, int]:
 
 
 def check_fit(fit: str | None) -> str:
-    """Return `fit` if it is known.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Return `fit` if it is known."""
     if fit not in ("stretch", "pad"):
         raise ValueError(f"`fit` must be 'stretch' or 'pad'. Got {fit!r}.")
     return fit
@@ -355,11 +340,7 @@ def pad_to_multiple(video: Tensor, divisor: int, value: float) -> Tensor:
 
 
 def batched_maps(segmentation_maps: Any) -> list[Tensor]:
-    """Bring label maps to one integer tensor `(num_frames, height, width)` per video.
-
-    Raises:
-        ValueError: If they do not have three dimensions per video.
-    """
+    """Bring label maps to one integer tensor `(num_frames, height, width)` per video."""
 
     def to_tensor(item: Any) -> Tensor:
         if isinstance(item, (list, tuple)):
@@ -387,11 +368,7 @@ def batched_maps(segmentation_maps: Any) -> list[Tensor]:
 
 
 def check_maps(maps: list[Tensor], videos: list[Tensor]) -> None:
-    """Make sure that every frame has its map.
-
-    Raises:
-        ValueError: If numbers or sizes differ.
-    """
+    """Make sure that every frame has its map."""
     if len(maps) != len(videos):
         raise ValueError(f"`segmentation_maps` must come one per video. Got {len(maps)} for {len(videos)} videos.")
     for raw_ids, video in zip(maps, videos, strict=True):
@@ -405,11 +382,7 @@ def check_maps(maps: list[Tensor], videos: list[Tensor]) -> None:
 
 
 def uniform_frames(videos: Any) -> Any:
-    """Bring PIL frames to RGB and make sure that lists of frames can be stacked.
-
-    Raises:
-        ValueError: If there are no frames or their sizes differ.
-    """
+    """Bring PIL frames to RGB and make sure that lists of frames can be stacked."""
     if isinstance(videos, Image.Image):
         return videos.convert("RGB")
     if not isinstance(videos, (list, tuple)):

@@ -21,11 +21,9 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
     interpolation and order of colours are.
 
     Args:
-        image_processor ([`~transformers.BaseImageProcessor`] or `dict`):
-            The image processor, or its saved fields. It must keep the whole picture, with padding, if any, to the
-            right and at the bottom.
-        kwargs:
-            `do_reduce_labels` and `ignore_index`, as in [`VideoSegmentationProcessor`].
+        image_processor: The image processor, or its saved fields. It must keep the whole picture, with padding, if
+            any, to the right and at the bottom.
+        kwargs: `do_reduce_labels` and `ignore_index`, as in [`VideoSegmentationProcessor`].
 
     Raises:
         ValueError: If `image_processor` is none.
@@ -42,12 +40,8 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
     def for_whole_frames(cls, image_processor: BaseImageProcessor, size: Mapping[str, int] | None) -> Any:
         """The processor of a checkpoint whose frames must be labelled whole.
 
-        Center crops are left out. So is cutting into squares: the model does it.
-
-        Args:
-            image_processor ([`~transformers.BaseImageProcessor`]): The checkpoint's image processor.
-            size (`Mapping[str, int]`, *optional*): Size that frames must have instead of the image processor's, unless
-                it makes squares of them by cutting or padding.
+        Center crops are left out. So is cutting into squares: the model does it. The `size` of frames, if given,
+        replaces the image processor's, unless it makes squares of them by cutting or padding.
         """
         options = image_processor.to_dict()
         makes_squares = options.get("do_split_image") or options.get("do_pad")
@@ -72,16 +66,10 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
         )
 
     def __call__(self, videos: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
-        """Prepare videos and, with them, their label maps.
+        """Prepare videos and, with them, their label maps, as [`VideoSegmentationProcessor`] does.
 
-        Args:
-            videos: One video or a list of videos; see [`VideoSegmentationProcessor`].
-            segmentation_maps (*optional*): Raw label ids of every frame; see [`VideoSegmentationProcessor`].
-            kwargs: `return_tensors`, `device`, `do_reduce_labels`, `ignore_index` and `input_data_format`. What
-                happens to the frames is up to the image processor.
-
-        Returns:
-            [`BatchFeature`] as from [`VideoSegmentationProcessor`].
+        `kwargs` may be `return_tensors`, `device`, `do_reduce_labels`, `ignore_index` and `input_data_format`. What
+        happens to the frames is up to the image processor.
 
         Raises:
             ValueError: If an option is the image processor's, or as in [`VideoSegmentationProcessor`].
@@ -167,11 +155,7 @@ class PerFrameVideoProcessor(VideoSegmentationProcessor):
 
 
 def built_image_processor(image_processor: Any) -> BaseImageProcessor:
-    """An image processor from its saved fields, or as it is.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """An image processor from its saved fields, or as it is."""
     if isinstance(image_processor, Mapping):
         fields = dict(image_processor)
         image_processor_class = getattr(transformers, str(fields.pop("image_processor_type", None)), None)
