@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .frame_checks import check_label_ids
-from .images import LABEL_MAP_MODES, image_size, read_frame, read_mask
+from .images import image_size, read_frame, read_mask
 from .video_file import is_video_frame, read_video_frame
 from .video_table import UNLABELLED
 
@@ -68,7 +68,7 @@ class LabelledVideos:
     def mask_size(self, row: Mapping[str, Any], index: int) -> tuple[int, int] | None:
         """Height and width of the mask of frame `index`, from its header; `None` if it has no labels."""
         path = row["masks"][index]
-        return None if path == UNLABELLED else image_size(self.root / path, LABEL_MAP_MODES)
+        return None if path == UNLABELLED else image_size(self.root / path, is_label_map=True)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from transformers.utils import ModelOutput
 
 from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.drawing.query_view import ClassQueries, FrameQueries, QueryMask, draw_queries
+from transformers_themask.models.frame_arrays import rgb_array
 from transformers_themask.models.label_counts import clip_targets
 from transformers_themask.models.matching import Assignment, LevelPrediction
 from transformers_themask.models.point_sampling import uniform_points
 from transformers_themask.models.protocols import VideoModel, VideoProcessor
 from transformers_themask.models.query_loss import HierarchicalLoss
-from transformers_themask.models.streaming import rgb_array, single_frames
+from transformers_themask.models.streaming import single_frames
 
 MASK_FIELDS = ("frame_masks_queries_logits", "masks_queries_logits")
 

@@ -14,7 +14,7 @@ import numpy as np
 from transformers_themask.data.frame_checks import VOID_ID
 from transformers_themask.files.plain_names import inside
 from transformers_themask.metrics.structural_similarity import structural_similarity
-from transformers_themask.models.streaming import rgb_array
+from transformers_themask.models.frame_arrays import rgb_array
 
 from .label_folders import ResultVideo, frames_with_label_maps, label_files
 

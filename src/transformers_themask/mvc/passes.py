@@ -14,9 +14,10 @@ from transformers_themask.files.media_files import is_url
 from transformers_themask.inference.segment import labelled_frames
 from transformers_themask.inference.segment_video import check_max_frames, expected_frames, run_session, segment_video
 from transformers_themask.inference.stages import Stages
+from transformers_themask.models.frame_arrays import rgb_array
 from transformers_themask.models.protocols import PreparedFrame, SegmentedClip, VideoModel, VideoProcessor
 from transformers_themask.models.scores_to_labels import resampled_scores
-from transformers_themask.models.streaming import VideoSession, rgb_array, single_frames, stream_options
+from transformers_themask.models.streaming import VideoSession, single_frames, stream_options
 from transformers_themask.sinks.sink import Sink
 from transformers_themask.videos.camera import Camera
 from transformers_themask.videos.frames_in_memory import FramesInMemory

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from transformers_themask.models.streaming import rgb_array
+from transformers_themask.models.frame_arrays import rgb_array
 
 from .source import DEFAULT_FRAME_RATE, FrameSource, TimedFrame
 
