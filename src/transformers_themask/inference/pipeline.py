@@ -77,10 +77,8 @@ class VideoSemanticSegmentationPipeline(Pipeline):
                 f"segments images. Got a {type(model).__name__}."
             )
         if video_processor is None:
-            processor = load_processor(model.name_or_path, model)
-        else:
-            processor = as_own_processor(video_processor, model)
-        super().__init__(model, video_processor=processor, **kwargs)
+            video_processor = load_processor(model.name_or_path, model)
+        super().__init__(model, video_processor=as_own_processor(video_processor, model), **kwargs)
 
     def _sanitize_parameters(
         self, mode: str | None = None, num_frames: int | None = None, frame_stride: int | None = None
@@ -140,8 +138,9 @@ class VideoSemanticSegmentationPipeline(Pipeline):
         options = {"mode": mode, "num_frames": num_frames, "frame_stride": frame_stride}
         if stream:
             return self._labelled_one_by_one(inputs, options)
-        video_or_videos = tuple(inputs) if _is_list_of_frames(inputs) else inputs
-        return super().__call__(video_or_videos, num_workers=num_workers, **options)
+        if isinstance(inputs, list) and (isinstance(inputs[0], Image.Image) or getattr(inputs[0], "ndim", None) == 3):
+            inputs = tuple(inputs)  # one video of these frames
+        return super().__call__(inputs, num_workers=num_workers, **options)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save the model and its video processor, from which `pipeline` builds this pipeline again.
@@ -193,9 +192,3 @@ def _open_frame_source(video: Any) -> FrameSource:
     from transformers_themask.videos.frame_source import open_frame_source
 
     return open_frame_source(video)
-
-
-def _is_list_of_frames(inputs: Any) -> bool:
-    if not isinstance(inputs, (list, tuple)) or not inputs:
-        return False
-    return isinstance(inputs[0], Image.Image) or getattr(inputs[0], "ndim", None) == 3

@@ -237,7 +237,7 @@ def _write_label_maps(
 ) -> None:
     """Write relabelled label maps; without a decision, copies."""
     for index in range(num_frames):
-        path, new_path = video.label_path(labels, index), inside(output, video.label_path(output, index))
+        path, new_path = video.label_path(labels, index), video.new_label_path(output, index)
         if not decisions:
             new_path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, new_path)

@@ -10,6 +10,7 @@ import numpy as np
 from transformers_themask.data.image_folder import MASK_SUFFIXES, list_images
 from transformers_themask.data.images import read_mask
 from transformers_themask.data.labelled_videos import LabelledVideos, VideoFrames
+from transformers_themask.files.plain_names import inside
 from transformers_themask.videos.frame_source import Camera
 from transformers_themask.videos.source import FrameSource, IncompleteVideoError
 
@@ -51,6 +52,10 @@ class ResultVideo:
     def label_path(self, folder: Path, index: int) -> Path:
         """Where a folder of results has the label map of a frame."""
         return folder / self.name / f"{self.frames.frame_name(index)}.png"
+
+    def new_label_path(self, folder: Path, index: int) -> Path:
+        """Where to write the label map of a frame; a `ValueError` if a link leads out of the folder."""
+        return inside(folder, self.label_path(folder, index))
 
 
 def single_video(source: FrameSource) -> list[ResultVideo]:

@@ -8,7 +8,6 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from transformers_themask.data.frame_checks import VOID_ID
-from transformers_themask.files.plain_names import inside
 from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment import segment_frames
@@ -60,7 +59,7 @@ def label_results(
             for video in videos:
                 label_maps = segment_frames(model, processor, video.frames, clip_length, frame_stride, mode)
                 for frame, label_map in label_maps:
-                    write_label_map(label_map, inside(folders[name], video.label_path(folders[name], frame)))
+                    write_label_map(label_map, video.new_label_path(folders[name], frame))
                     bar.update()
     return [folders[name] for name in results], [records[name] for name in results]
 

@@ -18,21 +18,6 @@ class Augmentation:
     flip: bool = False
 
 
-def augmentations(scales: Sequence[float], flip: bool) -> list[Augmentation]:
-    """Every scale, and with `flip` also mirrored, in rising priority; a `ValueError` for wrong scales.
-
-    The larger scale comes before the smaller one, as the paper has it, and the picture before its mirror image.
-    """
-    rising = sorted(scales)
-    in_range = all(MIN_SCALE <= scale <= MAX_SCALE for scale in rising)
-    if not rising or len(set(rising)) < len(rising) or not in_range:
-        raise ValueError(
-            f"`scales` must be numbers from {MIN_SCALE} to {MAX_SCALE} that differ, at least one. Got {list(scales)}."
-        )
-    flips = (True, False) if flip else (False,)
-    return [Augmentation(float(scale), flipped) for scale in rising for flipped in flips]
-
-
 @dataclass(frozen=True)
 class TTA:
     """Test-time augmentation as in MVC (Liang et al., PVUW 2024, equation 8).
@@ -52,6 +37,13 @@ class TTA:
     combine: str = "votes"
 
     def __post_init__(self):
+        rising = sorted(self.scales)
+        in_range = all(MIN_SCALE <= scale <= MAX_SCALE for scale in rising)
+        if not rising or len(set(rising)) < len(rising) or not in_range:
+            raise ValueError(
+                f"`scales` must be numbers from {MIN_SCALE} to {MAX_SCALE} that differ, at least one. "
+                f"Got {list(self.scales)}."
+            )
         if self.combine not in COMBINATIONS:
             raise ValueError(f"`combine` must be one of {', '.join(COMBINATIONS)}. Got {self.combine!r}.")
         if self.combine == "votes" and len(self.passes) == 2:
@@ -63,8 +55,9 @@ class TTA:
 
     @property
     def passes(self) -> list[Augmentation]:
-        """The passes, in rising priority."""
-        return augmentations(self.scales, self.flip)
+        """The passes in rising priority: smaller scales first, as in the paper, each mirrored and then not."""
+        flips = (True, False) if self.flip else (False,)
+        return [Augmentation(float(scale), flipped) for scale in sorted(self.scales) for flipped in flips]
 
 
 def scaled_processor(processor: VideoProcessor, scale: float) -> VideoProcessor:
