@@ -19,8 +19,8 @@ class WorkerGroup:
     """A process among others: ranks work independently, then wait for the exit code of rank 0.
 
     They talk through the launcher's key-value store. There is no process group, hence no collective operation in which
-    one process would wait for another that works for an hour on one file or that has died.
-    One process needs none. `patience` is the number of seconds without a sign of life before a process is given up.
+    one process would wait for another that works for an hour on one file or that has died. A single process needs no
+    store. `patience` is the number of seconds without a sign of life before a process is given up.
     """
 
     rank: int = 0
