@@ -30,9 +30,9 @@ def frame_queries(
     """The primary and the secondary query of each class in a frame, by the matching that the model was trained with.
 
     Classes come from the video queries and masks from the frame queries, where a model has both. The points of the
-    matching are the same in every call. A one-frame model sees the shown frame alone.
-    The queries are matched to `labels` `(num_frames, height, width)`, the model's `ignore_value` for none, or else to
-    what the model itself predicts. Raises a `ValueError` if the model has no such queries, or the frame is not there.
+    matching are the same in every call. A one-frame model sees the shown frame alone. The queries are matched to
+    `labels` `(num_frames, height, width)`, the model's `ignore_value` for none, or else to what the model itself
+    predicts. Raises a `ValueError` if the model has no such queries, or the frame is not there.
     """
     config = model.config
     if not model.has_matching_rounds:

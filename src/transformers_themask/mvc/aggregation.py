@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Selection of the result that is most consistent in time (MVC, eq. 5 to 7), which says nothing of accuracy."""
+"""Selection of the result that is most consistent in time (MVC, eq. 5 to 7): stability, not accuracy."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
