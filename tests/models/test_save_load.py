@@ -50,6 +50,7 @@ SOURCES = {
     "configuration_themask.py",
     "decoder_themask.py",
     "deformable_attention.py",
+    "frame_arrays.py",
     "inputs.py",
     "query_loss.py",
     "matching.py",

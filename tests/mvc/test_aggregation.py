@@ -20,9 +20,9 @@ from transformers_themask.mvc.aggregation import (
     select_by_consistency,
     temporal_consistencies,
     temporal_consistency,
-    write_label_maps,
 )
 from transformers_themask.mvc.label_folders import ResultVideo, single_video
+from transformers_themask.sinks.label_maps import write_label_map
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "mvc"
@@ -224,9 +224,10 @@ def test_the_label_maps_of_the_winner_are_copied(film, tmp_path, name):
     video = ResultVideo(name, single_video(FramesInMemory(frames))[0].frames)
     folders, seen = [tmp_path / "scrambled", tmp_path / "smooth"], []
     for folder, maps in zip(folders, (label_maps[[3, 0, 5, 2, 4, 1]], label_maps), strict=True):
-        write_label_maps(enumerate(maps), video, folder, lambda: seen.append("written"))
+        for index, label_map in enumerate(maps):
+            write_label_map(label_map, video.label_path(folder, index))
     choice = aggregate_video(video, folders, tmp_path / "out", on_frame=lambda: seen.append("compared"))
-    assert seen == ["written"] * 12 + ["compared"] * 6
+    assert seen == ["compared"] * 6
     assert (choice.video, choice.num_frames, choice.chosen) == (name, 6, 1)
     results = [label_maps[[3, 0, 5, 2, 4, 1]], label_maps]
     assert choice.scores == [temporal_consistency(frames, maps) for maps in results]

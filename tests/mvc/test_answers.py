@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from transformers_themask.mvc.answers import parse_answer
 from transformers_themask.mvc.confusable_groups import ConfusableGroup
+from transformers_themask.mvc.correction import parse_answer
 
 
 @pytest.mark.parametrize(

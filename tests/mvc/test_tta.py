@@ -34,7 +34,6 @@ from transformers_themask.mvc.spools import LabelSpool
 from transformers_themask.mvc.tta import (
     TTA,
     Augmentation,
-    augmentations,
     check_sizes,
     scaled_processor,
     scaled_processors,
@@ -140,7 +139,7 @@ def test_invalid_label_maps_for_voting_are_rejected(label_maps, options, message
 
 def test_priority_rises_with_the_scale_and_then_from_mirrored_to_not():
     expected = [Augmentation(scale, flip) for scale in (0.9, 1.0, 1.1, 1.2) for flip in (True, False)]
-    assert augmentations([1.2, 1.0, 0.9, 1.1], flip=True) == expected
+    assert TTA([1.2, 1.0, 0.9, 1.1], flip=True).passes == expected
     assert TTA((1.1, 1), flip=False, combine="scores").passes == [Augmentation(1.0), Augmentation(1.1)]
 
 

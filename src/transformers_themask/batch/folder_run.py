@@ -17,7 +17,7 @@ from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.models.protocols import VideoModel, VideoProcessor
 from transformers_themask.sinks.outputs import Drawing, Outputs
-from transformers_themask.sinks.sink import LabelledFrame
+from transformers_themask.sinks.sink import LabelledFrame, Sink
 from transformers_themask.terminal_text import counted, error_line
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.source import DEFAULT_FRAME_RATE, IncompleteVideoError
@@ -30,14 +30,9 @@ logger = logging.get_logger("transformers.segment_videos")
 
 @dataclass(frozen=True)
 class Settings:
-    """What to make of every video, and how.
+    """What to make of every video: file names by output, see [`Outputs`]; how to draw, stream and compute.
 
-    Attributes:
-        files (`Mapping[str, str]`): File name of each output, by its name in [`Outputs`].
-        palette, alpha, legend: How classes are shown, see [`OverlayVideo`].
-        mode, num_frames, frame_stride: See [`~transformers_themask.models.streaming.StreamingMixin.stream`].
-        frame_rate (`Fraction`): Frames per second of folders of frames.
-        bf16 (`bool`): Whether to compute in bfloat16.
+    `frame_rate` is that of folders of frames.
     """
 
     files: Mapping[str, str]
@@ -52,15 +47,7 @@ class Settings:
 
 
 class FolderRun:
-    """Segments videos one after the other, each into a folder of its own below `output`.
-
-    Args:
-        model ([`VideoModel`]): The model, on its device.
-        processor ([`VideoProcessor`]): Its video processor.
-        output (`Path`): Folder for all results.
-        settings ([`Settings`]): What to make of the videos.
-        is_stopping (`Callable`): Whether the run was asked to stop.
-    """
+    """Segments videos one after the other, each into a folder of its own below `output`, until it `is_stopping`."""
 
     def __init__(
         self,
@@ -148,7 +135,7 @@ class StopRequestedError(Exception):
     """Raised in the middle of a video when the run is asked to stop."""
 
 
-class _Watch:
+class _Watch(Sink):
     """Sink that counts frames, and ends a video early when the run is asked to stop."""
 
     def __init__(self, is_stopping: Callable[[], bool]):
@@ -159,9 +146,3 @@ class _Watch:
         if self._is_stopping():
             raise StopRequestedError
         self.num_frames += 1
-
-    def close(self) -> None:
-        """No-op."""
-
-    def abandon(self) -> None:
-        """No-op."""

@@ -33,10 +33,8 @@ STATUSES = get_args(Status)
 class FoundVideo:
     """A video file, or a folder of frames, somewhere below the folder that was searched.
 
-    Attributes:
-        name (`str`): Path relative to that folder, with suffix and forward slashes; also that of its results.
-        path (`Path`): Where it is.
-        num_bytes (`int`): Size of the file, or of all files of the folder; tells a video from one that took its place.
+    `name` is the path relative to that folder, with suffix and forward slashes, also that of its results. `num_bytes`
+    of the file, or of all files of the folder, tell a video from one that took its place.
     """
 
     name: str
@@ -55,15 +53,8 @@ class FoundVideo:
 class VideoRecord:
     """The outcome of one video.
 
-    Attributes:
-        video (`str`): Name of the [`FoundVideo`].
-        status (`str`):
-            "complete"; "incomplete", where only the readable part of a damaged file could be segmented; "failed",
-            where nothing could; "unfinished", where no process got to its end.
-        frames (`int`): Number of frames segmented.
-        seconds (`float`): How long that took.
-        error (`str`, *optional*): The error message.
-        job (`dict`): Everything that the results depend on.
+    It is "incomplete" where only the readable part of a damaged file could be segmented, "failed" where nothing could,
+    and "unfinished" where no process got to its end. `job` is everything that the results depend on.
     """
 
     video: str
@@ -84,18 +75,11 @@ class VideoRecord:
 
 
 def find_videos(folder: Path, output: Path) -> list[FoundVideo]:
-    """All video files and folders of frames below a folder, in order of their names.
+    """All video files and folders of frames below a folder, in order of their names; a `ValueError` if there are none.
 
     A folder is a video when it holds jpg or png images and neither video files nor further folders; pictures beside
     those are taken for posters and previews. Names that begin with a dot are passed over, and so are `output` and
-    images in folders called `mask` or `masks`.
-
-    Args:
-        folder (`Path`): Where to search. Links are followed.
-        output (`Path`): Folder for the results, which may lie in `folder`.
-
-    Raises:
-        ValueError: If `folder` is no folder or holds no video.
+    images in folders called `mask` or `masks`. Links are followed.
     """
     if not folder.is_dir():
         raise ValueError(f"`folder` must be a folder with videos. Got {folder}.")
@@ -135,14 +119,8 @@ def _num_bytes(path: Path) -> int:
 def divide_work(amounts: Sequence[int], num_shares: int) -> list[list[int]]:
     """Divide pieces of work into shares of nearly the same amount: the largest first, each to who has least.
 
-    The result depends on the arguments alone, so that processes which compute it for themselves agree.
-
-    Args:
-        amounts (`Sequence[int]`): Amount of work of each piece.
-        num_shares (`int`): Number of shares.
-
-    Returns:
-        `list[list[int]]`: The pieces of each share, in their original order. Every piece is in one share.
+    The result depends on the arguments alone, so that processes which compute it for themselves agree. Returns the
+    pieces of each share, in their original order.
     """
     shares: list[list[int]] = [[] for _ in range(num_shares)]
     loads = [(0, share) for share in range(num_shares)]
@@ -162,12 +140,7 @@ def read_record(folder: Path) -> VideoRecord | None:
 
 
 def check_result_folders(argument: str, folders: Iterable[Path]) -> None:
-    """Raise a `ValueError` for a folder that holds something other than the results of an earlier run.
-
-    Args:
-        argument (`str`): Name of the argument that leads there, for the error.
-        folders (`Iterable[Path]`): The folders of the results, one per video.
-    """
+    """Raise a `ValueError` for a folder that holds something other than the results of an earlier run."""
     for folder in folders:
         if os.path.lexists(folder) and not folder.joinpath(RECORD_FILE).is_file():
             raise ValueError(
@@ -193,12 +166,7 @@ def summarise(records: Sequence[VideoRecord]) -> dict[str, Any]:
 def write_summary(folder: Path, summary: dict[str, Any]) -> str:
     """Write `summary.json` and, with the rows only, `summary.csv`; a reader never sees half of one.
 
-    Args:
-        folder (`Path`): Folder of all results.
-        summary (`dict`): As [`summarise`] makes it.
-
-    Returns:
-        `str`: The number of videos of each status, in words.
+    Returns the number of videos of each status, in words.
     """
     with AtomicFile(folder / "summary.json") as hidden:
         hidden.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

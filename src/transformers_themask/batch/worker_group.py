@@ -19,14 +19,8 @@ class WorkerGroup:
     """A process among others: ranks work independently, then wait for the exit code of rank 0.
 
     They talk through the launcher's key-value store. There is no process group, hence no collective operation in which
-    one process would wait for another that works for an hour on one file or that has died.
-
-    Attributes:
-        rank (`int`): Number of this process; 0 is the main one.
-        size (`int`): Number of processes.
-        local_rank (`int`): Number of this process among those of its machine.
-        store (`torch.distributed.Store`, *optional*): What they share; none is needed for one process.
-        patience (`float`, *optional*, defaults to 60): Seconds without a sign of life before a process is given up.
+    one process would wait for another that works for an hour on one file or that has died. A single process needs no
+    store. `patience` is the number of seconds without a sign of life before a process is given up.
     """
 
     rank: int = 0
@@ -51,11 +45,7 @@ class WorkerGroup:
         return self.rank == 0
 
     def wait_for_others(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
-        """In the main process: return when every other one has finished, died or, once stopping, had time to finish.
-
-        Args:
-            is_stopping (`Callable`, *optional*): Whether all of them were asked to end early.
-        """
+        """In the main process: return when all others have finished, died or, once stopping, had time to finish."""
         last_signs = {rank: (b"", time.monotonic()) for rank in range(1, self.size)}
         while last_signs:
             for rank, (sign, seen) in list(last_signs.items()):
@@ -68,11 +58,7 @@ class WorkerGroup:
             time.sleep(POLL_SECONDS if last_signs else 0)
 
     def conclude(self, exit_code: int) -> None:
-        """In the main process: tell the others the exit code and give them time to read it.
-
-        Args:
-            exit_code (`int`): What all processes shall end with.
-        """
+        """In the main process: tell the others the exit code and give them time to read it."""
         if self.size == 1:
             return
         self.store.set("exit_code", str(exit_code))

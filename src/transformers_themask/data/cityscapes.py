@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reader of Cityscapes sequences: snippets of thirty frames, one of which has labels; the others are its context.
 
-```
-ROOT/leftImg8bit_sequence/<split>/<city>/<city>_<sequence>_<frame>_leftImg8bit.png     RGB frames
-ROOT/gtFine/<split>/<city>/<city>_<sequence>_<frame>_gtFine_labelIds.png               8-bit ids of the data set
-```
-
-A video is a run of frames without a gap in their numbers, named by its first frame: `aachen_000000_000000`. Of the ids
-in the files the 19 classes that are evaluated become raw ids 1 to 19 and all others void.
+`ROOT/leftImg8bit_sequence` and `ROOT/gtFine` hold `<split>/<city>/<city>_<sequence>_<frame>_*.png`. A video is a run
+of frames without a gap in their numbers, named by its first: `aachen_000000_000000`. The 19 classes that are evaluated
+become raw ids 1 to 19, all others void.
 """
 
 import re
@@ -19,7 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .video_table import UNLABELLED, Listing, video_row
+from .video_table import UNLABELLED, Classes, Listing, video_row
 
 NAME = "Cityscapes sequences"
 FRAME_FOLDER = "leftImg8bit_sequence"
@@ -51,7 +47,7 @@ CLASS_IDS = {
 HIGHEST_ID = 33
 
 
-def read_classes(root: Path) -> tuple[list[str], np.ndarray]:
+def read_classes(root: Path) -> Classes:
     """Class names, and the raw id of each value in a mask file: 1 to 19, 0 if not evaluated; other values stay."""
     raw_ids = np.arange(256, dtype=np.uint8)
     raw_ids[: HIGHEST_ID + 1] = 0

@@ -2,6 +2,7 @@
 """Training clips of videos on disk, reproducible from (seed, epoch, index) in any process."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,7 +18,7 @@ from .frame_checks import VOID_ID, check_frame_size, check_mask_size
 from .images import DamagedFileError
 from .labelled_videos import LabelledVideos
 from .normalization import ClipProcessor, normalize_frames
-from .photometric import PhotometricDraw, distort_colors
+from .photometric import distort_colors
 from .transforms import ClipAugmentation
 from .video_table import UNLABELLED
 
@@ -26,66 +27,59 @@ logger = logging.get_logger(__name__)
 MAX_CLIP_DRAWS = 50
 
 
+@dataclass(eq=False, repr=False)
 class ClipDataset(Dataset):
-    """One random clip per item.
+    """One random clip per item, from `(seed, epoch, index)` alone: workers, ranks and a resumed run agree on it.
 
-    All randomness of an item comes from `(seed, epoch, index)`, so workers, ranks and a resumed run agree on it.
-    The last frame of a clip, in the order in which the model sees it, always has labels; other frames may have none.
-    An item whose labels are all void after augmentation is replaced by a clip of another random video, as in the
-    official training code, and so, with a warning, is one with a file that cannot be decoded.
+    The last frame of a clip, in the order in which the model sees it, always has labels. An item whose labels are all
+    void after augmentation is replaced by a clip of another random video, as in the official training code, and so,
+    with a warning, is one with a file that cannot be decoded.
 
     Args:
         frame_offsets: Offsets of the clip's frames from its last frame, such as `(-9, -6, -3, 0)`.
         processor: Normalises the frames and reduces the labels; without an augmentation it also resizes.
-        augmentation: Clips smaller than its crop are padded at the bottom and the right, after normalisation: frames
+        augmentation: Smaller clips than its crop are padded at the bottom and the right, after normalisation: frames
             with 0, labels with the ignored id.
         clips_per_video: Items of each video per epoch, on average.
         sample_by: `"video"` draws every video equally often, as the official code does; `"frame"` in proportion to its
             labelled frames, where videos differ much in length.
-        photometric_on: With `"device"` only the parameters of the colour distortion are drawn, the same as with
-            `"cpu"`: items hold 8-bit frames, which [`prepare_on_device`] distorts and normalises in the batch.
+        photometric_on: With `"device"` the colour distortion is only drawn, the same as with `"cpu"`: items hold 8-bit
+            frames, which [`prepare_on_device`] distorts and normalises in the batch.
         clip_sampler: Name of a sampler for [`~clips.frame_sampler`].
     """
 
-    def __init__(
-        self,
-        videos: LabelledVideos,
-        frame_offsets: Sequence[int],
-        processor: ClipProcessor,
-        augmentation: ClipAugmentation | None,
-        seed: int,
-        *,
-        clips_per_video: int = 1,
-        sample_by: str = "video",
-        photometric_on: str = "cpu",
-        clip_sampler: str = "offsets",
-    ):
-        if sample_by not in ("video", "frame"):
-            raise ValueError(f"`sample_by` must be 'video' or 'frame'. Got {sample_by!r}.")
-        if photometric_on not in ("cpu", "device"):
-            raise ValueError(f"`photometric_on` must be 'cpu' or 'device'. Got {photometric_on!r}.")
-        if len(videos.rows) == 0 or clips_per_video < 1:
+    videos: LabelledVideos
+    frame_offsets: Sequence[int]
+    processor: ClipProcessor
+    augmentation: ClipAugmentation | None
+    seed: int
+    _: KW_ONLY
+    clips_per_video: int = 1
+    sample_by: str = "video"
+    photometric_on: str = "cpu"
+    clip_sampler: str = "offsets"
+
+    def __post_init__(self):
+        for name, choices in (("sample_by", ("video", "frame")), ("photometric_on", ("cpu", "device"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be {choices[0]!r} or {choices[1]!r}. Got {getattr(self, name)!r}.")
+        rows, processor = self.videos.rows, self.processor
+        if len(rows) == 0 or self.clips_per_video < 1:
             raise ValueError(
                 "`videos` and `clips_per_video` must give at least one clip. "
-                f"Got {len(videos.rows)} videos and {clips_per_video} clips per video."
+                f"Got {len(rows)} videos and {self.clips_per_video} clips per video."
             )
         if not processor.do_reduce_labels:
             raise ValueError(
                 "`processor.do_reduce_labels` must be True because masks hold raw ids with 0 as void. "
                 f"Got {processor.do_reduce_labels}; build the processor with `do_reduce_labels=True`."
             )
-        self.videos = videos
-        self.sampler = frame_sampler(clip_sampler, frame_offsets)
-        self.frame_offsets = self.sampler.frame_offsets
-        self.processor = processor
-        self.augmentation = augmentation
-        self.seed = seed
-        self.clips_per_video = clips_per_video
-        self.photometric_on = photometric_on
-        labelled = [_labelled_frames(row) for row in videos.rows]
-        _check_videos(videos.rows, labelled, self.sampler)
-        repeats = 1 if sample_by == "video" else [len(frames) for frames in labelled]
-        self.video_order = np.repeat(np.arange(len(videos.rows)), repeats)
+        self._sampler = frame_sampler(self.clip_sampler, self.frame_offsets)
+        self.frame_offsets = self._sampler.frame_offsets
+        labelled = [_labelled_frames(row) for row in rows]
+        _check_videos(rows, labelled, self._sampler)
+        repeats = 1 if self.sample_by == "video" else [len(frames) for frames in labelled]
+        self._video_order = np.repeat(np.arange(len(rows)), repeats)
         self._label_type = torch.uint8 if 0 <= processor.ignore_index <= VOID_ID else torch.int16
         # The processor's own reduction, looked up: one byte per pixel from the file to the loss.
         self._class_indices = processor.reduce_labels(torch.arange(VOID_ID + 1)).to(self._label_type).numpy()
@@ -96,17 +90,17 @@ class ClipDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Make the item of an index, or of an index and an epoch (otherwise 0) as from [`ClipSampler`].
 
-        Returns `pixel_values_videos` `(num_frames, 3, height, width)`; `labels` `(num_frames, height, width)`, class
+        It holds `pixel_values_videos` `(num_frames, 3, height, width)`; `labels` `(num_frames, height, width)`, class
         indices in `uint8` (`int16` if the ignored id needs it); `sample_id`, unique in a run; `video_id` and
-        `frame_names`; for the device also `photometric` `(num_frames, 5)` and `content_sizes` `(2,)`, the height and
-        width without padding. Raises `OSError` if a file cannot be read, `ValueError` if it has the wrong kind, size
-        or ids, or no clip with labels is found.
+        `frame_names`; for the device `photometric` `(num_frames, 5)` and `content_sizes` `(2,)`, height and width
+        without padding. Raises `OSError` for an unreadable file, `ValueError` for one of wrong kind, size or ids, or
+        if no clip with labels is found.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be between 0 and {len(self) - 1}. Got {index}.")
         rng = np.random.default_rng([self.seed, epoch, index])
-        video = int(self.video_order[index % len(self.video_order)])
+        video = int(self._video_order[index % len(self._video_order)])
         for _ in range(MAX_CLIP_DRAWS):
             row = self.videos.rows[video]
             try:
@@ -122,32 +116,28 @@ class ClipDataset(Dataset):
         )
 
     def _draw_clip(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        indices = self.sampler.draw(row["num_frames"], _labelled_frames(row), rng)
+        indices = self._sampler.draw(row["num_frames"], _labelled_frames(row), rng)
         frames, masks = self._read_clip(row, indices)
         if self.augmentation is None:
             batch = self.processor(np.stack(frames), segmentation_maps=np.stack(masks), return_tensors="pt")
             labels = batch["labels"][0].to(self._label_type)
             item = {"pixel_values_videos": batch["pixel_values_videos"][0], "labels": labels}
         else:
-            item = self._colored(*self.augmentation(frames, masks, rng))
+            # Augmented clips keep their size: the reference pads them after normalisation and never stretches them.
+            clip, ids, draws = self.augmentation(frames, masks, rng)
+            item = {}
+            if self.photometric_on == "device":
+                item["photometric"] = torch.tensor([draw.as_row() for draw in draws])
+                item["content_sizes"] = torch.tensor(clip.shape[-2:])
+            else:
+                distorted = [distort_colors(frame, draw) for frame, draw in zip(clip, draws, strict=True)]
+                clip = normalize_frames(torch.stack(distorted), self.processor)
+            labels = torch.from_numpy(self._class_indices[ids])
             crop_size = self.augmentation.crop_size
-            item["pixel_values_videos"] = _pad_bottom_right(item["pixel_values_videos"], crop_size, value=0)
-            item["labels"] = _pad_bottom_right(item["labels"], crop_size, value=self.processor.ignore_index)
+            item["pixel_values_videos"] = _pad_bottom_right(clip, crop_size, value=0)
+            item["labels"] = _pad_bottom_right(labels, crop_size, value=self.processor.ignore_index)
         names = [PurePosixPath(row["frames"][index]).stem for index in indices]
         return {**item, "video_id": row["video_id"], "frame_names": names}
-
-    def _colored(self, clip: Tensor, ids: np.ndarray, draws: list[PhotometricDraw]) -> dict[str, Tensor]:
-        # Augmented clips keep their size: the reference pads them after normalisation and never stretches them.
-        labels = torch.from_numpy(self._class_indices[ids])
-        if self.photometric_on == "device":
-            return {
-                "pixel_values_videos": clip,
-                "labels": labels,
-                "photometric": torch.tensor([draw.as_row() for draw in draws]),
-                "content_sizes": torch.tensor(clip.shape[-2:]),
-            }
-        distorted = torch.stack([distort_colors(frame, draw) for frame, draw in zip(clip, draws, strict=True)])
-        return {"pixel_values_videos": normalize_frames(distorted, self.processor), "labels": labels}
 
     def _read_clip(self, row: Mapping[str, Any], indices: list[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         root, paths = self.videos.root, [row["frames"][index] for index in indices]
@@ -164,22 +154,24 @@ class ClipDataset(Dataset):
         return frames, masks
 
 
+@dataclass(eq=False)
 class ClipSampler(Sampler):
     """Shuffled `(index, epoch)` pairs: a `set_epoch` on the dataset would not reach persistent workers.
 
     `clips_per_step` clips of all processes make an optimiser step; what remains at the end of an epoch is left out.
     """
 
-    def __init__(self, num_clips: int, seed: int = 0, clips_per_step: int = 1):
-        if not 1 <= clips_per_step <= num_clips:
+    num_clips: int
+    seed: int = 0
+    clips_per_step: int = 1
+    epoch: int = field(default=0, init=False)
+
+    def __post_init__(self):
+        if not 1 <= self.clips_per_step <= self.num_clips:
             raise ValueError(
-                f"`clips_per_step` must be between 1 and the {num_clips} clips of an epoch. Got {clips_per_step}; "
-                "raise `clips_per_video`, or lower the batch size or the accumulation."
+                f"`clips_per_step` must be between 1 and the {self.num_clips} clips of an epoch. Got "
+                f"{self.clips_per_step}; raise `clips_per_video`, or lower the batch size or the accumulation."
             )
-        self.num_clips = num_clips
-        self.seed = seed
-        self.clips_per_step = clips_per_step
-        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration."""

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samplers of training clips: which frames of a video form a clip.
+"""Samplers of training clips: which frames of a video, by their positions in its sorted list, form a clip.
 
-Frame indices are positions in a video's sorted list of frames, not seconds. `frame_offsets` are relative to the
-clip's last frame, the target: `(-9, -6, -3, 0)` is a clip of four frames, three apart. The target always has labels.
+`frame_offsets` are relative to the last frame, the target, which always has labels: `(-9, -6, -3, 0)` for example.
 """
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +19,7 @@ class FrameSampler(ABC):
 
     def __post_init__(self):
         offsets = self.frame_offsets
-        is_increasing = all(earlier < later for earlier, later in itertools.pairwise(offsets))
-        if not offsets or offsets[-1] != 0 or not is_increasing:
+        if not offsets or offsets[-1] != 0 or list(offsets) != sorted(set(offsets)):
             raise ValueError(
                 f"`frame_offsets` must increase strictly and end with 0. Got {offsets}; "
                 "four frames three apart are (-9, -6, -3, 0), a single frame is (0,)."

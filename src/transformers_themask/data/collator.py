@@ -13,13 +13,7 @@ DEVICE_KEYS = ("photometric", "content_sizes")
 
 
 class ClipCollator:
-    """Stack the items of [`ClipDataset`] into a batch.
-
-    It holds `pixel_values_videos` `(batch, num_frames, channels, height, width)`, `labels` `(batch, num_frames,
-    height, width)` and the list `sample_ids`, unique in a run; with `photometric_on="device"` also `photometric`
-    `(batch, num_frames, 5)` and `content_sizes` `(batch, 2)`. Nothing is padded here: a clip of another shape is an
-    error.
-    """
+    """Stack the items of [`ClipDataset`], of equal shapes, into a batch of tensors, and of a list `sample_ids`."""
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Stack the tensors of `items`."""

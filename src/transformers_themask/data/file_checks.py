@@ -29,13 +29,11 @@ def check_files(
     allow_damaged: bool = False,
     decode: bool = False,
 ) -> None:
-    """Check the files of a split. Raises `ValueError` for a wrong file, `OSError` for one that cannot be read.
+    """Check the headers of a split's files, and the ids of the first and last mask of each video.
 
-    The headers tell whether files can be opened, are of the right kind, and of one size per video. Ids are checked in
-    the first and the last mask of each video only; reading a mask later checks all of it again. Of a video file one
-    frame is decoded. `max_frames`: number of frames to open, drawn at random. `allow_damaged`: a file that cannot be
-    decoded gives a warning, for a run that replaces clips with damaged files. `decode`: decode the frames and check
-    all ids of their masks, for a split that is first read in full at the end of a training.
+    Of a video file one frame is decoded. `max_frames` are drawn at random. With `allow_damaged` a file that cannot be
+    decoded gives a warning, for a run that replaces clips. `decode` reads frames and all ids, for a split that is
+    first read in full at the end of a training. Raises `ValueError` for a wrong file, `OSError` for an unreadable one.
     """
     num_frames = videos.num_frames
     is_checked = np.ones(num_frames, dtype=bool)

@@ -27,10 +27,9 @@ MAX_THREADS = 16
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem of a data set, its file or video named in the message."""
+    """One problem, named in the message, that stops a run or informs."""
 
     message: str
-    # Otherwise it is informative.
     stops_run: bool = True
     # Name in the skip list of the frame or video that cannot be decoded.
     damaged: str | None = None
@@ -38,17 +37,14 @@ class Finding:
 
 @dataclass
 class SplitReport:
-    """Statistics and findings of one split."""
+    """Statistics and findings of one split: videos by (height, width), pixels by raw id."""
 
     split: str
     num_videos: int = 0
     num_frames: int = 0
     num_labelled_frames: int = 0
-    # By (height, width).
-    videos_of_size: Counter[tuple[int, int]] = field(default_factory=Counter)
-    # By raw id.
+    videos_of_size: Counter[tuple[int, ...]] = field(default_factory=Counter)
     class_pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
-    # In the order of the videos.
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -95,10 +91,9 @@ class Inspection:
 
 
 def inspect_data_set(root: str | os.PathLike[str], splits: Sequence[str] = (), progress: bool = False) -> Inspection:
-    """Decode every frame and every mask of a data set, of all splits by default.
+    """Decode every frame and mask, of all splits by default; problems of files are findings.
 
-    Problems of files and videos are findings. Raises `ValueError` if the list of classes, a split file or the skip
-    list is wrong, `OSError` if the folder has none of the layouts of [`load_videos`], or a split does not exist.
+    Raises `ValueError` or `OSError` for a wrong layout, list of classes, split file or skip list.
     """
     root = Path(root)
     layout = find_layout(root)
@@ -123,21 +118,18 @@ def _list_videos(layout: Layout, root: Path, report: SplitReport) -> list[dict[s
         report.findings.append(Finding(str(error), damaged=damaged))
 
     rows, skipped = kept_rows(layout.list_videos(root, report.split), root, add_finding)
-    if skipped is not None:
-        report.findings.append(Finding(skipped, stops_run=False))
+    notes = [] if skipped is None else [skipped]
     report.num_videos = len(rows)
     report.num_frames = sum(row["num_frames"] for row in rows)
     report.num_labelled_frames = sum(mask != UNLABELLED for row in rows for mask in row["masks"])
     if not report.num_frames:
         report.findings.append(Finding(f"The split {report.split} must have at least one frame."))
     elif not report.num_labelled_frames:
-        message = f"The split {report.split} has no labels: it can be segmented, but not used to train or score."
-        report.findings.append(Finding(message, stops_run=False))
+        notes.append(f"The split {report.split} has no labels: it can be segmented, but not used to train or score.")
     else:
-        for row in rows:
-            if not any(row["masks"]):
-                message = f"Video {row['video_id']} has no labels: training rejects it unless {SKIP_FILE} names it."
-                report.findings.append(Finding(message, stops_run=False))
+        problem = f"has no labels: training rejects it unless {SKIP_FILE} names it."
+        notes += [f"Video {row['video_id']} {problem}" for row in rows if not any(row["masks"])]
+    report.findings += [Finding(note, stops_run=False) for note in notes]
     return rows
 
 
@@ -157,37 +149,26 @@ def _inspect_split(videos: LabelledVideos, report: SplitReport, progress: bool) 
 
 def _inspect_video(
     videos: LabelledVideos, row: Mapping[str, Any]
-) -> tuple[tuple[int, int] | None, np.ndarray, list[Finding]]:
+) -> tuple[tuple[int, ...] | None, np.ndarray, list[Finding]]:
     """Size of the first readable frame, pixels of each raw id, and findings."""
     class_pixels = np.zeros(256, dtype=np.int64)
     findings = list(_gaps(row))
-    size_of_path: dict[Path, tuple[int, int]] = {}
+    first_size, first_path = None, videos.root
     for index in range(row["num_frames"]):
         try:
-            mask = _read_checked(videos, row, index, size_of_path)
+            path, size = videos.root / row["frames"][index], videos.read_frame(row, index).shape[:2]
+            if first_size is None:
+                first_size, first_path = size, path
+            check_frame_size(size, path, first_size, first_path)
+            mask = videos.read_mask(row, index)
             if mask is not None:
+                check_mask_size(mask.shape, videos.root / row["masks"][index], size)
                 class_pixels += np.bincount(mask.ravel(), minlength=256)
         except DamagedFileError as error:
             findings.append(Finding(str(error), damaged=skip_name(row, index)))
         except (ValueError, OSError) as error:
             findings.append(Finding(str(error)))
-    return next(iter(size_of_path.values()), None), class_pixels, findings
-
-
-def _read_checked(
-    videos: LabelledVideos, row: Mapping[str, Any], index: int, size_of_path: dict[Path, tuple[int, int]]
-) -> np.ndarray | None:
-    """Decode a frame and its mask and check their sizes; `size_of_path` keeps that of the first frame."""
-    path = videos.root / row["frames"][index]
-    height, width, _ = videos.read_frame(row, index).shape
-    if not size_of_path:
-        size_of_path[path] = height, width
-    ((first_path, first_size),) = size_of_path.items()
-    check_frame_size((height, width), path, first_size, first_path)
-    mask = videos.read_mask(row, index)
-    if mask is not None:
-        check_mask_size(mask.shape, videos.root / row["masks"][index], (height, width))
-    return mask
+    return first_size, class_pixels, findings
 
 
 def _gaps(row: Mapping[str, Any]) -> Iterator[Finding]:

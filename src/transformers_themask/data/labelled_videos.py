@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .frame_checks import check_label_ids
-from .images import frame_size, mask_size, read_frame, read_mask
+from .images import image_size, read_frame, read_mask
 from .video_file import is_video_frame, read_video_frame
 from .video_table import UNLABELLED
 
@@ -20,10 +20,9 @@ from .video_table import UNLABELLED
 class LabelledVideos:
     """Videos as lists of frames, each with a mask or without one.
 
-    `rows` has one row per video: `video_id`, `num_frames`, and `frames` and `masks`, paths relative to `root` in
-    temporal order; the mask of a frame without labels is `""`. `class_names` are in the order of their indices; raw id
-    k is class index k - 1. `id_map` `(256,)` gives the raw id (0 and 255: void) of each value in mask files, and one
-    beyond the classes for values that are not allowed; by default the files hold raw ids.
+    A row has `video_id`, `num_frames`, and `frames` and `masks`, paths relative to `root` in temporal order (`""`: no
+    mask). Raw id k is class index k - 1 of `class_names`. `id_map` `(256,)` gives the raw id (0 and 255: void) of each
+    value in mask files, beyond the classes for values that are not allowed; by default the files hold raw ids.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -52,11 +51,7 @@ class LabelledVideos:
         return read_video_frame(self.root / path) if is_video_frame(path) else read_frame(self.root / path)
 
     def read_mask(self, row: Mapping[str, Any], index: int) -> np.ndarray | None:
-        """Raw ids of frame `index`, `uint8` `(height, width)`; `None` if it has no labels.
-
-        Raises `ValueError` for an id that is neither a class nor void, `DamagedFileError` for a file that cannot be
-        decoded.
-        """
+        """Raw ids of frame `index`, checked, `uint8` `(height, width)`; `None` if it has no labels."""
         if row["masks"][index] == UNLABELLED:
             return None
         path = self.root / row["masks"][index]
@@ -65,18 +60,15 @@ class LabelledVideos:
         check_label_ids(ids, stored, self.num_labels, path)
         return ids
 
-    def frame_size(self, row: Mapping[str, Any], index: int) -> tuple[int, int]:
+    def frame_size(self, row: Mapping[str, Any], index: int) -> tuple[int, ...]:
         """Height and width of frame `index`: from the header of an image, or a decoded frame of a video file."""
         path = row["frames"][index]
-        if is_video_frame(path):
-            height, width, _ = read_video_frame(self.root / path).shape
-            return height, width
-        return frame_size(self.root / path)
+        return self.read_frame(row, index).shape[:2] if is_video_frame(path) else image_size(self.root / path)
 
     def mask_size(self, row: Mapping[str, Any], index: int) -> tuple[int, int] | None:
         """Height and width of the mask of frame `index`, from its header; `None` if it has no labels."""
         path = row["masks"][index]
-        return None if path == UNLABELLED else mask_size(self.root / path)
+        return None if path == UNLABELLED else image_size(self.root / path, is_label_map=True)
 
 
 @dataclass(frozen=True)

@@ -25,17 +25,12 @@ class ClipProcessor(Protocol):
     def reduce_labels(self, raw: Tensor) -> Tensor:
         """Class indices of raw label ids."""
 
-    def __call__(
-        self, videos: np.ndarray, *, segmentation_maps: np.ndarray, return_tensors: str
-    ) -> Mapping[str, Tensor]:
+    def __call__(self, videos: np.ndarray, **options: Any) -> Mapping[str, Tensor]:
         """Resize and normalise the frames of a video, and reduce its labels."""
 
 
 def prepare_on_device(batch: Mapping[str, Any], processor: ClipProcessor) -> dict[str, Any]:
-    """Distort and normalise a batch of clips with `photometric_on="device"`; any other batch is returned unchanged.
-
-    Pixels outside a clip's content become 0.
-    """
+    """Distort and normalise a batch of `photometric_on="device"`, 0 outside a clip's content; others are unchanged."""
     if "photometric" not in batch:
         return dict(batch)
     batch = dict(batch)

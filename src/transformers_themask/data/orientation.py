@@ -21,9 +21,9 @@ class Orientation:
 
     @classmethod
     def of(cls, frame: "av.VideoFrame") -> "Orientation":
-        """Orientation in the display matrix of a frame, to the nearest quarter turn.
+        """Orientation in the display matrix of a frame, to the nearest quarter turn; read it once per file.
 
-        Call this once per file: reading the side data creates a reference cycle in PyAV that keeps the frame alive.
+        Reading the side data creates a reference cycle in PyAV that keeps the frame alive.
         """
         from av.sidedata.sidedata import Type as SideDataType  # PyAV takes long to import
 
@@ -43,7 +43,7 @@ class Orientation:
     def rgb_array(self, frame: "av.VideoFrame", reformatter: "VideoReformatter") -> np.ndarray:
         """A frame turned upright, as a `uint8` RGB array of shape `(height, width, 3)`.
 
-        The reformatter caches its tables between frames, which saves two thirds of the work; it is not thread-safe.
+        The reformatter caches its tables between frames, two thirds of the work; it is not thread-safe.
         """
         picture = reformatter.reformat(frame, format="rgb24").to_ndarray()
         if self.is_transposed:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Photometric distortion of frames, grey level by grey level as the reference's OpenCV pipeline.
 
-Every step works on `uint8` and truncates, and hue has OpenCV's 180 levels: the quantisation is part of the reference
-and moves a saturated pixel by up to nine grey levels. The steps are float32 operations on exact integers, so a device
-does for a whole batch what the CPU does frame by frame.
+Steps truncate to `uint8` and hue has 180 levels, which moves a saturated pixel by up to nine grey levels. All are
+float32 operations on exact integers, so a device does for a batch what the CPU does frame by frame.
 """
 
 import dataclasses
@@ -23,10 +22,9 @@ FIXED_POINT_BITS = 12
 
 @dataclass(frozen=True)
 class PhotometricDraw:
-    """Parameters of the distortion of one frame; `None` leaves a property unchanged.
+    """Distortion of one frame; `None` leaves a property unchanged.
 
-    Brightness is added in grey levels, contrast and saturation are factors, hue is added in steps of two degrees.
-    `contrast_first` tells whether contrast changes before the colours or last.
+    Brightness is added in grey levels and hue in steps of two degrees; contrast and saturation are factors.
     """
 
     brightness: float | None = None
@@ -67,10 +65,9 @@ def distort_colors(frame: Tensor, draw: PhotometricDraw) -> Tensor:
 
 
 def distort_batch(frames: Tensor, draws: Tensor) -> Tensor:
-    """Apply [`distort_colors`] to many frames at once, on any device and without synchronising with it.
+    """Apply [`distort_colors`] to `(num_frames, 3, height, width)`, on any device and without synchronising with it.
 
-    `frames` `(num_frames, 3, height, width)` are RGB `uint8`, `draws` `(num_frames, 5)` float32 rows of
-    [`PhotometricDraw.as_row`].
+    `draws` `(num_frames, 5)` are float32 rows of [`PhotometricDraw.as_row`].
     """
     brightness, contrast, is_first, saturation, hue = draws[..., None, None].unbind(1)
     contrast, is_first = contrast.nan_to_num(1.0), is_first.bool()
@@ -98,18 +95,12 @@ def _rotate_hue(frames: Tensor, steps: float | Tensor) -> Tensor:
     return _hsv_to_rgb(hue.add_(steps).remainder_(HUE_LEVELS), saturation, value)
 
 
-def _hue_weights(offset: int) -> np.ndarray:
-    """Share of the saturation that a hue takes from one channel: 0 at the channel's own hue, 1 at the opposite.
-
-    `offset` is 5, 3, 1 for red, green, blue (https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative).
-    """
-    sixths = np.arange(HUE_LEVELS, dtype=np.float32) * np.float32(6 / HUE_LEVELS)
-    fraction = sixths - np.trunc(sixths)
-    rising, full, falling, none = fraction, np.ones_like(fraction), 1 - fraction, np.zeros_like(fraction)
-    return np.choose((offset + sixths.astype(np.intp)) % 6, [rising, full, full, falling, none, none])
-
-
-_HUE_WEIGHTS = torch.from_numpy(np.stack([_hue_weights(offset) for offset in (5, 3, 1)]))
+# Share of the saturation that each hue takes from red, green and blue
+# (https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative).
+_POSITIONS = (
+    np.array([[5.0], [3.0], [1.0]]) + np.arange(HUE_LEVELS, dtype=np.float32) * np.float32(6 / HUE_LEVELS)
+) % 6
+_HUE_WEIGHTS = torch.from_numpy(np.minimum(_POSITIONS, 4 - _POSITIONS).clip(0, 1)).float()
 
 
 def _rgb_to_hsv(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,10 +117,7 @@ def _rgb_to_hsv(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fixed_point_ratio(numerator: Tensor, denominator: Tensor, scale: int) -> Tensor:
-    """`scale * numerator / denominator` rounded as by OpenCV, with a reciprocal in fixed point.
-
-    0 / 0 is 0. Every product stays below `2**24`, up to which float32 holds all integers.
-    """
+    """`scale * numerator / denominator` rounded as by OpenCV; 0 / 0 is 0, and products stay exact, below `2**24`."""
     one = 1 << FIXED_POINT_BITS
     reciprocal = torch.div(one * scale, denominator.clamp(min=1)).round_()
     return reciprocal.mul_(numerator).add_(one // 2).mul_(1 / one).floor_()

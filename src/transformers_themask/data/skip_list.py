@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The skip list of a data set: a text file with the frames and videos to leave out.
+"""The skip list of a data set, `ROOT/skip.txt`: a frame `<video>/<frame>` or a `<video>` per line; # starts a comment.
 
-```
-ROOT/skip.txt      one line per frame, <video>/<frame>, or per video, <video>; # starts a comment
-```
-
-`<video>` is the row's `video_id` and `<frame>` the name of its file without suffix (of a video file, the index in
-eight digits). A frame is left out of every split together with its mask; the frames around it become neighbours.
+`<frame>` is the name of its file without suffix (of a video file, the index in eight digits). It is left out of every
+split together with its mask; the frames around it become neighbours.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -5,11 +5,9 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from . import cityscapes, video_folder, vspw
 from .labelled_videos import LabelledVideos
-from .video_table import Listing, video_table
+from .video_table import Classes, Listing, video_table
 
 
 class Layout(Protocol):
@@ -25,7 +23,7 @@ class Layout(Protocol):
     def list_videos(self, root: Path, split: str) -> Listing:
         """List the videos of a split."""
 
-    def read_classes(self, root: Path) -> tuple[list[str], np.ndarray | None]:
+    def read_classes(self, root: Path) -> Classes:
         """Class names, and the raw id of each value in mask files (`None`: the values are raw ids)."""
 
 
@@ -33,10 +31,9 @@ LAYOUTS: tuple[Layout, ...] = (vspw, cityscapes, video_folder)
 
 
 def load_videos(root: str | os.PathLike[str], split: str) -> LabelledVideos:
-    """Load one split, such as `"train"`, of a folder in one of the layouts.
+    """Load one split, such as `"train"`, of a folder in one of the layouts that the README shows.
 
-    `vspw.py`, `cityscapes.py` and `video_folder.py` describe the layouts. Frames and videos in the skip list are left
-    out, with a warning that tells how many. `rows` of the result is a `datasets.Dataset` in memory.
+    Frames and videos in the skip list are left out, with a warning. `rows` is a `datasets.Dataset` in memory.
     """
     root = Path(root)
     layout = find_layout(root)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seeded synthetic videos of a toy world with exact labels, for tests, demos and quick experiments.
 
-Patterned shapes fly, spin, grow and overlap over rolling meadows under a drifting sky. Frames have motion blur, drop
-shadows, changing light and noise; labels are those of the middle of the exposure, with a thin void band (id 0) where
-two classes meet. Lengths are in frame heights and times in frames, so a scene can be rendered at any size.
+Labels are those of the middle of the exposure, with a thin void band (id 0) where two classes meet. Lengths are in
+frame heights and times in frames, so a scene can be rendered at any size.
 """
 
 import json
@@ -36,12 +35,11 @@ JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class SyntheticObject:
-    """One moving object.
+    """One moving object, of a key of `SHAPES` and of `PATTERNS`.
 
-    `shape` and `pattern` are keys of `SHAPES` and `PATTERNS`, `tint` is a factor per colour channel. `pattern_scale`
-    is a factor on the pattern's frequency, `pattern_phase` its shift in radii. `center` (at time 0) and `velocity` are
-    columns and rows, `radius` is the mean radius and `stretch` a factor along the object's first axis. `swelling` is
-    the relative amplitude, angular speed and phase of the radius, `rotation` the angle at time 0 and angular speed.
+    `tint` is a factor per colour channel, `pattern_scale` one on the frequency, `pattern_phase` a shift in radii.
+    `center` (at time 0) and `velocity` are columns and rows, `stretch` is a factor along the first axis. `swelling` is
+    relative amplitude, angular speed and phase of the mean `radius`, `rotation` the angle at time 0 and angular speed.
     """
 
     class_id: int
@@ -60,10 +58,9 @@ class SyntheticObject:
 
 @dataclass(frozen=True)
 class SyntheticScene:
-    """Objects from back to front, the landscape, and camera and light.
+    """Objects from back to front, a landscape, camera and light, which is a factor per colour channel.
 
-    `pan_speed` is the columns per frame by which the camera moves (the sky moves at 0.4 of it), `flicker` the
-    amplitude, angular speed and phase of the light, `light` a factor per colour channel.
+    `pan_speed` is columns per frame (0.4 of it for the sky), `flicker` the light's amplitude, angular speed and phase.
     """
 
     objects: tuple[SyntheticObject, ...]
@@ -112,20 +109,19 @@ def write_synthetic_dataset(
     seed: int = 0,
     preset: str = "texture",
 ) -> None:
-    """Write random videos in VSPW layout, with the splits `train` and `val`; the folder is written atomically.
+    """Write random videos in VSPW layout, with the splits `train` and `val`, atomically to a new or empty folder.
 
-    `root` must be new or empty. `num_frames`, `size`, `num_classes` and `preset` are those of
-    [`render_synthetic_video`] for every video.
+    The other arguments are those of [`render_synthetic_video`] for every video.
     """
     root = Path(root).resolve()
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise FileExistsError(f"`root` must be a new or empty folder. Got {root}, which has content; remove it first.")
     ids = {name: str(index + 1) for index, name in enumerate(synthetic_class_names(num_classes, preset))}
-    videos = [f"train_{index:04d}" for index in range(num_train_videos)]
-    videos += [f"val_{index:04d}" for index in range(num_val_videos)]
+    num_videos = {"train": num_train_videos, "val": num_val_videos}
+    videos = [f"{split}_{index:04d}" for split, number in num_videos.items() for index in range(number)]
     with AtomicFolder(root) as folder:
         (folder / LABEL_FILE).write_text(json.dumps({**ids, "others": "0"}), encoding="utf-8")
-        for split in ("train", "val"):
+        for split in num_videos:
             lines = [f"{video}\n" for video in videos if video.startswith(split)]
             (folder / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
         for index, video in enumerate(logging.tqdm(videos, desc="Rendering synthetic videos", unit="video")):
@@ -200,7 +196,10 @@ def render_scene(
         frames[time] = exposure.clip(0, 255)
         masks[time] = landscape.label(time)
         for thing in scene.objects:
-            _label_object(masks[time], thing, time)
+            view = _view_object(thing, time, size)
+            window = masks[time][view.rows, view.columns]
+            window[view.distance < VOID_HALF_WIDTH] = 0
+            window[view.distance < -VOID_HALF_WIDTH] = thing.class_id
     return frames, masks
 
 
@@ -260,13 +259,6 @@ def _paint_object(canvas: np.ndarray, thing: SyntheticObject, time: float) -> No
     shade = np.clip(1.1 - 0.14 * (view.across + view.down), 0.75, 1.25) * (1 - 0.45 * rim * rim)
     color = (first + blend[..., None] * (second - first)) * shade[..., None]
     window += cover[..., None] * (color - window)
-
-
-def _label_object(mask: np.ndarray, thing: SyntheticObject, time: float) -> None:
-    view = _view_object(thing, time, mask.shape)
-    window = mask[view.rows, view.columns]
-    window[view.distance < VOID_HALF_WIDTH] = 0
-    window[view.distance < -VOID_HALF_WIDTH] = thing.class_id
 
 
 class _Landscape:

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes and patterns of the synthetic world.
-
-All functions take coordinates in units of the object's radius, `u` to the right and `v` down, as arrays of one shape.
-"""
+"""Shapes and patterns of the synthetic world: functions of `u` (right) and `v` (down) in radii of an object."""
 
 from collections.abc import Callable
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clip augmentation: one random geometry per clip, applied to every frame and its labels.
 
-The steps and their default parameters are those of the official THE-Mask training pipeline on VSPW: resize, crop,
-horizontal flip, photometric distortion (drawn separately for every frame).
+Steps and default parameters are those of the official THE-Mask training pipeline on VSPW.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -23,14 +23,9 @@ MAX_CROP_REDRAWS = 10
 class ClipAugmentation:
     """Random resize, crop, flip and photometric distortion of a clip.
 
-    Args:
-        base_size: Longest and shortest edge that a ratio of 1 resizes to; the aspect ratio is kept.
-        ratio_range: Range of the factor on `base_size`.
-        crop_size: Height and width of the crop; a smaller frame is not cropped along that edge.
-        cat_max_ratio: A crop is drawn again while one class covers at least this share of the labelled pixels of the
-            last frame; 1 accepts every crop.
-        photometric: Whether to distort brightness, contrast, saturation and hue.
-        void_ids: Raw label ids that are not classes.
+    A ratio of 1 resizes to `base_size`, the longest and the shortest edge, and keeps the aspect ratio. `crop_size` is
+    (height, width); a smaller frame is not cropped along that edge. A crop is drawn again while one class covers at
+    least `cat_max_ratio` of the labelled pixels of the last frame; 1 accepts every crop. `void_ids` are raw ids.
     """
 
     base_size: tuple[int, int] = (853, 480)
@@ -43,9 +38,7 @@ class ClipAugmentation:
 
     def __post_init__(self):
         if min(*self.base_size, *self.crop_size) < 1:
-            raise ValueError(
-                f"`base_size` and `crop_size` must be positive. Got {self.base_size} and {self.crop_size}."
-            )
+            raise ValueError(f"`base_size` and `crop_size` must be positive. Got {self.base_size}, {self.crop_size}.")
         if not 0 < self.ratio_range[0] <= self.ratio_range[1]:
             raise ValueError(f"`ratio_range` must be (low, high) with 0 < low <= high. Got {self.ratio_range}.")
         if not 0 < self.cat_max_ratio <= 1:
@@ -56,11 +49,10 @@ class ClipAugmentation:
     def __call__(
         self, frames: Sequence[np.ndarray], masks: Sequence[np.ndarray], rng: np.random.Generator
     ) -> tuple[Tensor, np.ndarray, list[PhotometricDraw]]:
-        """Change the geometry of one clip, and draw the photometric distortion, which is applied elsewhere.
+        """Change the geometry of a clip, and draw the photometric distortion of every frame for later.
 
-        `frames` are RGB `uint8` `(height, width, 3)`, `masks` raw label ids `uint8` `(height, width)`. Returns the
-        frames `(num_frames, 3, height, width)` and the masks `(num_frames, height, width)`, at most `crop_size` large,
-        and the distortion of every frame.
+        `frames` are RGB `uint8` `(height, width, 3)`, `masks` raw label ids `uint8` `(height, width)`. Returns frames
+        `(num_frames, 3, height, width)` and masks `(num_frames, height, width)`, at most `crop_size` large.
         """
         size = resized_size(masks[-1].shape, self.base_size, rng.uniform(*self.ratio_range))
         proposals = crop_proposals(size, self.crop_size, rng)
@@ -92,9 +84,9 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_mask(
     mask: np.ndarray, size: tuple[int, int], box: tuple[slice, slice] = (slice(None), slice(None))
 ) -> np.ndarray:
-    """Resize raw label ids to the nearest: pixel `x` takes the source pixel `floor(x * scale)`, OpenCV's rule.
+    """Resize raw label ids to the nearest: pixel `x` takes source pixel `floor(x * scale)`, OpenCV's rule.
 
-    `box`: rows and columns of the resized mask to return.
+    `box`: rows and columns to return.
     """
     rows, columns = (
         np.minimum((np.arange(after)[part] * (1 / (after / before))).astype(np.intp), before - 1)
@@ -121,15 +113,10 @@ def select_crop(
     void_ids: tuple[int, ...],
 ) -> tuple[int, int]:
     """First proposal with more than one class, all below `cat_max_ratio` of the labels, or the tenth redraw."""
-    corner = next(proposals)
-    num_redraws = MAX_CROP_REDRAWS if cat_max_ratio < 1 else 0
-    for _ in range(num_redraws):
-        top, left = corner
-        cropped = last_mask[top : top + crop_size[0], left : left + crop_size[1]]
-        if _is_balanced(cropped, cat_max_ratio, void_ids):
-            break
-        corner = next(proposals)
-    return corner
+    for top, left in islice(proposals, MAX_CROP_REDRAWS if cat_max_ratio < 1 else 0):
+        if _is_balanced(last_mask[top : top + crop_size[0], left : left + crop_size[1]], cat_max_ratio, void_ids):
+            return top, left
+    return next(proposals)
 
 
 def _is_balanced(mask: np.ndarray, cat_max_ratio: float, void_ids: tuple[int, ...]) -> bool:

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random access to frames of video files, in bounded memory.
-
-A frame of a video file has a path like a file in a folder: frame 12 of `train/drive.mp4` is
-`train/drive.mp4/00000012`.
-"""
+"""Random access to frames of video files in bounded memory; frame 12 of `a/b.mp4` has the path `a/b.mp4/00000012`."""
 
 import bisect
 import os
@@ -44,8 +40,7 @@ def count_video_frames(path: Path) -> int:
 def read_video_frame(path: Path) -> np.ndarray:
     """Read a frame by its [`video_frame_path`]: RGB, upright, `uint8` of shape `(height, width, 3)`.
 
-    Every thread keeps the last file open, so that frames read in order are decoded once. Raises `DamagedFileError` if
-    the file cannot be decoded at this frame.
+    Every thread keeps its last file open, to decode frames in order once.
     """
     video = path.parent
     reader = getattr(_OPENED, "reader", None)
@@ -59,10 +54,7 @@ _INHERITED: list["_VideoFile | None"] = []
 
 
 def _leave_to_parent() -> None:
-    """Keep the parent's open file unused in a forked process.
-
-    Reading it would move the parent's position, and closing it would wait for threads that were not forked.
-    """
+    """Keep the parent's file unused in a fork: reading moves its position, closing waits for threads not forked."""
     _INHERITED.append(_OPENED.__dict__.pop("reader", None))
 
 
@@ -87,14 +79,16 @@ class _VideoFile:
         times = self._index.times
         if not 0 <= index < len(times):
             raise ValueError(f"Video file {self.path} must have a frame {index}. Got {len(times)} frames.")
+        frame, problem = None, "the picture is missing or damaged"
         try:
             frame = self._frame_at(times[index])
         except av.FFmpegError as error:
-            self._last_time = None
-            raise self._damaged(index, str(error.strerror)) from error
+            problem = str(error.strerror)
         if frame is None or frame.is_corrupt:
             self._last_time = None
-            raise self._damaged(index, "the picture is missing or damaged")
+            raise DamagedFileError(
+                f"Video file {self.path} must be readable. Got at frame {index}: {problem}. Encode the video again."
+            )
         if self._orientation is None:
             self._orientation = Orientation.of(frame)
         return self._orientation.rgb_array(frame, self._reformatter)
@@ -123,11 +117,6 @@ class _VideoFile:
             if frame.pts == time:
                 return frame
         return None
-
-    def _damaged(self, index: int, problem: str) -> DamagedFileError:
-        return DamagedFileError(
-            f"Video file {self.path} must be readable. Got at frame {index}: {problem}. Encode the video again."
-        )
 
 
 class _FrameIndex(NamedTuple):

@@ -1,17 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reader of a folder of videos with masks, the layout for custom data.
-
-```
-ROOT/classes.txt                           one class name per line; the first has id 1 in the masks, the second 2 ...
-ROOT/<split>/<video>/frames/<frame>.jpg    a video as images (.jpg or .png), in the order of the numbers in the names
-ROOT/<split>/<video>.mp4                   or as a file (.mp4, .mov, .mkv or .webm)
-ROOT/<split>/<video>/masks/<frame>.png     8-bit single-channel ids; 255 is void, and so is 0 unless it is a class
-```
+"""Reader of a folder of videos with masks, the layout for custom data, which the README shows.
 
 The mask of an image has the image's name; that of a frame in a video file its index from 0, such as `12.png` or
-`00000012.png`. Frames without a mask are context for the others, and neither trained on nor scored. Instead of
-`classes.txt` there may be `classes.json`, which gives the ids too: `{"background": 0, "car": 10}`. Other ids in masks
-are errors. A video without any mask, and a split without labels, are allowed.
+`00000012.png`. Id 255 is void, and so is 0 unless `classes.json` makes it a class: `{"background": 0, "car": 10}`.
+Other ids are errors. Frames without a mask are context for the others; a video or split may have none at all.
 """
 
 from functools import partial
@@ -25,7 +17,7 @@ from transformers_themask.files.text_files import read_class_ids, read_lines
 from .frame_checks import VOID_ID
 from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, in_order_of_numbers, list_images
 from .video_file import VIDEO_SUFFIXES, count_video_frames, video_frame_path
-from .video_table import UNLABELLED, Listing, match_masks, video_row
+from .video_table import UNLABELLED, Classes, Listing, match_masks, video_row
 
 NAME = "folder of videos"
 NAMES_FILE = "classes.txt"
@@ -35,7 +27,7 @@ MARKERS: tuple[str, ...] = (NAMES_FILE, IDS_FILE)
 UNKNOWN_ID = 254
 
 
-def read_classes(root: Path) -> tuple[list[str], np.ndarray]:
+def read_classes(root: Path) -> Classes:
     """Class names in the order of their values in mask files, and the raw id `(256,)` of each value."""
     path = root / IDS_FILE if (root / IDS_FILE).is_file() else root / NAMES_FILE
     ids = _read_ids(path) if path.name == IDS_FILE else _read_names(path)

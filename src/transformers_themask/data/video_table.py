@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from transformers.utils import logging
 
 from .image_folder import check_stems, file_stem
@@ -17,6 +18,7 @@ logger = logging.get_logger(__name__)
 
 # Mask path of a frame without labels.
 UNLABELLED = ""
+Classes = tuple[list[str], np.ndarray | None]
 # Id of every video of a split, and the function that reads its row, or raises where the video cannot be listed.
 Listing = Iterable[tuple[str, Callable[[], dict[str, Any]]]]
 

@@ -1,15 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reader of the VSPW layout: split files, frames and masks in folders, one row per video, raw label ids.
+"""Reader of the VSPW layout, which the README shows: one row per video, raw label ids.
 
-```
-ROOT/train.txt, ROOT/val.txt, ...        one video name per line
-ROOT/data/<video>/origin/<frame>.jpg     RGB frames (.jpg or .png); the numbers in their names are the order in time
-ROOT/data/<video>/mask/<frame>.png       8-bit single-channel ids: 0 = "others" (void), 255 = void
-ROOT/label_num_dic_final.json            class name -> id as a string
-```
-
-Frame numbers may start anywhere and have gaps. Every frame needs a mask, unless no video of the split has a folder of
-masks, as in VSPW's test split. Files that are damaged can be left out with a skip list, see `skip_list.py`.
+The numbers in the names of frames (.jpg or .png) are the order in time; they may start anywhere and have gaps. Every
+frame needs a mask, unless no video of the split has a folder of masks, as in VSPW's test split.
 """
 
 import os
@@ -25,7 +18,7 @@ from transformers_themask.files.text_files import read_class_ids, read_lines
 from .frame_checks import VOID_ID
 from .image_folder import FRAME_SUFFIXES, MASK_SUFFIXES, file_stem, list_images
 from .skip_list import SKIP_FILE
-from .video_table import UNLABELLED, Listing, match_masks, video_row
+from .video_table import UNLABELLED, Classes, Listing, match_masks, video_row
 
 NAME = "VSPW"
 LABEL_FILE = "label_num_dic_final.json"
@@ -51,7 +44,7 @@ def read_class_names(root: str | os.PathLike[str]) -> list[str]:
     return names
 
 
-def read_classes(root: Path) -> tuple[list[str], None]:
+def read_classes(root: Path) -> Classes:
     """Class names; mask files hold raw ids."""
     return read_class_names(root), None
 

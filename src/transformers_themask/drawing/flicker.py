@@ -16,16 +16,12 @@ class FlickerMap:
     """How often each pixel's label changed between consecutive frames lately, and what share of the pixels changes.
 
     A change is any: that of a pixel an object moves over as well as that of one which wavers. Two models on the same
-    video share the former.
-
-    Args:
-        half_life: After how many frames a change counts half in the map.
+    video share the former. After `half_life` frames a change counts half in the map.
 
     Attributes:
-        change_rate `(height, width)`: Per pixel the exponentially weighted share of frames whose label differs from
-            the frame before; before the video begins nothing changes. `None` before the first frame.
-        last_changed_share: Share of the pixels whose label differs from the frame before; `None` before the second
-            frame.
+        change_rate `(height, width)`: Exponentially weighted share of frames whose label differs from the one before;
+            before the video begins nothing changes. `None` before the first frame.
+        last_changed_share: Share of the pixels whose label differs from the frame before; `None` before the second.
         num_steps: How many pairs of consecutive frames there were.
     """
 
@@ -45,10 +41,7 @@ class FlickerMap:
         return self._sum_of_shares / self.num_steps if self.num_steps else None
 
     def update(self, label_map: np.ndarray) -> None:
-        """Take in the next frame's label map.
-
-        `label_map` `(height, width)`: class indices; of one size for the whole video.
-        """
+        """Take in the next frame's label map `(height, width)`, of one size for the whole video."""
         if self._last_label_map is None or self.change_rate is None:
             self.change_rate = np.zeros(label_map.shape, dtype=np.float32)
         elif label_map.shape != self._last_label_map.shape:
@@ -66,10 +59,9 @@ class FlickerMap:
         self._last_label_map = label_map
 
     def draw(self, frame: np.ndarray) -> np.ndarray:
-        """Draw the map as heat over the frame in dark grey; [`flicker_bar`] explains the colours.
+        """Draw the map as heat over the last frame, `uint8` RGB, in dark grey; [`flicker_bar`] explains the colours.
 
-        `frame` `(height, width, 3)`: the frame of the last label map, `uint8` RGB; it may have been made smaller.
-        Returns `(height, width, 3)`: `uint8` RGB.
+        The frame may have been made smaller than its label map.
         """
         if self.change_rate is None:
             raise ValueError("`update` must be called with a label map before `draw`.")

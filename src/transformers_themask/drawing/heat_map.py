@@ -15,11 +15,7 @@ FRAME_BRIGHTNESS = 0.4
 
 
 def draw_heat_map(frame: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Show a value per pixel as heat over the frame in dark grey.
-
-    `frame` `(height, width, 3)`. `values` `(height, width)`: values; what lies outside 0 ... 1 is shown as the nearest
-    of the two. Returns `(height, width, 3)`: `uint8` RGB.
-    """
+    """Show a value per pixel, clipped to 0 ... 1, as heat over a `uint8` RGB frame in dark grey."""
     if values.shape != frame.shape[:2]:
         raise ValueError(f"`values` must have the frame's size {frame.shape[:2]}. Got {values.shape}.")
     levels = (values.clip(0, 1) * np.float32(255)).round().astype(np.uint8)
@@ -27,11 +23,7 @@ def draw_heat_map(frame: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def heat_bar(low: str, high: str, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """Draw the colours from 0 to 1 between two texts.
-
-    `low`: what 0 means. `high`: what 1 means. `width`: width of the strip in pixels. Where it is too small for the
-    texts, the bar alone is drawn. `font`: what [`font_for`] returns. Returns `PIL.Image.Image` in RGB, one line high.
-    """
+    """Draw the colours from 0 to 1 between two texts, one line high; without the texts where `width` is too small."""
     height = line_height_of(font)
     strip = Image.new("RGB", (width, height), PANEL_COLOR[:3])
     draw = ImageDraw.Draw(strip)

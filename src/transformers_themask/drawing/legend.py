@@ -12,13 +12,12 @@ TEXT_COLOR = (255, 255, 255, 255)
 
 @lru_cache(maxsize=8)
 def legend_strip(
-    entries: tuple[tuple[str, tuple[int, ...]], ...], width: int, font: ImageFont.FreeTypeFont, max_height: int
+    entries: tuple[tuple[str, tuple[int, ...] | None], ...], width: int, font: ImageFont.FreeTypeFont, max_height: int
 ) -> Image.Image:
-    """Draw colours and names on a half-transparent strip; cached, as it stays the same for many frames of a video.
+    """Draw names and RGB colours of classes on a half-transparent RGBA strip; cached, as it stays for many frames.
 
-    `entries`: name and RGB colour of each class. Underscores are drawn as spaces. `width`: width of the strip; a name
-    wider than that is cut. `font`: what [`font_for`] returns. `max_height`: rows that do not fit into this height are
-    counted instead; the first is always there. Returns `PIL.Image.Image` in RGBA, as high as its rows.
+    Underscores are drawn as spaces, and a name wider than the strip is cut. Rows that do not fit into `max_height` are
+    counted instead; the first is always there.
     """
     line_height = line_height_of(font)
     room = width - _entry_width("", font)
@@ -61,7 +60,7 @@ def fitted_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _legend_rows(
-    entries: Sequence[tuple[str, tuple[int, ...]]], font: ImageFont.FreeTypeFont, width: int, max_rows: int
+    entries: Sequence[tuple[str, tuple[int, ...] | None]], font: ImageFont.FreeTypeFont, width: int, max_rows: int
 ) -> list[list[tuple[str, tuple[int, ...] | None]]]:
     """Break entries into rows of at most `width` pixels; the ones after the last row become one "+N more"."""
     rows: list[list[tuple[str, tuple[int, ...] | None]]] = [[]]

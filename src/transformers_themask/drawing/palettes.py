@@ -50,10 +50,9 @@ COLOR_DEFICIENCIES = np.array(
 
 
 def named_palette(name: str, num_classes: int) -> np.ndarray:
-    """Colours for classes `0 ... num_classes - 1` by the palette's name.
+    """Colours of classes `0 ... num_classes - 1`, `uint8` RGB of shape `(num_classes, 3)`, by the name of the palette.
 
-    `name`: `"default"` ([`class_palette`]), `"vspw"` ([`vspw_palette`]) or `"colour-blind"`
-    ([`colour_blind_palette`]). Returns `(num_classes, 3)`: `uint8` RGB, without repetitions.
+    `"default"` is [`class_palette`], `"vspw"` [`vspw_palette`] and `"colour-blind"` [`colour_blind_palette`].
     """
     makers = dict(zip(PALETTES, (class_palette, vspw_palette, colour_blind_palette), strict=True))
     if name not in makers:
@@ -62,12 +61,11 @@ def named_palette(name: str, num_classes: int) -> np.ndarray:
 
 
 def class_palette(num_classes: int) -> np.ndarray:
-    """Colours for classes `0 ... num_classes - 1`, the same in every run and for every number of classes.
+    """Colours for classes `0 ... num_classes - 1`, the same in every run and for every number of classes up to 1024.
 
     The first nine are hand-picked; each further one is the candidate that lies farthest, in the perceptual space Oklab
-    (B. Ottosson, 2020), from all colours before it.
-
-    `num_classes`: number of classes, at most 1024. Returns `(num_classes, 3)`: `uint8` RGB, without repetitions.
+    (B. Ottosson, 2020), from all colours before it. The result is `uint8` RGB of shape `(num_classes, 3)`, without
+    repetitions.
     """
     _check_num_classes(num_classes, MAX_CLASSES)
     return _farthest_colors(
@@ -80,10 +78,8 @@ def vspw_palette(num_classes: int) -> np.ndarray:
 
     There is no official palette of all 124 classes. VSPW's released test script (`test_clip.py` of `VSPW_baseline`)
     colours its PNGs with DAVIS's, which is VOC's for the first 22 entries (with 191 for 192) and grey ramps after
-    them; this map continues VOC's rule instead. That script counts from class index 0, which paints walls black; by
-    raw id only void (raw id 0) is.
-
-    `num_classes`: number of classes, at most 255. Returns `(num_classes, 3)`: `uint8` RGB, without repetitions.
+    them; this map continues VOC's rule instead, for up to 255 classes. That script counts from class index 0, which
+    paints walls black; by raw id only void (raw id 0) is.
     """
     _check_num_classes(num_classes, MAX_VSPW_CLASSES)
     raw_ids = np.arange(1, num_classes + 1)
@@ -102,8 +98,6 @@ def colour_blind_palette(num_classes: int) -> np.ndarray:
     smallest distance in Oklab is 0.11 for 11 classes, 0.077 for 20, 0.05 for 40 and 0.027 for 124
     ([`class_palette`]: 0.033, 0.028, 0.005 and 0.001). About 0.02 is just noticed side by side,
     and an overlay halves it: beyond some 40 classes, rely on the label maps instead.
-
-    `num_classes`: number of classes, at most 1024. Returns `(num_classes, 3)`: `uint8` RGB, without repetitions.
     """
     _check_num_classes(num_classes, MAX_CLASSES)
 
@@ -114,19 +108,13 @@ def colour_blind_palette(num_classes: int) -> np.ndarray:
 
 
 def simulated_colour_blindness(colors: np.ndarray) -> np.ndarray:
-    """How colours look with protanopia, deuteranopia and tritanopia.
-
-    `colors` `(..., 3)`: RGB values 0 ... 255. Returns `(3, ..., 3)`: RGB values 0 ... 255, not rounded.
-    """
+    """How RGB colours `(..., 3)` look with protanopia, deuteranopia and tritanopia: `(3, ..., 3)`, not rounded."""
     simulated = np.stack([_linear(colors) @ matrix.T for matrix in COLOR_DEFICIENCIES]).clip(0, 1)
     return 255 * np.where(simulated <= 0.0031308, 12.92 * simulated, 1.055 * simulated ** (1 / 2.4) - 0.055)
 
 
 def oklab(colors: np.ndarray) -> np.ndarray:
-    """Turn RGB into the perceptual space Oklab (https://bottosson.github.io/posts/oklab/).
-
-    `colors` `(..., 3)`: RGB values 0 ... 255. Returns `(..., 3)`: lightness 0 ... 1 and two colour axes.
-    """
+    """RGB 0 ... 255 in Oklab (https://bottosson.github.io/posts/oklab/): lightness 0 ... 1 and two colour axes."""
     cones = _linear(colors) @ np.array(
         [[0.4122214708, 0.2119034982, 0.0883024619], [0.5363325363, 0.6806995451, 0.2817188376],
          [0.0514459929, 0.1073969566, 0.6299787005]]

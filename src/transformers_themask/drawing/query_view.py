@@ -8,16 +8,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .heat_map import draw_heat_map, heat_bar
-from .legend import PANEL_COLOR, TEXT_COLOR, fitted_text, font_for, line_height_of
-from .visualization import best_num_columns, draw_contours, overlay
+from .legend import PANEL_COLOR, TEXT_COLOR, font_for, legend_strip, line_height_of
+from .visualization import best_num_columns, draw_contours, overlay, side_by_side
 
-# Width of a picture by the number of pairs of them, so that all fit on a screen.
-MANY_PAIRS = 6
+# Width of a picture by the number of classes, so that all fit on a screen.
+MANY_CLASSES = 6
 PICTURE_WIDTH, SMALL_PICTURE_WIDTH = 480, 320
 # The letters are as large as in a picture of this size.
 TEXT_SIDE = 360
 GAP = 12
-SUBTITLE_COLOR = (190, 190, 190)
 EMPTY_COLOR = (40, 40, 40)
 
 
@@ -55,24 +54,15 @@ def draw_queries(
     """Draw a frame, its label map, and for each class the masks of its primary and its secondary query.
 
     A heat map shows the probability that a pixel belongs to the query's mask; a white line surrounds the region that
-    the query was matched to.
-
-    `queries`: the frame and its queries. `palette` `(num_classes, 3)`. `target_title`: title of the label map.
+    the query was matched to. `target_title` is the title of the label map.
     """
-    pairs = [_frame_pair(queries, palette, target_title)]
-    pairs += [_class_pair(queries, entry, class_names[entry.class_index], palette) for entry in queries.classes]
+    width = SMALL_PICTURE_WIDTH if len(queries.classes) >= MANY_CLASSES else PICTURE_WIDTH
+    pairs = [_frame_pair(queries, palette, target_title, width)]
+    pairs += [_class_pair(queries, entry, class_names[entry.class_index], palette, width) for entry in queries.classes]
     return _sheet(pairs, f"white line: the class in the {target_title}")
 
 
-class _Pair(NamedTuple):
-    """Two pictures with a title each, under a common one with the colour of a class."""
-
-    title: str
-    color: tuple[int, ...] | None
-    pictures: tuple[tuple[str, np.ndarray | None], tuple[str, np.ndarray | None]]
-
-
-def _frame_pair(queries: FrameQueries, palette: np.ndarray, target_title: str) -> _Pair:
+def _frame_pair(queries: FrameQueries, palette: np.ndarray, target_title: str, width: int) -> Image.Image:
     void = len(palette)
     is_class = (queries.target >= 0) & (queries.target < void)
     target = np.where(is_class, queries.target, void)
@@ -80,67 +70,52 @@ def _frame_pair(queries: FrameQueries, palette: np.ndarray, target_title: str) -
     picture = draw_contours(picture, target, palette, ignore_index=void)
     num_classes = len(np.unique(target[is_class]))
     title = f"{num_classes} class" if num_classes == 1 else f"{num_classes} classes"
-    return _Pair(title, None, (("frame", queries.picture), (target_title, picture)))
+    return _pair(title, None, [("frame", queries.picture), (target_title, picture)], width)
 
 
-def _class_pair(queries: FrameQueries, entry: ClassQueries, name: str, palette: np.ndarray) -> _Pair:
+def _class_pair(queries: FrameQueries, entry: ClassQueries, name: str, palette: np.ndarray, width: int) -> Image.Image:
     region = (queries.target == entry.class_index).astype(np.uint8)
-    title = f"{name.replace('_', ' ')}, {100 * region.mean():.1f} % of the frame"
     outline = np.full((2, 3), 255, dtype=np.uint8)
-    pictures: list[tuple[str, np.ndarray | None]] = []
+    pictures = []
     for kind, query in (("primary", entry.primary), ("secondary", entry.secondary)):
         if query is None:
-            pictures.append((f"{kind}: no query", None))
+            pictures.append((f"{kind}: no query", np.full_like(queries.picture, EMPTY_COLOR)))
             continue
         heat = draw_contours(draw_heat_map(queries.picture, query.mask), region, outline)
         pictures.append((f"{kind}: query {query.query_index}, class probability {query.class_probability:.2f}", heat))
-    return _Pair(title, tuple(palette[entry.class_index].tolist()), (pictures[0], pictures[1]))
+    title = f"{name}, {100 * region.mean():.1f} % of the frame"
+    return _pair(title, tuple(palette[entry.class_index].tolist()), pictures, width)
 
 
-def _sheet(pairs: Sequence[_Pair], note: str) -> Image.Image:
+def _pair(
+    title: str, color: tuple[int, ...] | None, pictures: Sequence[tuple[str, np.ndarray]], width: int
+) -> Image.Image:
+    """Two pictures with a title each, under a common one with the colour of a class."""
+    font = font_for(TEXT_SIDE)
+    height = round(width * pictures[0][1].shape[0] / pictures[0][1].shape[1])
+    resized = [
+        (text, np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)))
+        for text, picture in pictures
+    ]
+    panels = side_by_side(resized, font)
+    strip = legend_strip(((title, color),), panels.width, font, max_height=line_height_of(font))
+    return Image.fromarray(np.vstack([np.asarray(strip.convert("RGB")), np.asarray(panels)]))
+
+
+def _sheet(pairs: Sequence[Image.Image], note: str) -> Image.Image:
     """Put pairs in rows and columns, over the bar that explains the heat."""
     font = font_for(TEXT_SIDE)
     line = line_height_of(font)
-    (_, first), _ = pairs[0].pictures
-    assert first is not None  # the frame itself
-    width = SMALL_PICTURE_WIDTH if len(pairs) > MANY_PAIRS else PICTURE_WIDTH
-    height = round(width * first.shape[0] / first.shape[1])
-    cell_width, cell_height = 2 * width + 2 * GAP, height + 2 * line + GAP
+    cell_width, cell_height = pairs[0].width + GAP, pairs[0].height + GAP
     num_columns = best_num_columns(len(pairs), cell_height, cell_width)
     num_rows = -(-len(pairs) // num_columns)
     sheet = Image.new("RGB", (num_columns * cell_width + GAP, num_rows * cell_height + GAP + line), PANEL_COLOR[:3])
     for position, pair in enumerate(pairs):
         row, column = divmod(position, num_columns)
-        _draw_pair(sheet, pair, (GAP + column * cell_width, GAP // 2 + row * cell_height), (width, height))
-    bar_width = min(2 * width, sheet.width - round(font.getlength(note)) - 3 * GAP)
-    sheet.paste(
-        heat_bar("not in the mask", "in the mask", bar_width, font), (GAP // 2, sheet.height - line - GAP // 2)
-    )
+        sheet.paste(pair, (GAP + column * cell_width, GAP // 2 + row * cell_height))
+    bar_width = min(pairs[0].width, sheet.width - round(font.getlength(note)) - 3 * GAP)
+    bar = heat_bar("not in the mask", "in the mask", bar_width, font)
+    sheet.paste(bar, (GAP // 2, sheet.height - line - GAP // 2))
     beside_bar = bar_width + GAP, sheet.height - GAP // 2 - line // 2
     ImageDraw.Draw(sheet).text(beside_bar, note, fill=TEXT_COLOR[:3], font=font, anchor="lm")
     return sheet
-
-
-def _draw_pair(sheet: Image.Image, pair: _Pair, corner: tuple[int, int], size: tuple[int, int]) -> None:
-    font = font_for(TEXT_SIDE)
-    line = line_height_of(font)
-    draw = ImageDraw.Draw(sheet)
-    left, top = corner
-    width, height = size
-    indent = 0
-    if pair.color is not None:
-        swatch = line // 2
-        box = (left, top + line // 2 - swatch // 2, left + swatch, top + line // 2 + swatch // 2)
-        draw.rectangle(box, fill=pair.color, outline=TEXT_COLOR[:3])
-        indent = 3 * swatch // 2
-    title = fitted_text(pair.title, font, 2 * width - indent)
-    draw.text((left + indent, top + line // 2), title, fill=TEXT_COLOR[:3], font=font, anchor="lm")
-    for position, (text, picture) in enumerate(pair.pictures):
-        side = left + position * (width + GAP // 2)
-        middle = top + line + line // 2
-        draw.text((side, middle), fitted_text(text, font, width), fill=SUBTITLE_COLOR, font=font, anchor="lm")
-        if picture is None:
-            draw.rectangle((side, top + 2 * line, side + width - 1, top + 2 * line + height - 1), fill=EMPTY_COLOR)
-        else:
-            resized = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
-            sheet.paste(resized, (side, top + 2 * line))

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from .legend import PANEL_COLOR, TEXT_COLOR, fitted_text, font_for, legend_strip, line_height_of
 from .palettes import VOID_COLOR
@@ -20,12 +20,7 @@ PIXELS_AT_ONCE = 2**16
 
 
 def colorize(label_map: np.ndarray, palette: np.ndarray, ignore_index: int = 255) -> np.ndarray:
-    """Paint a label map in the colours of its classes.
-
-    `label_map` `(height, width)`: class indices; `ignore_index` marks void pixels, which become black. `palette`
-    `(num_classes, 3)`. `ignore_index`: value of void pixels, where it is not itself a class of the palette. Returns
-    `(height, width, 3)`: `uint8` RGB.
-    """
+    """Paint a label map in the colours of its classes; pixels of `ignore_index` that are no class become black."""
     return _colors_by_label(label_map, palette, ignore_index).take(label_map, axis=0)
 
 
@@ -38,11 +33,9 @@ def check_alpha(alpha: float) -> None:
 def overlay(
     frame: np.ndarray, label_map: np.ndarray, palette: np.ndarray, alpha: float = 0.5, ignore_index: int = 255
 ) -> np.ndarray:
-    """Blend the class colours over a frame: `(1 - alpha) * frame + alpha * color`, rounded.
+    """Blend the class colours over a `uint8` RGB frame: `(1 - alpha) * frame + alpha * color`, rounded.
 
-    `frame` `(height, width, 3)`. `label_map` `(height, width)`: class index of every pixel of the frame. `palette`
-    `(num_classes, 3)`. `alpha`: opacity of the colours: 0 leaves the frame as it is, 1 hides it. `ignore_index`: value
-    of void pixels, which are darkened. Returns `(height, width, 3)`: `uint8` RGB, pixel for pixel on top of the frame.
+    Pixels of `ignore_index` that are no class of the palette are darkened.
     """
     check_alpha(alpha)
     if label_map.shape != frame.shape[:2]:
@@ -63,9 +56,7 @@ def draw_contours(
 ) -> np.ndarray:
     """Draw a thin line in the class's full colour along the inside of every region's border with another class.
 
-    `image` `(height, width, 3)`: `uint8` RGB picture, for example what [`overlay`] returns; it is not changed.
-    `label_map` `(height, width)`: class index of every pixel of the picture. `palette` `(num_classes, 3)`.
-    `ignore_index`: value of void pixels. Returns `(height, width, 3)`: the picture with its contours.
+    The line is drawn into a copy of the `uint8` RGB picture.
     """
     is_contour = np.zeros(label_map.shape, dtype=bool)
     for distance in range(1, max(1, round(min(label_map.shape) / PIXELS_PER_CONTOUR)) + 1):
@@ -80,10 +71,9 @@ def draw_contours(
 
 
 def shrunk_label_map(label_map: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Make a label map smaller, without inventing labels.
+    """Make a label map of integers of any size smaller, without inventing labels.
 
-    `label_map` `(label_height, label_width)`: class indices, integers of any size. Returns `(height, width)`: the
-    pixel in the middle of each new one's place, as Pillow's NEAREST takes it.
+    Takes the pixel in the middle of each new one's place, as Pillow's NEAREST does, which lacks 64-bit images.
     """
     rows, columns = (
         ((np.arange(new) + 0.5) * (old / new)).astype(int)
@@ -96,9 +86,6 @@ class RecentClasses:
     """The classes of the last frames of a video, so that a legend does not flicker when one comes and goes.
 
     A class keeps its place, in order of appearance, until it has been absent for `hold_frames` frames.
-
-    Args:
-        hold_frames: For how many frames an absent class stays.
     """
 
     def __init__(self, hold_frames: int):
@@ -119,14 +106,10 @@ class RecentClasses:
 def draw_legend(
     image: np.ndarray, class_indices: Sequence[int], class_names: Sequence[str], palette: np.ndarray
 ) -> np.ndarray:
-    """Draw colour and name of classes on a half-transparent strip along the bottom edge, inside the picture.
+    """Draw colour and name of classes on a half-transparent strip along the bottom edge, inside a copy of the picture.
 
     The text scales with the picture's shorter side. Names that do not fit into a third of the height are counted
-    instead; a name wider than the picture is cut.
-
-    `image` `(height, width, 3)`: `uint8` RGB picture; it is not changed. `class_indices`: classes to show, in this
-    order; an index without a name is shown as void. `palette` `(num_classes, 3)`. Returns `(height, width, 3)`: the
-    picture with its legend.
+    instead; a name wider than the picture is cut. An index without a name is shown as void.
     """
     entries = tuple(
         (class_names[index], tuple(palette[index].tolist())) if index < len(class_names) else ("void", VOID_COLOR)
@@ -144,17 +127,16 @@ def draw_legend(
     return picture
 
 
-def side_by_side(panels: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
-    """Put pictures of the same height next to each other, each under its title, which is cut where it does not fit.
+def side_by_side(panels: Sequence[tuple[str, np.ndarray]], font: ImageFont.FreeTypeFont | None = None) -> Image.Image:
+    """Put `uint8` RGB pictures of one height next to each other, each under its title, which is cut to fit.
 
-    `panels`: pairs of title and `uint8` RGB picture of shape `(height, width, 3)`. Returns `PIL.Image.Image`, to be
-    saved as PNG for example.
+    The default font suits the size of the pictures.
     """
     heights = {image.shape[0] for _, image in panels}
     if len(heights) != 1:
         raise ValueError(f"`panels` must hold pictures of one height. Got heights {sorted(heights)}.")
     (height,) = heights
-    font = font_for(min(height, *(image.shape[1] for _, image in panels)))
+    font = font or font_for(min(height, *(image.shape[1] for _, image in panels)))
     title_height, gap = line_height_of(font), max(4, height // 90)
     width = sum(image.shape[1] for _, image in panels) + gap * (len(panels) - 1)
     canvas = Image.new("RGB", (width, title_height + height), PANEL_COLOR[:3])

@@ -15,11 +15,11 @@ from types import TracebackType
 class _Atomic(ABC):
     """A file or folder in the making. As a context manager it gives the hidden path; an error removes that."""
 
-    def __init__(self, path: str | Path, suffix: str):
+    def __init__(self, path: str | Path, suffix: str | None = None):
         self._path = Path(path)
         # Stands for the name, which may be as long as a file system allows.
         self._digest = hashlib.sha256(os.fsencode(self._path.name)).hexdigest()[:16]
-        self._suffix = suffix
+        self._suffix = self._path.suffix if suffix is None else suffix
         self._hidden: Path | None = None
 
     def make(self) -> Path:
@@ -47,7 +47,10 @@ class _Atomic(ABC):
                 with suppress(Exception):
                     close()
         finally:  # not even a second interruption leaves it behind
-            self._delete(self._hidden)
+            if self._hidden.is_dir():
+                shutil.rmtree(self._hidden, ignore_errors=True)
+            else:
+                self._hidden.unlink(missing_ok=True)
             self._hidden = None
 
     def __enter__(self) -> Path:
@@ -70,15 +73,9 @@ class _Atomic(ABC):
     @abstractmethod
     def _publish(self, hidden: Path) -> None: ...
 
-    @abstractmethod
-    def _delete(self, hidden: Path) -> None: ...
-
 
 class AtomicFile(_Atomic):
     """A file that appears under its name when it is complete, replacing an earlier one; the suffix is kept."""
-
-    def __init__(self, path: str | Path):
-        super().__init__(path, Path(path).suffix)
 
     def _create(self, hidden: Path) -> None:
         hidden.touch(exist_ok=False)
@@ -86,14 +83,11 @@ class AtomicFile(_Atomic):
     def _publish(self, hidden: Path) -> None:
         hidden.replace(self._path)
 
-    def _delete(self, hidden: Path) -> None:
-        hidden.unlink(missing_ok=True)
-
 
 class AtomicFolder(_Atomic):
-    """A folder that appears under its name when it is complete. It removes what killed writers of it left behind.
+    """A folder like an [`AtomicFile`], which also removes what killed writers of it left behind.
 
-    `replace`: whether a folder with content is replaced; otherwise finishing raises an `OSError` there.
+    Without `replace`, finishing raises an `OSError` where a folder has content.
     """
 
     def __init__(self, path: str | Path, replace: bool = False):
@@ -118,9 +112,6 @@ class AtomicFolder(_Atomic):
             self._path.rmdir()
         hidden.rename(self._path)
         shutil.rmtree(replaced, ignore_errors=True)
-
-    def _delete(self, hidden: Path) -> None:
-        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

@@ -12,12 +12,13 @@ from transformers.utils import ModelOutput
 
 from transformers_themask.drawing.palettes import class_palette
 from transformers_themask.drawing.query_view import ClassQueries, FrameQueries, QueryMask, draw_queries
+from transformers_themask.models.frame_arrays import rgb_array
 from transformers_themask.models.label_counts import clip_targets
 from transformers_themask.models.matching import Assignment, LevelPrediction
 from transformers_themask.models.point_sampling import uniform_points
 from transformers_themask.models.protocols import VideoModel, VideoProcessor
 from transformers_themask.models.query_loss import HierarchicalLoss
-from transformers_themask.models.streaming import rgb_array, single_frames
+from transformers_themask.models.streaming import single_frames
 
 MASK_FIELDS = ("frame_masks_queries_logits", "masks_queries_logits")
 
@@ -26,36 +27,23 @@ MASK_FIELDS = ("frame_masks_queries_logits", "masks_queries_logits")
 def frame_queries(
     model: VideoModel, processor: VideoProcessor, clip: Any, labels: np.ndarray | None = None, frame: int = -1
 ) -> FrameQueries:
-    """Find the primary and the secondary query of each class, by the matching that the model was trained with.
+    """The primary and the secondary query of each class in a frame, by the matching that the model was trained with.
 
     Classes come from the video queries and masks from the frame queries, where a model has both. The points of the
-    matching are the same in every call.
-
-    Args:
-        model (`PreTrainedModel`):
-            A model whose queries are matched in two rounds. A one-frame model sees the shown frame alone.
-        processor (`VideoSegmentationProcessor`):
-            Its video processor.
-        clip (`np.ndarray`, `PIL.Image.Image` or a sequence of them):
-            One frame, or the frames of a clip, `uint8` RGB of shape `(height, width, 3)`.
-        labels (`np.ndarray` of shape `(num_frames, height, width)`, *optional*):
-            Class indices to match the queries to, the model's `ignore_value` for none. Defaults to what the model
-            itself predicts.
-        frame (`int`, *optional*, defaults to -1):
-            Which frame of the clip the masks are for.
-
-    Returns:
-        [`FrameQueries`]
-
-    Raises:
-        ValueError: If the model has no such queries, or the frame is not there.
+    matching are the same in every call. A one-frame model sees the shown frame alone. The queries are matched to
+    `labels` `(num_frames, height, width)`, the model's `ignore_value` for none, or else to what the model itself
+    predicts. Raises a `ValueError` if the model has no such queries, or the frame is not there.
     """
     config = model.config
     if not model.has_matching_rounds:
         raise ValueError(f"`model` must match its queries in two rounds. Got {type(model).__name__}, which does not.")
     pictures = [rgb_array(picture) for picture in single_frames(clip)]
     size = pictures[0].shape[0], pictures[0].shape[1]
-    _check_arguments(len(pictures), size, labels, frame)
+    if not -len(pictures) <= frame < len(pictures):
+        raise ValueError(f"`frame` must be one of the clip's {len(pictures)}. Got {frame}.")
+    shape = (len(pictures), *size)
+    if labels is not None and np.shape(labels) != shape:
+        raise ValueError(f"`labels` must have the shape of the clip, {shape}. Got {np.shape(labels)}.")
     if config.num_frames == 1:  # such a model sees every frame by itself
         pictures, labels, frame = [pictures[frame]], None if labels is None else labels[frame, None], 0
     inputs = processor([pictures], return_tensors="pt").to(model.device, dtype=model.dtype)
@@ -85,16 +73,8 @@ def query_view(
 ) -> Image.Image:
     """Draw a frame of a clip and, for each class, the masks of its primary and its secondary query.
 
-    Args:
-        model, processor, clip, labels, frame:
-            As in [`frame_queries`].
-        class_index (`int`, *optional*):
-            Show this class alone.
-        palette (`np.ndarray` of shape `(num_classes, 3)`, *optional*):
-            RGB colour of each class. Defaults to [`class_palette`].
-
-    Raises:
-        ValueError: If the class is not in the clip, or as in [`frame_queries`].
+    Arguments are those of [`frame_queries`], the one class to show, and the RGB palette `(num_classes, 3)`, by default
+    [`class_palette`]. Raises a `ValueError` if the class is not in the clip, or as in [`frame_queries`].
     """
     id2label = model.config.id2label
     queries = frame_queries(model, processor, clip, labels, frame)
@@ -162,10 +142,3 @@ def _levels(outputs: ModelOutput) -> tuple[list[LevelPrediction], list[LevelPred
         masks = outputs["frame_masks_queries_logits"].flatten(0, 1)[:, None]
         frames = [LevelPrediction(outputs["frame_class_queries_logits"].flatten(0, 1), masks)]
     return video, frames
-
-
-def _check_arguments(num_frames: int, size: tuple[int, int], labels: np.ndarray | None, frame: int) -> None:
-    if not -num_frames <= frame < num_frames:
-        raise ValueError(f"`frame` must be one of the clip's {num_frames}. Got {frame}.")
-    if labels is not None and np.shape(labels) != (num_frames, *size):
-        raise ValueError(f"`labels` must have the shape of the clip, {(num_frames, *size)}. Got {np.shape(labels)}.")

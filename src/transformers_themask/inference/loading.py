@@ -25,23 +25,16 @@ def load_model(
     argument: str = "model",
     size: Mapping[str, int] | None = None,
 ) -> tuple[PreTrainedModel, VideoSegmentationProcessor]:
-    """Load a model for videos and its video processor.
+    """Load a model for videos, in evaluation mode, and its video processor.
 
     Besides models of this package these are VidEoMT and all semantic and universal segmentation models of
     Transformers: SegFormer, UperNet, DPT, BEiT, Mask2Former, MaskFormer, OneFormer, EoMT and others.
 
     Args:
-        path (`str` or `Path`):
-            Folder or Hub repository.
-        device (`str` or `torch.device`, *optional*):
-            Where to put the model. Defaults to the CPU.
-        argument (`str`, *optional*, defaults to `"model"`):
-            Name of the argument that asks for the model, for the errors.
-        size (`Mapping[str, int]`, *optional*):
-            Size of frames for an image model that takes any, instead of its image processor's.
-
-    Returns:
-        The model, in evaluation mode, with its video processor.
+        path: Folder or Hub repository.
+        device: Where to put the model. Defaults to the CPU.
+        argument: Name of the argument that asks for the model, for the errors.
+        size: Size of frames for an image model that takes any, instead of its image processor's.
 
     Raises:
         ValueError: If it cannot be loaded, or not whole, or does not segment images or videos.
@@ -53,17 +46,7 @@ def load_model(
 
 
 def load_class_names(path: str | Path, argument: str = "model") -> list[str]:
-    """Names of the classes of a saved model, from its configuration alone.
-
-    Args:
-        path (`str` or `Path`):
-            Folder or Hub repository.
-        argument (`str`, *optional*, defaults to `"model"`):
-            Name of the argument that asks for the model, for the errors.
-
-    Raises:
-        ValueError: If the configuration cannot be loaded.
-    """
+    """Names of the classes of a saved model, from its configuration alone; a `ValueError` if that cannot be loaded."""
     with loading_errors_as_sentences(argument, path):
         id2label = AutoConfig.from_pretrained(path).id2label
     return [id2label[index] for index in sorted(id2label)]
@@ -74,18 +57,8 @@ def load_processor(
 ) -> VideoSegmentationProcessor:
     """Load a checkpoint's processor of pictures or videos as the video processor of the model that was made of it.
 
-    Args:
-        path (`str` or `Path`):
-            Folder or Hub repository.
-        model (`PreTrainedModel`):
-            The model that was loaded from there.
-        size (`Mapping[str, int]`, *optional*):
-            Size of frames for an image model that takes any, instead of the image processor's.
-        options:
-            Where the files come from, such as `revision`.
-
-    Raises:
-        OSError, ValueError: If there is no processor, or none that can be used.
+    `size` is that of frames for an image model that takes any, `options` say where files come from, such as
+    `revision`. Raises an `OSError` or a `ValueError` if there is no processor, or none that can be used.
     """
     if PreTrainedConfig.get_config_dict(path, **options)[0].get("model_type") == model.config.model_type:
         return as_own_processor(AutoVideoProcessor.from_pretrained(path, **options), model)
@@ -96,14 +69,7 @@ def load_processor(
 
 
 def as_own_processor(processor: BaseVideoProcessor, model: PreTrainedModel) -> VideoSegmentationProcessor:
-    """A video processor of this package that does what another one does, stretching frames to the model's square.
-
-    Args:
-        processor ([`~transformers.BaseVideoProcessor`]):
-            The video processor; one of this package is returned as it is.
-        model (`PreTrainedModel`):
-            The model that it is for, with a `square_input_size`.
-    """
+    """A video processor of this package that does what another one does, stretching frames to the model's square."""
     if isinstance(processor, VideoSegmentationProcessor):
         return processor
     options = {name: getattr(processor, name) for name in SHARED_OPTIONS}
@@ -119,27 +85,9 @@ def load_pretrained(
     allow_mismatched: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
-    """Load a saved model and refuse one that would be part random.
+    """Load a saved model, in evaluation mode; a `ValueError` if it cannot be loaded, or would be part random.
 
-    Args:
-        model_class:
-            A model or an auto class.
-        argument (`str`):
-            Name of the argument that asks for the model, for the errors.
-        checkpoint (`str` or `Path`):
-            Folder or Hub repository.
-        allow_missing (`bool`, *optional*, defaults to `False`):
-            Whether parameters that the checkpoint lacks may start anew, because the model is trained next.
-        allow_mismatched (`bool`, *optional*, defaults to `False`):
-            Whether parameters of another shape may start anew.
-        options:
-            Passed to `from_pretrained`.
-
-    Returns:
-        `PreTrainedModel`: The model, in evaluation mode.
-
-    Raises:
-        ValueError: If the model cannot be loaded, or not whole.
+    Parameters that the checkpoint lacks, or has in another shape, may start anew where the model is trained next.
     """
     with loading_errors_as_sentences(argument, checkpoint):
         model, loading = model_class.from_pretrained(
@@ -161,14 +109,7 @@ def load_pretrained(
 
 @contextmanager
 def loading_errors_as_sentences(argument: str, checkpoint: str | Path) -> Iterator[None]:
-    """Turn what a broken checkpoint raises inside the `with` block into a `ValueError` of one sentence.
-
-    Args:
-        argument (`str`):
-            Name of the argument that asks for the checkpoint.
-        checkpoint (`str` or `Path`):
-            Folder or Hub repository.
-    """
+    """Turn what a broken checkpoint raises inside the `with` block into a `ValueError` of one sentence."""
     try:
         yield
     except LOADING_ERRORS as error:

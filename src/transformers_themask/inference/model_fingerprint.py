@@ -12,12 +12,7 @@ ORIGIN_FIELDS = ("_name_or_path", "transformers_version")
 
 
 def model_fingerprint(model: PreTrainedModel, processor: BaseVideoProcessor) -> str:
-    """A short text that changes with the weights, the configuration and the preprocessing.
-
-    Args:
-        model (`PreTrainedModel`): The model.
-        processor: Its video or image processor.
-    """
+    """A short text that changes with the weights, the configuration and the preprocessing."""
     fingerprint = hashlib.sha256()
     for part in (model.config, processor):
         fields = {name: value for name, value in part.to_dict().items() if name not in ORIGIN_FIELDS}

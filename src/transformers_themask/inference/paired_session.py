@@ -17,10 +17,6 @@ class PairedSession:
 
     A frame's label map has the shape `(2, height, width)`. It comes when both models have answered; at most the frames
     of the longer of their blocks are held back.
-
-    Args:
-        first ([`VideoSession`]): The session of the first model.
-        second ([`VideoSession`]): The session of the second.
     """
 
     def __init__(self, first: VideoSession, second: VideoSession):

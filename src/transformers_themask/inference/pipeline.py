@@ -53,13 +53,10 @@ class VideoSemanticSegmentationPipeline(Pipeline):
     ```
 
     Args:
-        model (`PreTrainedModel`):
-            A video semantic segmentation model. By its path, `pipeline` loads every model that
+        model: A video semantic segmentation model. By its path, `pipeline` loads every model that
             [`AutoModelForVideoSemanticSegmentation`] does.
-        video_processor (`VideoSegmentationProcessor`, *optional*):
-            The model's video processor. Defaults to that of the model's checkpoint.
-        kwargs:
-            As in [`~transformers.Pipeline`], and `mode`, `num_frames` and `frame_stride` for all calls.
+        video_processor: The model's video processor. Defaults to that of the model's checkpoint.
+        kwargs: As in [`~transformers.Pipeline`], and `mode`, `num_frames` and `frame_stride` for all calls.
 
     Raises:
         ValueError: If the model does not label videos.
@@ -80,10 +77,8 @@ class VideoSemanticSegmentationPipeline(Pipeline):
                 f"segments images. Got a {type(model).__name__}."
             )
         if video_processor is None:
-            processor = load_processor(model.name_or_path, model)
-        else:
-            processor = as_own_processor(video_processor, model)
-        super().__init__(model, video_processor=processor, **kwargs)
+            video_processor = load_processor(model.name_or_path, model)
+        super().__init__(model, video_processor=as_own_processor(video_processor, model), **kwargs)
 
     def _sanitize_parameters(
         self, mode: str | None = None, num_frames: int | None = None, frame_stride: int | None = None
@@ -105,26 +100,19 @@ class VideoSemanticSegmentationPipeline(Pipeline):
         """Segment one video or several.
 
         Args:
-            inputs (`str`, `Path`, `np.ndarray`, `torch.Tensor` or `list`):
-                One video: a file, a URL, a folder of images, a `uint8` RGB array of shape `(num_frames, height, width,
-                3)`, a `uint8` tensor of shape `(num_frames, 3, height, width)`, or a list of frames (PIL images,
-                arrays of shape `(height, width, 3)` or tensors of shape `(3, height, width)`). Or a list of such
-                videos, or a generator or data set that yields them.
-            mode (`str`, *optional*):
-                `"contiguous"`, `"interleaved"`, `"sliding"` or `"recurrent"`; see
+            inputs: One video: a file, a URL, a folder of images, a `uint8` RGB array of shape `(num_frames, height,
+                width, 3)`, a `uint8` tensor of shape `(num_frames, 3, height, width)`, or a list of frames (PIL
+                images, arrays of shape `(height, width, 3)` or tensors of shape `(3, height, width)`). Or a list of
+                such videos, or a generator or data set that yields them.
+            mode: `"contiguous"`, `"interleaved"`, `"sliding"` or `"recurrent"`; see
                 [`~transformers_themask.models.streaming.StreamingMixin.stream`]. Defaults to the model's first.
-            num_frames (`int`, *optional*):
-                Frames that the model sees at once. Defaults to the model's `num_frames`.
-            frame_stride (`int`, *optional*):
-                Distance between neighbouring frames of a clip. Defaults to 3 for interleaved clips, as in the official
-                evaluation, and to 1 for others.
-            stream (`bool`, *optional*, defaults to `False`):
-                Whether to return the frames of one video one by one, as soon as they are labelled. The video may then
-                also be endless: a camera's index, or an iterator over frames.
-            num_workers (`int`, *optional*, defaults to 0):
-                Processes that open the videos of a list or data set.
-            batch_size (`int`, *optional*, defaults to 1):
-                Only 1 is possible, because videos differ in length.
+            num_frames: Frames that the model sees at once. Defaults to the model's `num_frames`.
+            frame_stride: Distance between neighbouring frames of a clip. Defaults to 3 for interleaved clips, as in
+                the official evaluation, and to 1 for others.
+            stream: Whether to return the frames of one video one by one, as soon as they are labelled. The video may
+                then also be endless: a camera's index, or an iterator over frames.
+            num_workers: Processes that open the videos of a list or data set.
+            batch_size: Only 1 is possible, because videos differ in length.
 
         Returns:
             A `dict` for one video, a list of them for several:
@@ -150,20 +138,15 @@ class VideoSemanticSegmentationPipeline(Pipeline):
         options = {"mode": mode, "num_frames": num_frames, "frame_stride": frame_stride}
         if stream:
             return self._labelled_one_by_one(inputs, options)
-        video_or_videos = tuple(inputs) if _is_list_of_frames(inputs) else inputs
-        return super().__call__(video_or_videos, num_workers=num_workers, **options)
+        if isinstance(inputs, list) and (isinstance(inputs[0], Image.Image) or getattr(inputs[0], "ndim", None) == 3):
+            inputs = tuple(inputs)  # one video of these frames
+        return super().__call__(inputs, num_workers=num_workers, **options)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save the model and its video processor, from which `pipeline` builds this pipeline again.
 
         The base class would also copy this file next to the model and name it in `config.json`. The copy needs the
         rest of the package, and where the package is installed, Transformers would still ask to trust it.
-
-        Args:
-            save_directory (`str` or `Path`):
-                Folder to write.
-            kwargs:
-                Passed to both `save_pretrained`.
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.video_processor.save_pretrained(save_directory, **kwargs)
@@ -209,9 +192,3 @@ def _open_frame_source(video: Any) -> FrameSource:
     from transformers_themask.videos.frame_source import open_frame_source
 
     return open_frame_source(video)
-
-
-def _is_list_of_frames(inputs: Any) -> bool:
-    if not isinstance(inputs, (list, tuple)) or not inputs:
-        return False
-    return isinstance(inputs[0], Image.Image) or getattr(inputs[0], "ndim", None) == 3

@@ -23,21 +23,12 @@ def segment_frames(
     """Yield the label map of every frame of one video, in order, while it is being read.
 
     Args:
-        model (`PreTrainedModel`):
-            Video semantic segmentation model. It is put in eval mode.
-        processor (`VideoSegmentationProcessor`):
-            The model's video processor.
-        frames (`Iterable`):
-            The video's frames as [`~transformers_themask.models.streaming.VideoSession.step`] takes them, read as they
-            are needed.
-        num_frames (`int`, *optional*):
-            Frames per clip; see [`~transformers_themask.models.streaming.StreamingMixin.stream`].
-        frame_stride (`int`, *optional*):
-            Distance between neighbouring frames of a clip; likewise.
-        mode (`str`, *optional*):
-            How clips are formed; likewise.
-        device (`str` or `torch.device`, *optional*):
-            Where to run; the model is moved there. Defaults to where the model is.
+        model: Video semantic segmentation model. It is put in eval mode.
+        processor: The model's video processor.
+        frames: The video's frames as [`~transformers_themask.models.streaming.VideoSession.step`] takes them, read as
+            they are needed.
+        num_frames, frame_stride, mode: See [`~transformers_themask.models.streaming.StreamingMixin.stream`].
+        device: Where to run; the model is moved there. Defaults to where the model is.
 
     Returns:
         Iterator over `(frame_index, label_map)`; `label_map` is an integer array of shape `(height, width)` with class
@@ -53,14 +44,9 @@ def segment_frames(
 
 
 def labelled_frames(session: ModelSession, frames: Iterable[Any]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield index and label map of every frame of one video, as a session gives them.
+    """Yield index and label map of every frame of one video, as a session that has seen nothing yet gives them.
 
-    Args:
-        session ([`VideoSession`]): The video's session, which has seen nothing yet.
-        frames (`Iterable`): The frames as [`VideoSession.step`] takes them.
-
-    Raises:
-        IncompleteVideoError: After the last readable frame of a damaged video.
+    Raises an `IncompleteVideoError` after the last readable frame of a damaged video.
     """
     try:
         for frame in frames:

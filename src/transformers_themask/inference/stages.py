@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from threading import Condition, RLock, Thread
-from types import TracebackType
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -16,14 +15,6 @@ class Stages:
 
     Leaving the `with` block waits for all of them. The first error, in a thread or in the block, stops every thread
     the next time it touches a queue, and is raised out of the block with its own traceback.
-
-    Example:
-    ```python
-    >>> with Stages() as stages:
-    ...     numbers = stages.run((number for number in range(9)), capacity=2)
-    ...     squares = stages.run((number**2 for number in numbers), capacity=2)
-    ...     total = sum(squares)
-    ```
     """
 
     def __init__(self) -> None:
@@ -36,29 +27,14 @@ class Stages:
         self._threads: list[Thread] = []
 
     def start(self, work: Callable[[], None]) -> None:
-        """Run `work` in a thread.
-
-        Args:
-            work (`Callable[[], None]`):
-                Takes no argument; what it raises stops all stages.
-        """
+        """Run `work` in a thread; what it raises stops all stages."""
         # As daemons they cannot keep a program alive that a second interruption has thrown out of the waiting below.
         thread = Thread(target=self._run, args=(work,), name=f"stage {len(self._threads)}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def run(self, items: Generator[Item, None, None], capacity: int) -> "StageQueue[Item]":
-        """Run a generator in a thread, ahead of whoever takes its items.
-
-        Args:
-            items (`Generator`):
-                What to run; it is closed in its thread.
-            capacity (`int`):
-                Number of items that may wait.
-
-        Returns:
-            [`StageQueue`] with the items.
-        """
+        """Run a generator in a thread, at most `capacity` items ahead of whoever takes them."""
         queue: StageQueue[Item] = StageQueue(self, capacity)
 
         def fill() -> None:
@@ -100,9 +76,7 @@ class Stages:
     def __enter__(self) -> "Stages":
         return self
 
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, error_type: object, error: BaseException | None, traceback: object) -> None:
         if error is not None:
             self.stop(error)
         try:
@@ -122,16 +96,10 @@ class Stages:
 
 
 class StageQueue(Generic[Item]):
-    """Items on their way from one thread to another.
+    """At most `capacity` items on their way from one thread to another.
 
     One thread puts and ends, one other iterates. Once the iteration has been left early, putting raises a
     [`StoppedError`], so that the stages before it end too.
-
-    Args:
-        stages ([`Stages`]):
-            The threads that it joins.
-        capacity (`int`):
-            Number of items that may wait.
     """
 
     def __init__(self, stages: Stages, capacity: int):

@@ -29,14 +29,12 @@ def score_prediction_folder(
     window_lengths: Sequence[int] = (8, 16),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Compare the label maps of a folder with the masks of a split, one frame at a time.
+    """Scores (of [`VideoScores.compute`]) of a folder of label maps against the masks of a split, one frame at a time.
 
-    `predictions_dir` holds one PNG per frame that has a mask, `<video_id>/<stem of the frame's file>.png`, the layout
-    that VSPW's scripts read; other files are ignored. `class_indices` `(256,)` gives the class index of each raw label
-    id, 255 for void. Predictions are class indices (`"reduced"`) or ids of the mask files (`"raw"`); void (255, or raw
-    0) may be predicted only where the label is void. If the other kind fits the masks far better, a warning says so.
-    Returns the scores of [`VideoScores.compute`]. Raises `ValueError` for a file of another size than its mask or with
-    other ids, `OSError` for one that is missing or cannot be read.
+    `predictions_dir` holds `<video_id>/<stem of the frame's file>.png` for each frame with a mask, the layout that
+    VSPW's scripts read. `class_indices` `(256,)` gives the class index of each raw label id, 255 for void. Predictions
+    are class indices (`"reduced"`) or ids of the mask files (`"raw"`), void (255, or raw 0) only where the label is; a
+    warning says if the other kind fits better. `ValueError` for another size or other ids, `OSError` if unreadable.
     """
     if prediction_ids not in ("reduced", "raw"):
         raise ValueError(f"`prediction_ids` must be 'reduced' or 'raw'. Got {prediction_ids!r}.")

@@ -17,10 +17,9 @@ def structural_similarity(
 ) -> float:
     """Mean structural similarity of two images `(height, width)` (Wang et al., 2004; MVC, eq. 7), -1 to 1.
 
-    Means, variances and the covariance are taken in square windows of `window` pixels, an odd number; all pixels count
-    alike, the last two with Bessel's correction. The result is the mean over all windows that lie within the image.
-    With `window=None` there is one window, the whole image, without correction, which is eq. 7 as it is written.
-    `data_range` is the difference between the largest and the smallest possible value.
+    Means, variances and the covariance are taken in all square windows of `window` pixels, an odd number, in the
+    image, the last two with Bessel's correction. With `window=None` the only window is the image, without correction,
+    which is eq. 7 as it is written. `data_range` is the largest possible value minus the smallest.
     """
     if first.ndim != 2 or first.shape != second.shape or first.size == 0:
         raise ValueError(

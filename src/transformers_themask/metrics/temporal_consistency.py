@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Temporal consistency (TC): how well the prediction of each frame agrees with the warped prediction of the next.
 
-Computed from given optical flow: the VSPW script estimates the flow with RAFT, which is not part of this package.
+The flow is given: the VSPW script estimates it with RAFT, which is not part of this package.
 """
 
 import numpy as np
@@ -14,10 +14,10 @@ from .video_mean_iou import confusion_matrix
 def warp_labels(next_labels: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """Labels `(height, width)` of the next frame at the places of this one, uint8, as the official script takes them.
 
-    `flow` `(2, height, width)` is the motion to the next frame in pixels, x first. The official script normalises
-    coordinates for `align_corners=True` and samples with `align_corners=False`, so the sampled column is x * width /
-    (width - 1) - 0.5: zero flow is not quite the identity and loses the last row or column of an even size. Outside
-    the frame the label is 0, which is a class and not void. Both are kept, as published numbers contain them.
+    `flow` `(2, height, width)` is the motion in pixels, x first. The script normalises for `align_corners=True` and
+    samples with `align_corners=False`, at column x * width / (width - 1) - 0.5: zero flow loses the last row or column
+    of an even size. Outside the frame the label is 0, which is a class. Both are kept, because published numbers
+    contain them.
     """
     height, width = next_labels.shape
     if flow.shape != (2, height, width):
@@ -33,14 +33,12 @@ def warp_labels(next_labels: np.ndarray, flow: np.ndarray) -> np.ndarray:
 def temporal_confusion_matrix(predictions: np.ndarray, flows: np.ndarray, num_labels: int) -> np.ndarray:
     """Counts of predictions (rows) and warped predictions of the next frames (columns), `(num_labels, num_labels)`.
 
-    TC is the `mean_iou` that `mean_iou_scores` gives for the sum of these matrices over the videos (the official
-    script takes the first 100 of the validation list). `predictions` `(num_frames, height, width)` are class indices,
-    `flows` `(num_frames - 1, 2, height, width)` the motion from each frame to the next in pixels, x first.
+    TC is the `mean_iou` of their sum over the videos (in the official script the first 100 of the validation list).
+    `flows` `(num_frames - 1, 2, height, width)` are in pixels, x first.
     """
     if len(flows) != len(predictions) - 1:
         raise ValueError(
-            f"`flows` must have one entry for each pair of neighbouring frames, {len(predictions) - 1}. Got "
-            f"{len(flows)}."
+            f"`flows` must have one entry per pair of neighbouring frames, {len(predictions) - 1}. Got {len(flows)}."
         )
     matrix = np.zeros((num_labels, num_labels), dtype=np.int64)
     for prediction, next_prediction, flow in zip(predictions[:-1], predictions[1:], flows, strict=True):

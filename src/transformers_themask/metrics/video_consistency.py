@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Video consistency (VC): of the pixels whose label stays the same over n frames, the share whose prediction does.
 
-Load it with `evaluate.load("path/to/video_consistency.py")`. The definition (Miao et al., "VSPW", CVPR 2021) and, by
-default, every detail of the official VSPW script: raw label ids with void counted as any other id, windows pooled over
-all videos, and the last window of each video left out. Predictions are not compared with labels: a constant wrong one
-scores 1.
+Load it with `evaluate.load("path/to/video_consistency.py")`. Defined by Miao et al., "VSPW", CVPR 2021; the defaults
+follow the official script: raw label ids with void as any other id, windows pooled over all videos, without the last
+one of each. Predictions are not compared with labels: a constant wrong one scores 1.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, asdict, dataclass, fields
 from itertools import chain
 from typing import Any, Literal, get_args
 
@@ -21,28 +20,12 @@ from .video_metric import VideoMetric, as_ids
 Windows = Literal["official", "all"]
 Average = Literal["window", "video"]
 
-_DESCRIPTION = """Video consistency VC_n: of the pixels whose label stays the same over n frames, the share whose
-prediction stays the same too."""
-
-_INPUTS_DESCRIPTION = """
-Args:
-    predictions: one integer array `(num_frames, height, width)` per video, of any ids.
-    references: raw label ids of the same shapes. With reduced labels the void ids 0 and 255 become one, as in the CFFM
-        script.
-
-Given to `evaluate.load`: the arguments of `VideoConsistency`.
-
-Returns:
-    `dict`: one score for each window length, named `vc8`, `vc16`.
-"""
-
 
 class VideoWindows:
-    """The windows of one video, frame by frame.
+    """The windows of one video, frame by frame, in one pass for every window length.
 
-    Two maps of run lengths replace the frames of a window: the number of steps for which the label, and the label
-    together with the prediction, have not changed. A window of n frames ends at a frame where a run has n - 1 steps,
-    so one pass serves every window length and only the previous frame is kept.
+    Two maps hold for how many steps the label, and the label together with the prediction, have not changed: a window
+    of n frames ends at a frame where a run has n - 1 steps.
     """
 
     def __init__(self, window_lengths: Sequence[int], require_correct: bool) -> None:
@@ -111,8 +94,7 @@ def video_consistency_windows(
 ) -> np.ndarray:
     """Consistency of every window of `window` frames of one video, NaN where no pixel keeps its label.
 
-    `predictions` and `labels` are ids of shape `(num_frames, height, width)`; `windows` and `require_correct` are
-    those of [`VideoConsistency`].
+    `predictions` and `labels` are `(num_frames, height, width)`; the options are those of [`VideoConsistency`].
     """
     scores = VideoConsistency((window,), windows=windows, require_correct=require_correct)
     scores.add_video("video", predictions, labels)
@@ -121,22 +103,19 @@ def video_consistency_windows(
 
 @dataclass(eq=False)
 class VideoConsistency:
-    """Streaming video consistency of a data set: frames in, one score per window length out.
-
-    Keeps one number per window and, for the video that is being added, four maps of the size of a frame.
+    """Streaming video consistency of a data set; keeps one number per window and four maps of the size of a frame.
 
     Args:
         window_lengths: Frames per window, n.
         windows: `"official"` counts the first C - n windows of a video of C frames, as the VSPW script does, so that a
             video of n frames has none; `"all"` the C - n + 1 of the paper.
-        average: `"window"` is the mean over the windows of all videos pooled, as in the VSPW script; `"video"` the
-            mean over videos of each video's mean, as papers describe it.
-        require_correct: Whether a prediction must also equal the label to be consistent, as the printed formula reads.
-            The labels must then be in the ids of the predictions.
+        average: `"window"` is the mean over the windows of all videos, as in the VSPW script; `"video"` the mean over
+            videos of each video's mean, as papers describe it.
+        require_correct: Whether a prediction must also equal the label, in the same ids, as the printed formula reads.
         require_every_length: Whether a video that has no window of some length is dropped for all lengths, as in the
             CFFM script (which in addition takes reduced labels).
-        pool_lengths: Whether each score also pools the windows of the lengths before it. The DVIS++ and VidEoMT
-            scripts do, so the VC16 they print contains VC8's windows.
+        pool_lengths: Whether each score also pools the windows of the lengths before it, as in the DVIS++ and VidEoMT
+            scripts: the VC16 they print contains VC8's windows.
     """
 
     window_lengths: Sequence[int] = (8, 16)
@@ -204,10 +183,8 @@ class VideoConsistency:
 
     def merge(self, other: "VideoConsistency") -> None:
         """Add the videos of `other`, which was built with the same arguments, for example in another process."""
-        if other._options() != self._options():
-            raise ValueError(
-                f"`other` must have the options {self._options()}. Got {other._options()}; build both alike."
-            )
+        if asdict(other) != asdict(self):
+            raise ValueError(f"`other` must have the options {asdict(self)}. Got {asdict(other)}; build both alike.")
         shared_videos = sorted(self._ratios.keys() & other._ratios.keys())
         if shared_videos:
             raise ValueError(
@@ -215,34 +192,25 @@ class VideoConsistency:
             )
         self._ratios.update(other._ratios)
 
-    def _options(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
-
     def window_ratios(self, length: int, video_id: str) -> list[float]:
         """Consistency of each counted window of `length` frames of a video, NaN where undefined."""
         ratios = self._ratios[video_id][length]
         return ratios[:-1] if self.windows == "official" else list(ratios)
 
-    def compute(self) -> dict[str, float]:
-        """Scores of the videos added so far: `vc8`, `vc16` (one for each window length).
+    def compute(self, video_ids: Sequence[str] | None = None) -> dict[str, float]:
+        """Scores of the videos added so far, or some of them: `vc8`, `vc16` (one for each window length).
 
         Windows in which no pixel keeps its label, or a frame has no labels, are undefined and left out; a score
         without any defined window is NaN.
         """
-        video_ids = list(self._ratios)
-        if self.require_every_length:
-            lengths = self.window_lengths
-            video_ids = [video for video in video_ids if all(self.window_ratios(length, video) for length in lengths)]
-        return self._scores(video_ids)
+        lengths = self.window_lengths
+        if video_ids is None:
+            video_ids = list(self._ratios)
+            if self.require_every_length:
+                video_ids = [video for video in video_ids if all(self.window_ratios(n, video) for n in lengths)]
+        return {f"vc{length}": self._score(length, video_ids) for length in lengths}
 
-    def compute_video(self, video_id: str) -> dict[str, float]:
-        """Score one of the videos added so far, like `compute`."""
-        return self._scores([video_id])
-
-    def _scores(self, video_ids: list[str]) -> dict[str, float]:
-        return {f"vc{length}": self._score(length, video_ids) for length in self.window_lengths}
-
-    def _score(self, length: int, video_ids: list[str]) -> float:
+    def _score(self, length: int, video_ids: Sequence[str]) -> float:
         pooled_lengths: Sequence[int] = (length,)
         if self.pool_lengths:
             pooled_lengths = self.window_lengths[: self.window_lengths.index(length) + 1]
@@ -262,13 +230,19 @@ def _mean_of_defined(values: Iterable[float]) -> float:
 
 
 class VideoConsistencyMetric(VideoMetric):
-    """Video consistency as an `evaluate` module; one example is one whole video.
+    """Video consistency VC_n: of the pixels whose label stays the same over n frames, the share whose prediction does.
 
-    The accumulator is the public attribute `scores`, whose `merge` joins the videos of several processes.
+    Args:
+        predictions: one integer array `(num_frames, height, width)` per video, of any ids.
+        references: raw label ids of the same shapes. With reduced labels the void ids 0 and 255 become one, as in the
+            CFFM script.
+
+    Given to `evaluate.load`: the arguments of `VideoConsistency`.
+
+    Returns:
+        `dict`: one score for each window length, named `vc8`, `vc16`. The attribute `scores` is the accumulator, whose
+        `merge` joins the videos of several processes.
     """
-
-    description = _DESCRIPTION
-    inputs_description = _INPUTS_DESCRIPTION
 
     def __init__(self, **kwargs: Any) -> None:
         names = [option.name for option in fields(VideoConsistency) if option.name in kwargs]

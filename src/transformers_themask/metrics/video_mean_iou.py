@@ -15,23 +15,6 @@ from .video_metric import VideoMetric, as_ids
 
 AbsentClasses = Literal["exclude", "count"]
 
-_DESCRIPTION = """Mean IoU, weighted IoU, per-class IoU, pixel accuracy and mean accuracy of a video data set, from
-one confusion matrix over the whole split."""
-
-_INPUTS_DESCRIPTION = """
-Args:
-    predictions: class indices 0 to `num_labels` - 1 of shape `(num_frames, height, width)` or `(height, width)`.
-    references: arrays of the same shapes; `ignore_index` where a pixel is not counted.
-
-Given to `evaluate.load`:
-    num_labels: number of classes.
-    ignore_index: label id that is not counted, by default 255.
-    absent_classes: `"exclude"` (the default) averages the IoU over the classes that occur in the labels, `"count"`
-        over those that occur in the labels or the predictions.
-
-Returns:
-    `dict`: `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `per_class_iou`, `per_class_accuracy`.
-"""
 LABEL_REMEDY = "Reduce raw labels (0 to 255, k to k - 1) and check the number of classes."
 PREDICTION_REMEDY = "Predict one of the classes at every labelled pixel, in the same ids as the reduced labels."
 
@@ -39,10 +22,9 @@ PREDICTION_REMEDY = "Predict one of the classes at every labelled pixel, in the 
 def confusion_matrix(
     predictions: ArrayLike, labels: ArrayLike, num_labels: int, ignore_index: int = 255
 ) -> np.ndarray:
-    """Count the pixels of every (label, prediction) pair; matrices of several frames, videos or processes add up.
+    """Count the pixels of every (label, prediction) pair of class indices: int64 `(num_labels, num_labels)`.
 
-    `predictions` and `labels` are class indices of one shape. Pixels with the label `ignore_index` are not counted and
-    may have any prediction. Returns int64 counts `(num_labels, num_labels)`: rows are labels, columns predictions.
+    Pixels with the label `ignore_index` are not counted and may have any prediction. The matrices of parts add up.
     """
     prediction_ids, label_ids = as_ids("predictions", predictions), as_ids("labels", labels)
     if prediction_ids.shape != label_ids.shape:
@@ -99,13 +81,11 @@ def _mean_of_defined(values: np.ndarray) -> float:
 
 
 def mean_iou_scores(matrix: np.ndarray, absent_classes: AbsentClasses = "exclude") -> dict[str, Any]:
-    """Scores of the confusion matrix of a whole split: a `dict` of floats and of lists with one float per class.
+    """Scores of the confusion matrix of a whole split: floats, and lists with one float per class.
 
-    A class that is predicted but occurs in no label is left out of `mean_iou` by `"exclude"`, as the official
-    `Evaluator` does; `"count"` gives it an IoU of 0, as mmseg's `eval_metrics` and MPVSS do. `weighted_iou` is
-    weighted by the share of each class in the labels (FWIoU), and 0 when no pixel was counted, as in the `Evaluator`.
-    `pixel_accuracy` is aAcc, `mean_accuracy` mAcc, the mean over the classes in the labels. `per_class_iou` and
-    `per_class_accuracy` are NaN for a class that is left out of the mean; a mean over no class at all is NaN.
+    `"exclude"` leaves a class in no label out of the mean IoU, as the official `Evaluator` does; `"count"` gives it an
+    IoU of 0 if predicted, as mmseg's `eval_metrics` and MPVSS do. `weighted_iou` is FWIoU, 0 when no pixel was
+    counted, as in the `Evaluator`; `pixel_accuracy` is aAcc, `mean_accuracy` mAcc. What is left out is NaN.
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"`matrix` must be square (labels, predictions). Got shape {matrix.shape}.")
@@ -128,13 +108,22 @@ def mean_iou_scores(matrix: np.ndarray, absent_classes: AbsentClasses = "exclude
 
 
 class VideoMeanIou(VideoMetric):
-    """Confusion matrix scores as an `evaluate` module; one example is a whole video or a frame.
+    """Mean IoU, weighted IoU and accuracy of a video data set, from one confusion matrix over the whole split.
 
-    The counts are the public attribute `matrix`, to be summed across processes.
+    Args:
+        predictions: class indices 0 to `num_labels` - 1 of shape `(num_frames, height, width)` or `(height, width)`.
+        references: arrays of the same shapes; `ignore_index` where a pixel is not counted.
+
+    Given to `evaluate.load`:
+        num_labels: number of classes.
+        ignore_index: label id that is not counted, by default 255.
+        absent_classes: `"exclude"` (the default) averages the IoU over the classes that occur in the labels, `"count"`
+            over those that occur in the labels or the predictions.
+
+    Returns:
+        `dict`: `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `per_class_iou`, `per_class_accuracy`.
+        The counts are the public attribute `matrix`, to be summed across processes.
     """
-
-    description = _DESCRIPTION
-    inputs_description = _INPUTS_DESCRIPTION
 
     def __init__(
         self, num_labels: int, ignore_index: int = 255, absent_classes: AbsentClasses = "exclude", **kwargs: Any

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Base of the two `evaluate` modules, which `evaluate.load` copies along with the module that imports it."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
@@ -22,17 +23,13 @@ class VideoMetric(evaluate.Metric, ABC):
     """A metric that accumulates counts of whole videos and stores no predictions.
 
     The base class writes every pixel to an Arrow cache, which for the VSPW validation set would be tens of gigabytes.
+    The docstring of a subclass is its description for `evaluate`: the metric, then inputs, options and scores.
     """
-
-    description: str
-    inputs_description: str
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self.num_process != 1:
-            raise ValueError(
-                f"`num_process` must be 1. Got {self.num_process}. Merge the counts of the processes instead."
-            )
+            raise ValueError(f"`num_process` must be 1. Got {self.num_process}. Merge the processes' counts instead.")
 
     @abstractmethod
     def count(self, prediction: ArrayLike, reference: ArrayLike) -> None:
@@ -43,11 +40,12 @@ class VideoMetric(evaluate.Metric, ABC):
         """Score everything that was counted, and reset the counts."""
 
     def _info(self) -> evaluate.MetricInfo:
+        description, _, inputs_description = (inspect.getdoc(type(self)) or "").partition("\n\n")
         frames = datasets.List(datasets.List(datasets.List(datasets.Value("uint8"))))
         return evaluate.MetricInfo(
-            description=self.description,
+            description=description,
             citation=CITATION,
-            inputs_description=self.inputs_description,
+            inputs_description=inputs_description,
             features=datasets.Features({"predictions": frames, "references": frames}),
         )
 

@@ -16,18 +16,9 @@ class VideoScores:
     """Confusion matrix and video consistency over the frames of a split, with the official definitions.
 
     The consistency compares raw label ids, the matrix class indices, which `class_indices` `(256,)` gives for each raw
-    id (`ignore_index` for void): each mask is read once and added as it is.
-
-    ```python
-    scores = VideoScores(num_labels, class_indices=processor.reduce_labels(np.arange(256, dtype=np.uint8)))
-    scores.start_video("1001_5z_ijQjUf_0")
-    scores.add_frame(prediction, raw_label)  # and so on, in order
-    scores.compute()["mean_iou"]
-    ```
-
-    The object can be pickled, and the parts of a data set in several processes (whole videos each) are joined by
-    `merge`: all counts are integers and the consistency is summed exactly, so the scores do not depend on how the
-    videos were distributed.
+    id (`ignore_index` for void). Parts of a data set in several processes, whole videos each, are pickled and joined
+    by `merge`; counts are integers and the consistency is summed exactly, so their distribution does not change the
+    scores.
     """
 
     def __init__(
@@ -99,12 +90,10 @@ class VideoScores:
         self.num_frames += other.num_frames
 
     def compute(self) -> dict[str, Any]:
-        """Scores of what was added so far.
+        """Scores of [`mean_iou_scores`] and [`VideoConsistency.compute`] of what was added so far, and counts.
 
-        `mean_iou`, `weighted_iou`, `pixel_accuracy`, `mean_accuracy`, `vc8` and `vc16` (one for each window length),
-        `per_class_iou` (a list, NaN for a class that occurs in no label), `num_frames` (those with labels),
-        `num_videos`, and `per_video`: for each video id the same scores of that video alone, its `per_class_iou` a
-        `dict` from class index to IoU of the classes in its labels.
+        `per_video` has the same of each video alone, its `per_class_iou` a `dict` from class index to IoU of the
+        classes in its labels; `num_frames` are those with labels.
         """
         scores_of_videos = dict(self._scores_of_videos)
         if self._video_id is not None:
@@ -121,7 +110,7 @@ class VideoScores:
         scores = _matrix_scores(self._video_matrix)
         ious = enumerate(scores["per_class_iou"])
         scores["per_class_iou"] = {index: iou for index, iou in ious if not math.isnan(iou)}
-        return {**scores, **self.consistency.compute_video(video_id), "num_frames": self._num_video_frames}
+        return {**scores, **self.consistency.compute([video_id]), "num_frames": self._num_video_frames}
 
 
 def _matrix_scores(matrix: np.ndarray) -> dict[str, Any]:

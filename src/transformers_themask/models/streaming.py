@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from .frame_arrays import rgb_array
 from .outputs import VideoSegmentationOutput
 from .protocols import PreparedFrame, SegmentedClip, VideoModel, VideoProcessor
 
@@ -288,23 +288,6 @@ def single_frames(frame: Any) -> Iterable[Any]:
     """The frames of a chunk, or the one frame that was given instead."""
     is_chunk = isinstance(frame, (list, tuple)) or getattr(frame, "ndim", 3) == 4
     return frame if is_chunk else [frame]
-
-
-def rgb_array(frame: Any) -> np.ndarray:
-    """An array, tensor or image as a `uint8` RGB array `(height, width, 3)`, or a `ValueError`."""
-    if isinstance(frame, Image.Image):
-        return np.asarray(frame.convert("RGB"))
-    if isinstance(frame, Tensor) and frame.ndim == 3 and frame.shape[0] == 3:
-        frame = frame.permute(1, 2, 0).cpu().numpy()
-    is_picture = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3
-    if not is_picture or frame.shape[2] != 3 or 0 in frame.shape:
-        kind = f"{frame.dtype} of shape {tuple(frame.shape)}" if hasattr(frame, "dtype") else type(frame).__name__
-        raise ValueError(
-            "A frame must be a PIL image, a uint8 array of shape (height, width, 3) or a uint8 tensor of shape "
-            f"(3, height, width). Got {kind}; values from 0 to 1 become uint8 as "
-            "`(255 * frame).round().astype(np.uint8)`."
-        )
-    return frame
 
 
 __all__ = ["StreamingMixin", "VideoSession"]

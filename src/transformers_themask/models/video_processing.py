@@ -17,6 +17,7 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import load_video
 
+from .frame_arrays import rgb_of_image
 from .outputs import VideoSegmentationOutput, as_output
 from .point_sampling import map_size
 from .scores_to_labels import enlarged_argmax, twice_enlarged_argmax
@@ -382,9 +383,9 @@ def check_maps(maps: list[Tensor], videos: list[Tensor]) -> None:
 
 
 def uniform_frames(videos: Any) -> Any:
-    """Bring PIL frames to RGB and make sure that lists of frames can be stacked."""
+    """Bring PIL frames to 8-bit RGB and make sure that lists of frames can be stacked."""
     if isinstance(videos, Image.Image):
-        return videos.convert("RGB")
+        return Image.fromarray(rgb_of_image(videos))
     if not isinstance(videos, (list, tuple)):
         return videos
     if len(videos) == 0:

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Selection of the result that is most consistent in time (MVC, eq. 5 to 7).
-
-The label map of a frame is carried to the next frame along the optical flow and compared with the label map there.
-That measures stability, not accuracy: a constant label map is perfectly consistent.
-"""
+"""Selection of the result that is most consistent in time (MVC, eq. 5 to 7): stability, not accuracy."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,8 +14,7 @@ import numpy as np
 from transformers_themask.data.frame_checks import VOID_ID
 from transformers_themask.files.plain_names import inside
 from transformers_themask.metrics.structural_similarity import structural_similarity
-from transformers_themask.models.streaming import rgb_array
-from transformers_themask.sinks.label_maps import write_label_map
+from transformers_themask.models.frame_arrays import rgb_array
 
 from .label_folders import ResultVideo, frames_with_label_maps, label_files
 
@@ -40,14 +35,7 @@ SIMILARITY: dict[str, Any] = {"data_range": 255, "window": 7}
 
 @dataclass(frozen=True)
 class VideoChoice:
-    """Which of several results supplies a video.
-
-    Attributes:
-        video (`str`): Name of the video.
-        num_frames (`int`): Number of its frames.
-        scores (`list[float]`): Temporal consistency of every result.
-        chosen (`int`): Index of the one with the highest score, the first of them where several have it.
-    """
+    """Which of several results supplies a video: the first of those with the highest temporal consistency."""
 
     video: str
     num_frames: int
@@ -56,29 +44,15 @@ class VideoChoice:
 
 
 def optical_flow(frame: np.ndarray, next_frame: np.ndarray) -> np.ndarray:
-    """Estimate where everything in a frame has moved to in another, by Farneback's method (MVC, eq. 5).
+    """Motion `(height, width, 2)` in pixels, x first, from one frame to another, by Farneback's method (MVC, eq. 5).
 
-    Args:
-        frame (`np.ndarray` of shape `(height, width, 3)`): `uint8` RGB frame.
-        next_frame (`np.ndarray` of shape `(height, width, 3)`): The frame to look in.
-
-    Returns:
-        `np.ndarray` of shape `(height, width, 2)`, float32: motion in pixels, x first. What `frame` shows at (x, y),
-        `next_frame` shows at (x + flow[y, x, 0], y + flow[y, x, 1]).
-
-    Raises:
-        ValueError: If OpenCV is not installed or the frames differ in size.
+    What `frame` shows at (x, y), `next_frame` shows at (x + flow[y, x, 0], y + flow[y, x, 1]).
     """
     cv2 = _opencv()
     if frame.shape != next_frame.shape:
         raise ValueError(f"All frames of a video must have one size. Got {next_frame.shape} after {frame.shape}.")
     grey, next_grey = (cv2.cvtColor(rgb_array(picture), cv2.COLOR_RGB2GRAY) for picture in (frame, next_frame))
     return cv2.calcOpticalFlowFarneback(grey, next_grey, None, **FARNEBACK)
-
-
-def opencv_version() -> str:
-    """Version of OpenCV; a `ValueError` that names the remedy where it is not installed."""
-    return _opencv().__version__
 
 
 def _opencv() -> Any:
@@ -93,17 +67,10 @@ def _opencv() -> Any:
 
 
 def carry_labels(label_map: np.ndarray, flow: np.ndarray, direction: str = "forward") -> np.ndarray:
-    """Carry the label map of a frame to the next one, with nearest sampling and repeated borders (MVC, eq. 6).
+    """Carry the label map of frame t to frame t + 1, with nearest sampling and repeated borders (MVC, eq. 6).
 
-    Args:
-        label_map (`np.ndarray` of shape `(height, width)`): Class indices of frame t.
-        flow (`np.ndarray` of shape `(height, width, 2)`): Motion in pixels, x first.
-        direction (`str`, *optional*, defaults to `"forward"`): Of the flow. `"forward"`: from frame t to t + 1, the
-            flow of eq. 5; pixel p takes the label at p - flow(p), as if the motion were the same there. `"backward"`:
-            from t + 1 to t; pixel p takes the label at p + flow(p), which is exact.
-
-    Returns:
-        `np.ndarray` of shape `(height, width)`: class indices in the place of frame t + 1, of the type of `label_map`.
+    A `"forward"` flow, from t to t + 1, is that of eq. 5: pixel p takes the label at p - flow(p), as if the motion
+    were the same there. With a `"backward"` one, from t + 1 to t, it takes the label at p + flow(p), which is exact.
     """
     _check_direction(direction)
     height, width = label_map.shape
@@ -130,19 +97,8 @@ def temporal_consistency(
     """How far the label maps of a video follow what its frames show (MVC, eq. 5 to 7).
 
     The mean over all pairs of neighbouring frames of the structural similarity between the label map of the first,
-    carried to the second, and the label map of the second. Two frames at a time are in memory. (The metric TC of the
-    VSPW script is another one: see `metrics/temporal_consistency.py`.)
-
-    Args:
-        frames (`Iterable[np.ndarray]`): `uint8` RGB frames of shape `(height, width, 3)`.
-        label_maps (`Iterable[np.ndarray]`): For each its class indices, of shape `(height, width)`; 255 is no class.
-        direction (`str`, *optional*, defaults to `"forward"`): Of the optical flow, see [`carry_labels`].
-
-    Returns:
-        `float`: 1 for a video that repeats what was carried to each frame, or has one frame; less for others.
-
-    Raises:
-        ValueError: If there are no frames, sizes differ, or OpenCV is not installed.
+    carried to the second, and the label map of the second; 1 for a single frame. Void (255) does not count. (The
+    metric TC of the VSPW script is another one: see `metrics/temporal_consistency.py`.)
     """
     return temporal_consistencies(_paired(frames, label_maps), direction)[0]
 
@@ -160,17 +116,9 @@ def _paired(
 def temporal_consistencies(
     frames_with_label_maps: Iterable[tuple[np.ndarray, Sequence[np.ndarray]]], direction: str = "forward"
 ) -> list[float]:
-    """[`temporal_consistency`] of several results for one video, for which each flow is estimated once.
+    """[`temporal_consistency`] of several results for one video, given each frame with its label map in every result.
 
-    Args:
-        frames_with_label_maps (`Iterable`): For each frame the frame and its label map in every result.
-        direction (`str`, *optional*, defaults to `"forward"`): Of the optical flow, see [`carry_labels`].
-
-    Returns:
-        `list[float]`: The score of every result.
-
-    Raises:
-        ValueError: As [`temporal_consistency`] does.
+    Each flow is estimated once; two frames at a time are in memory.
     """
     _check_direction(direction)
     sums, num_frames = np.zeros(0), 0
@@ -213,14 +161,7 @@ def _without_void(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np
 def select_by_consistency(
     frames_with_label_maps: Iterable[tuple[np.ndarray, Sequence[np.ndarray]]], direction: str = "forward"
 ) -> tuple[int, list[float]]:
-    """Choose the result that is most consistent in time (MVC, section 2.3).
-
-    Args:
-        frames_with_label_maps, direction: As in [`temporal_consistencies`].
-
-    Returns:
-        Index of the result with the highest score, the first of them where several have it, and all scores.
-    """
+    """Index of the result most consistent in time (MVC, section 2.3), the first of several such, and all scores."""
     scores = temporal_consistencies(frames_with_label_maps, direction)
     return int(np.argmax(scores)), scores
 
@@ -230,25 +171,13 @@ def aggregate_video(
     folders: Sequence[Path],
     output: Path,
     direction: str = "forward",
-    on_frame: Callable[[], object] | None = None,
+    on_frame: Callable[[], object] = lambda: None,
 ) -> VideoChoice:
-    """Copy the label maps of one video from the folder whose label maps are most consistent in time.
+    """Copy the label maps of one video to `output` from the folder whose label maps are most consistent in time.
 
-    Args:
-        video ([`ResultVideo`]): The video.
-        folders (`Sequence[Path]`): Folders of results.
-        output (`Path`): Folder that gets the label maps, in the layout of the others.
-        direction (`str`, *optional*, defaults to `"forward"`): Of the optical flow, see [`carry_labels`].
-        on_frame (`Callable`, *optional*): Called after every frame.
-
-    Returns:
-        [`VideoChoice`]
-
-    Raises:
-        OSError, ValueError: If label maps are missing or do not fit the video, as [`frames_with_label_maps`] finds.
+    Raises an `OSError` or `ValueError` where label maps are missing or do not fit, see [`frames_with_label_maps`].
     """
-    frames = _reported(frames_with_label_maps(video, folders), on_frame)
-    chosen, scores = select_by_consistency(frames, direction)
+    chosen, scores = select_by_consistency(frames_with_label_maps(video, folders, on_frame), direction)
     files = label_files(folders[chosen] / video.name)
     folder = inside(output, output / video.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -257,40 +186,11 @@ def aggregate_video(
     return VideoChoice(video.name, len(files), scores, chosen)
 
 
-def write_label_maps(
-    label_maps: Iterable[tuple[int, np.ndarray]],
-    video: ResultVideo,
-    folder: Path,
-    on_frame: Callable[[], object] | None = None,
-) -> None:
-    """Write what [`~transformers_themask.inference.segment.segment_frames`] yields into a folder of results.
-
-    Args:
-        label_maps (`Iterable`): `(frame_index, label_map)` pairs.
-        video ([`ResultVideo`]): The video that they belong to.
-        folder (`Path`): The folder.
-        on_frame (`Callable`, *optional*): Called after every frame.
-    """
-    for index, label_map in _reported(label_maps, on_frame):
-        write_label_map(label_map, inside(folder, video.label_path(folder, index)))
-
-
-def _reported(items: Iterable[Any], on_item: Callable[[], object] | None) -> Iterator[Any]:
-    for item in items:
-        yield item
-        if on_item is not None:
-            on_item()
-
-
 def consistency_settings(direction: str) -> dict[str, Any]:
-    """Settings and versions that the scores depend on.
-
-    Args:
-        direction (`str`): Of the optical flow, see [`carry_labels`].
-    """
+    """Settings and versions that the scores depend on."""
     packages = ("transformers-themask", "transformers", "torch", "numpy", "scipy")
     return {
         "flow": {"method": "Farneback", "direction": direction, **FARNEBACK},
         "structural_similarity": SIMILARITY,
-        "versions": {"opencv": opencv_version(), **{name: version(name) for name in packages}},
+        "versions": {"opencv": _opencv().__version__, **{name: version(name) for name in packages}},
     }

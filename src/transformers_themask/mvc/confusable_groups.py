@@ -18,12 +18,8 @@ MIN_CANDIDATES = 2
 class ConfusableGroup:
     """Classes that look alike, of which a video most likely shows one (MVC, Section 2.5).
 
-    Args:
-        name (`str`): What a question calls all of them: letters, digits, `_` and `-`. Files are named after it.
-        classes (`tuple[str, ...]`): Names of the classes in the data set, in the order in which a question lists them.
-
-    Raises:
-        ValueError: If the name cannot be a file's, a class comes twice, or fewer than two can be asked about.
+    A question calls all of them by `name` and lists the `classes` in their order. Raises a `ValueError` if the name
+    cannot be a file's, a class comes twice, or fewer than two can be asked about.
     """
 
     name: str
@@ -50,14 +46,9 @@ class ConfusableGroup:
             )
 
     @property
-    def generic_class(self) -> str | None:
-        """The class with the group's own name, if there is one."""
-        return next((name for name in self.classes if spoken(name) == spoken(self.name)), None)
-
-    @property
     def candidates(self) -> tuple[str, ...]:
-        """The classes that a question offers: all but the generic one."""
-        return tuple(name for name in self.classes if name != self.generic_class)
+        """The classes that a question offers: all but the one with the group's own name."""
+        return tuple(name for name in self.classes if spoken(name) != spoken(self.name))
 
 
 def spoken(name: str) -> str:
@@ -66,14 +57,9 @@ def spoken(name: str) -> str:
 
 
 def read_groups(path: str | Path = DEFAULT_GROUPS_FILE) -> list[ConfusableGroup]:
-    """Read groups from a YAML file of lines `name: [class, class, ...]`.
+    """Read groups from a YAML file of lines `name: [class, class, ...]`; by default the water of the paper.
 
-    Args:
-        path (`str` or `Path`, *optional*): The file. Defaults to the water of the paper: river, lake, sea and water.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a file.
+    Raises a `FileNotFoundError` or, for another kind of file, a `ValueError`.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} must be a YAML file of groups of classes. Got no such file.")
@@ -99,12 +85,7 @@ def _group(path: str | Path, name: object, classes: object) -> ConfusableGroup:
 
 
 def check_groups(groups: Sequence[ConfusableGroup], class_names: Sequence[str]) -> None:
-    """Raise a `ValueError` unless all classes of the groups are classes of a data set, each in one group only.
-
-    Args:
-        groups (`Sequence[ConfusableGroup]`): The groups.
-        class_names (`Sequence[str]`): Names of all classes of the data set.
-    """
+    """Raise a `ValueError` unless all classes of the groups are classes of a data set, each in one group only."""
     group_of: dict[str, str] = {}
     for group in groups:
         unknown = [name for name in group.classes if name not in class_names]

@@ -1,18 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Correction of confused classes by a vision-language model (MVC, Section 2.5).
-
-Where a model labels one lake as river, lake and sea by turns, a vision-language model is asked about the frame that
-shows most of it. An answer that names exactly one of these classes holds for all their pixels in the video; any other
-answer changes nothing. Everything is logged.
-"""
+"""Correction of classes that a model confuses: a vision-language model says which it is (MVC, Section 2.5)."""
 
 import json
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -24,7 +19,6 @@ from transformers_themask.files.plain_names import inside
 from transformers_themask.sinks.label_maps import write_label_map
 from transformers_themask.sinks.output_folder import check_new_folder
 
-from .answers import parse_answer
 from .confusable_groups import MIN_CANDIDATES, ConfusableGroup, check_groups, spoken
 from .label_folders import ResultVideo, frames_with_label_maps
 
@@ -33,32 +27,17 @@ DEFAULT_MINIMUM_SHARE = 0.01
 # Marks pixels without a class in label maps of 8 bits.
 IGNORE_INDEX = 255
 
-
-class VisualQuestionAnswerer(Protocol):
-    """Answers questions about pictures, such as [`VisionLanguageModel`]."""
-
-    def __call__(self, image: Image.Image, question: str) -> str:
-        """Answer a question about an RGB picture."""
+# Answers a question about an RGB picture, such as [`VisionLanguageModel`].
+VisualQuestionAnswerer = Callable[[Image.Image, str], str]
 
 
 @dataclass(frozen=True)
 class Correction:
     """One question about a video, and what follows from the answer: an entry of the log.
 
-    Attributes:
-        video (`str`): Name of the video, `""` for a single one.
-        group (`str`): Name of the group.
-        frame_index (`int`): Frame that was shown.
-        frame_name (`str`): Name of its files, without suffix.
-        picture (`str`): Copy of what was shown, relative to the log.
-        shares (`Mapping[str, float]`): Share of each class of the group in all pixels of the video, 0 to 1.
-        model (`str`): What answered.
-        question (`str`): What was asked.
-        answer (`str`): The answer, word by word.
-        decision (`str`, *optional*): The class that it names; `None` if it decides nothing.
-        num_pixels (`int`): Number of pixels that the decision changes, in all frames.
-        num_frames (`int`): Number of frames with such a pixel.
-        is_dry_run (`bool`): Whether no label map has been written.
+    `video` is `""` for a single one; `picture` is a copy of the frame that was shown, relative to the log; `shares`
+    are those of the group's classes in all pixels of the video, 0 to 1. `decision` is the class that the answer names,
+    if any; `num_pixels` in `num_frames` frames change by it, or would but for a dry run.
     """
 
     video: str
@@ -77,10 +56,9 @@ class Correction:
 
 
 def question_of(group: ConfusableGroup) -> str:
-    """The question about a group, as in MVC, Section 2.5.
+    """The question about a group, as in MVC, Section 2.5, without the class of the group's own name.
 
-    Its example: "Is the water in the image a river, lake or sea? Please give me the only answer." The class with the
-    group's own name is not offered.
+    Its example: "Is the water in the image a river, lake or sea? Please give me the only answer."
     """
     *others, last = map(spoken, group.candidates)
     choice = f"{', '.join(others)} or {last}"
@@ -88,17 +66,20 @@ def question_of(group: ConfusableGroup) -> str:
     return f"Is the {spoken(group.name)} in the image {article} {choice}? Please give me the only answer."
 
 
-def relabel(label_map: np.ndarray, members: Sequence[int], decision: int) -> np.ndarray:
-    """Give all pixels of a group one class.
+def parse_answer(answer: str, group: ConfusableGroup) -> str | None:
+    """The class that an answer names (MVC, Section 2.5), or `None` unless it names exactly one of the candidates.
 
-    Args:
-        label_map (`np.ndarray` of shape `(height, width)`): Class indices.
-        members (`Sequence[int]`): The indices of the group's classes.
-        decision (`int`): The index that they get.
-
-    Returns:
-        `np.ndarray` of shape `(height, width)`: A new label map of the same type; other pixels are as they were.
+    Names are whole words in upper or lower case, singular or with a plural "s". Nothing else is read: a denial that
+    names one class counts as naming it.
     """
+    longest_first = sorted(map(spoken, group.candidates), key=len, reverse=True)  # "other plant" is no "plant"
+    pattern = "|".join(map(re.escape, longest_first))
+    named = set(re.findall(rf"(?<![\w-])({pattern})s?(?![\w-])", spoken(answer)))
+    return next((name for name in group.candidates if named == {spoken(name)}), None)
+
+
+def relabel(label_map: np.ndarray, members: Sequence[int], decision: int) -> np.ndarray:
+    """A copy of a label map in which all pixels of the classes `members` have the class `decision`."""
     return np.where(np.isin(label_map, members), label_map.dtype.type(decision), label_map)
 
 
@@ -136,12 +117,12 @@ class VideoCorrector:
     """Finds the groups whose classes compete within a video, asks, and relabels.
 
     Args:
-        groups (`Sequence[ConfusableGroup]`): What may compete, as from [`read_groups`].
-        class_names (`Sequence[str]`): All classes in the order of their indices in label maps.
-        answer ([`VisualQuestionAnswerer`]): Answers a question about a picture.
-        model_name (`str`): What to call `answer` in the log.
-        minimum_share (`float`, *optional*, defaults to 0.01): Share of all pixels of a video, 0 to 1, that the classes
-            of a group must have together for a question, at least two of them being there.
+        groups: What may compete, as from [`read_groups`].
+        class_names: All classes in the order of their indices in label maps.
+        answer: Answers a question about a picture.
+        model_name: What to call `answer` in the log.
+        minimum_share: Share of all pixels of a video, 0 to 1, that the classes of a group must have together for a
+            question, at least two of them being there.
 
     Raises:
         ValueError: If a group has classes that the data set lacks, or the share is not between 0 and 1.
@@ -155,22 +136,20 @@ class VideoCorrector:
 
     def __post_init__(self):
         check_groups(self.groups, self.class_names)
-        check_minimum_share(self.minimum_share)
+        if not 0 <= self.minimum_share <= 1:
+            raise ValueError(f"`minimum_share` must be between 0 and 1. Got {self.minimum_share}.")
 
     def correct_video(self, video: ResultVideo, labels: Path, output: Path | None, log: Path) -> list[Correction]:
-        """Ask about one video and write its label maps anew.
+        """Ask about one video and write its label maps anew; returns one entry for every question.
 
         The frames are read once, the label maps twice; memory does not grow with the length of the video.
 
         Args:
-            video ([`ResultVideo`]): The video.
-            labels (`Path`): Folder of label maps, see [`ResultVideo`].
-            output (`Path`, *optional*): Folder for label maps in the same layout; `None` for a dry run, which asks
-                and logs but writes none.
-            log (`Path`): Folder for the pictures that are shown: `<video>/<group>.png`.
-
-        Returns:
-            `list[Correction]`: One for every question.
+            video: The video.
+            labels: Folder of label maps, see [`ResultVideo`].
+            output: Folder for label maps in the same layout; `None` for a dry run, which asks and logs but writes
+                none.
+            log: Folder for the pictures that are shown: `<video>/<group>.png`.
 
         Raises:
             ValueError: If there is no answer, a frame or label map cannot be read, or a label is no class.
@@ -253,18 +232,12 @@ class VideoCorrector:
         return answer
 
 
-def check_minimum_share(minimum_share: float) -> None:
-    """Raise a `ValueError` unless a share is between 0 and 1."""
-    if not 0 <= minimum_share <= 1:
-        raise ValueError(f"`minimum_share` must be between 0 and 1. Got {minimum_share}.")
-
-
 def _write_label_maps(
     video: ResultVideo, num_frames: int, labels: Path, output: Path, decisions: Sequence[tuple[Sequence[int], int]]
 ) -> None:
     """Write relabelled label maps; without a decision, copies."""
     for index in range(num_frames):
-        path, new_path = video.label_path(labels, index), inside(output, video.label_path(output, index))
+        path, new_path = video.label_path(labels, index), video.new_label_path(output, index)
         if not decisions:
             new_path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, new_path)
@@ -284,22 +257,18 @@ def correct_results(
     *,
     progress: bool = False,
 ) -> list[Correction]:
-    """Correct the label maps of several videos, each on its own.
+    """Correct the label maps of several videos, each on its own; returns one entry for every question.
 
     The folders appear when everything is written; after an error there is neither.
 
     Args:
-        corrector ([`VideoCorrector`]): What asks and relabels.
-        videos (`Sequence[ResultVideo]`): The videos.
-        labels (`str` or `Path`): Folder of their label maps, which is only read.
-        output (`str` or `Path`, *optional*): New or empty folder for all label maps, changed or not, in the same
-            layout; `None` for a dry run, which asks and logs but writes none.
-        log (`str` or `Path`): New or empty folder for `corrections.json`, a list with every question, and the pictures
-            that were shown.
-        progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
-
-    Returns:
-        `list[Correction]`: One for every question.
+        corrector: What asks and relabels.
+        videos: The videos.
+        labels: Folder of their label maps, which is only read.
+        output: New or empty folder for all label maps, changed or not, in the same layout; `None` for a dry run, which
+            asks and logs but writes none.
+        log: New or empty folder for `corrections.json`, a list with every question, and the pictures that were shown.
+        progress: Whether to show a progress bar.
 
     Raises:
         ValueError: As in [`VideoCorrector.correct_video`], or if a folder holds files already.

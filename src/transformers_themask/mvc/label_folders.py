@@ -1,83 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
 """Videos with folders of existing label maps."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from transformers_themask.data.image_folder import MASK_SUFFIXES, list_images
 from transformers_themask.data.images import read_mask
 from transformers_themask.data.labelled_videos import LabelledVideos, VideoFrames
+from transformers_themask.files.plain_names import inside
 from transformers_themask.videos.frame_source import Camera
 from transformers_themask.videos.source import FrameSource, IncompleteVideoError
 
 REMEDY = "`themask segment --labels` writes the label maps of a video, `run_vss.py --do_predict` those of a data set."
 
 
-class NamedFrames(Protocol):
-    """The frames of one video, which can be read any number of times."""
+@dataclass(frozen=True)
+class WholeVideo:
+    """The frames of a video file or a folder, none of which may be missing."""
+
+    source: FrameSource
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`."""
+        """Yield the frames as `uint8` RGB arrays `(height, width, 3)`; a `ValueError` if the video is damaged.
+
+        Not an `IncompleteVideoError`, which promises that the readable part has been put to use.
+        """
+        try:
+            yield from self.source
+        except IncompleteVideoError as error:
+            raise ValueError(f"{error} No output was written: every frame is needed.") from error
 
     def frame_name(self, index: int) -> str:
         """Name for files that belong to a frame, without suffix."""
+        return self.source.frame_name(index)
 
 
 @dataclass(frozen=True)
 class ResultVideo:
     """A video of which label maps exist.
 
-    Attributes:
-        name (`str`): Folder of its label maps, relative to that of all of them: the video's id in a data set, `""` for
-            a single video.
-        frames ([`NamedFrames`]): Its frames.
+    `name` is the folder of its label maps, relative to that of all of them: the video's id in a data set, `""` for a
+    single video.
     """
 
     name: str
-    frames: NamedFrames
+    frames: WholeVideo | VideoFrames
 
     def label_path(self, folder: Path, index: int) -> Path:
         """Where a folder of results has the label map of a frame."""
         return folder / self.name / f"{self.frames.frame_name(index)}.png"
 
-
-class WholeVideo:
-    """The frames of a video file or a folder, none of which may be missing.
-
-    Args:
-        source (`FrameSource`): The video.
-    """
-
-    def __init__(self, source: FrameSource):
-        self._source = source
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the frames as `uint8` RGB arrays of shape `(height, width, 3)`.
-
-        Raises:
-            ValueError: If the video is damaged. Not an `IncompleteVideoError`, which promises that the readable part
-                has been put to use.
-        """
-        try:
-            yield from self._source
-        except IncompleteVideoError as error:
-            raise ValueError(f"{error} No output was written: every frame is needed.") from error
-
-    def frame_name(self, index: int) -> str:
-        """Name for files that belong to a frame, without suffix."""
-        return self._source.frame_name(index)
+    def new_label_path(self, folder: Path, index: int) -> Path:
+        """Where to write the label map of a frame; a `ValueError` if a link leads out of the folder."""
+        return inside(folder, self.label_path(folder, index))
 
 
 def single_video(source: FrameSource) -> list[ResultVideo]:
-    """A video file or folder of frames, whose label maps lie in the results' folder itself.
-
-    Raises:
-        ValueError: If the source is a camera.
-    """
+    """A video file or folder of frames, no camera, whose label maps lie in the results' folder itself."""
     if isinstance(source, Camera):
         raise ValueError(f"`source` must be a video that can be read again. Got {source.path}; record it first.")
     return [ResultVideo("", WholeVideo(source))]
@@ -89,27 +71,18 @@ def videos_of_data_set(videos: LabelledVideos) -> list[ResultVideo]:
 
 
 def frames_with_label_maps(
-    video: ResultVideo, folders: Sequence[Path]
+    video: ResultVideo, folders: Sequence[Path], on_frame: Callable[[], object] = lambda: None
 ) -> Generator[tuple[np.ndarray, list[np.ndarray]], None, None]:
-    """Yield every frame of a video with its label map from each folder, one frame at a time.
+    """Yield every frame of a video with its label map `(height, width)` from each folder of results.
 
-    Args:
-        video ([`ResultVideo`]): The video.
-        folders (`Sequence[Path]`): Folders of results.
-
-    Returns:
-        Iterator over `(frame, label_maps)`: `uint8` of shape `(height, width, 3)` and integer class indices of shape
-        `(height, width)`.
-
-    Raises:
-        FileNotFoundError: If a frame has no label map in one of the folders.
-        ValueError: If a label map has another size than its frame, or a folder has more maps than the video has
-            frames.
+    Raises a `FileNotFoundError` for a frame without label map, and a `ValueError` where a label map has another size
+    than its frame or a folder has more maps than the video has frames.
     """
     num_frames = 0
     for index, frame in enumerate(video.frames):
         paths = [video.label_path(folder, index) for folder in folders]
         yield frame, [read_label_map(path, (frame.shape[0], frame.shape[1])) for path in paths]
+        on_frame()
         num_frames += 1
     for folder in folders:
         num_maps = len(label_files(folder / video.name))
@@ -121,12 +94,7 @@ def frames_with_label_maps(
 
 
 def check_label_folder(folder: Path, videos: Sequence[ResultVideo]) -> None:
-    """Raise a `FileNotFoundError` unless a folder has label maps of every video; which ones is seen when it is read.
-
-    Args:
-        folder (`Path`): Folder of results.
-        videos (`Sequence[ResultVideo]`): The videos.
-    """
+    """Raise a `FileNotFoundError` unless a folder has label maps of every video, whichever they are."""
     for video in videos:
         path = folder / video.name
         if not path.is_dir() or not label_files(path):
@@ -139,15 +107,7 @@ def label_files(folder: Path) -> list[Path]:
 
 
 def read_label_map(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read class indices that `write_label_map` wrote.
-
-    Args:
-        path (`Path`): The PNG file.
-        size (`tuple[int, int]`): Height and width that it must have.
-
-    Returns:
-        Integer array of shape `(height, width)`.
-    """
+    """Read class indices that `write_label_map` wrote, of the given height and width."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} must exist, as every frame has a label map. Got no such file. {REMEDY}")
     label_map = read_mask(path)

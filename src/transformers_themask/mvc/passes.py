@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the passes of test-time augmentation over a video, and combine their results."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,17 +12,12 @@ from tqdm.auto import tqdm
 
 from transformers_themask.files.media_files import is_url
 from transformers_themask.inference.segment import labelled_frames
-from transformers_themask.inference.segment_video import (
-    SHORT_QUEUE,
-    EndOfVideo,
-    check_max_frames,
-    expected_frames,
-    segment_video,
-)
-from transformers_themask.inference.stages import StageQueue, Stages
+from transformers_themask.inference.segment_video import check_max_frames, expected_frames, run_session, segment_video
+from transformers_themask.inference.stages import Stages
+from transformers_themask.models.frame_arrays import rgb_array
 from transformers_themask.models.protocols import PreparedFrame, SegmentedClip, VideoModel, VideoProcessor
 from transformers_themask.models.scores_to_labels import resampled_scores
-from transformers_themask.models.streaming import VideoSession, rgb_array, single_frames, stream_options
+from transformers_themask.models.streaming import VideoSession, single_frames, stream_options
 from transformers_themask.sinks.sink import Sink
 from transformers_themask.videos.camera import Camera
 from transformers_themask.videos.frames_in_memory import FramesInMemory
@@ -48,26 +42,21 @@ class Pass(NamedTuple):
         return self.session.prepare(np.ascontiguousarray(picture[:, ::-1]) if self.augmentation.flip else picture)
 
     @torch.inference_mode()
-    def put(self, clip: SegmentedClip, spool: LabelSpool | ScoreSpool) -> None:
-        """Keep the results for a clip's frames, mirrored back."""
+    def keep(self, clips: Iterable[SegmentedClip], spool: LabelSpool | ScoreSpool) -> None:
+        """Keep the results for the frames of clips, mirrored back."""
         grid = spool.grid
-        results = self.session.label(clip) if grid is None else _grid_scores(self.session.processor, clip, grid)
-        for index, values in results:
-            spool.put(index, values[..., ::-1] if self.augmentation.flip else values)
+        for clip in clips:
+            results = self.session.label(clip) if grid is None else _grid_scores(self.session.processor, clip, grid)
+            for index, values in results:
+                spool.put(index, values[..., ::-1] if self.augmentation.flip else values)
 
 
+@dataclass
 class CombinedSession:
-    """A session that answers with the combined results of all passes.
+    """A session that answers with the combined results of all passes."""
 
-    Args:
-        spool ([`LabelSpool`] or [`ScoreSpool`]): The results.
-    """
-
-    max_held_frames = 1
-
-    def __init__(self, spool: LabelSpool | ScoreSpool):
-        self._spool = spool
-        self.reset()
+    spool: LabelSpool | ScoreSpool
+    max_held_frames: int = 1
 
     def reset(self) -> None:
         """Start with the first frame."""
@@ -81,28 +70,21 @@ class CombinedSession:
         """The index of the frame, or nothing for `None`."""
         if prepared is None:
             return
-        if self._index == self._spool.num_frames:
-            raise _changed_video(self._spool.num_frames, "more")
+        if self._index == self.spool.num_frames:
+            raise _changed_video(self.spool.num_frames, "more")
         self._index += 1
         yield self._index - 1
 
     def label(self, clip: int) -> list[tuple[int, np.ndarray]]:
         """Index and label map of a frame."""
-        return [(clip, self._spool.combined(clip))]
+        return [(clip, self.spool.combined(clip))]
 
 
 def check_repeatable(frames: Any) -> None:
-    """Raise a `ValueError` for a camera, an iterator or a live stream, which cannot be read once for every pass.
-
-    Args:
-        frames (`FrameSource` or `Iterable`): The video.
-    """
+    """Raise a `ValueError` for a camera, an iterator or a live stream, which cannot be read once for every pass."""
     is_endless = isinstance(frames, FrameSource) and frames.num_frames is None
-    if (
-        isinstance(frames, (Camera, Iterator))
-        or (is_endless and isinstance(frames, FramesInMemory))
-        or (is_endless and is_url(frames.path))
-    ):
+    is_live = is_endless and (isinstance(frames, FramesInMemory) or is_url(frames.path))
+    if isinstance(frames, (Camera, Iterator)) or is_live:
         name = frames.path if isinstance(frames, FrameSource) else f"a {type(frames).__name__}"
         raise ValueError(
             "`source` must be a video that can be read again for every pass of test-time augmentation. "
@@ -118,18 +100,7 @@ def open_passes(
     num_frames: int | None = None,
     frame_stride: int | None = None,
 ) -> list[Pass]:
-    """Open a session for each pass over a video, in rising priority.
-
-    Args:
-        model ([`VideoModel`]): The model; it is put in eval mode.
-        processor ([`VideoProcessor`]): Its video processor.
-        tta ([`TTA`]): The passes.
-        mode, num_frames, frame_stride: See [`~transformers_themask.models.streaming.StreamingMixin.stream`].
-
-    Raises:
-        ValueError: If the model does not support an option; see [`scaled_processors`] and
-            [`~transformers_themask.models.streaming.StreamingMixin.stream`].
-    """
+    """Open a session for each pass over a video, in rising priority; a `ValueError` for what the model cannot do."""
     processors = scaled_processors(model, processor, tta)
     options = stream_options(model, mode, num_frames, frame_stride)
     return [Pass(VideoSession(model, processors[each.scale], *options), each) for each in tta.passes]
@@ -146,23 +117,10 @@ def segment_video_in_passes(
 ) -> int:
     """Segment one video pass by pass, and give its frames with the combined label maps to sinks.
 
-    As [`segment_video`], with one pass exactly that. The video is read once for every pass and once more for the
-    sinks. The results of the passes wait in a temporary file (see [`LabelSpool`] and [`ScoreSpool`]) in the folder of
-    the environment variable `TMPDIR`: memory is that of one pass.
-
-    Args:
-        passes (`Sequence[Pass]`): The passes, as [`open_passes`] returns them.
-        source ([`FrameSource`]): The video.
-        sinks (`Sequence[Sink]`): Take the labelled frames.
-        combine (`str`, *optional*, defaults to `"votes"`): See [`TTA`].
-        max_frames, progress: As in [`segment_video`]; there is a progress bar for every reading.
-
-    Returns:
-        `int`: Number of frames.
-
-    Raises:
-        IncompleteVideoError: If the video is damaged. Its readable part has been written, and the sinks are closed.
-        ValueError: If the source cannot be read again, or two scales lead to one size.
+    As [`segment_video`], with one pass exactly that. The video is read once for every pass, with a progress bar each,
+    and once more for the sinks. The results of the passes wait in a temporary file (see [`LabelSpool`] and
+    [`ScoreSpool`]) in the folder of the environment variable `TMPDIR`: memory is that of one pass. A `ValueError` is
+    raised if the source cannot be read again, or two scales lead to one size.
     """
     if len(passes) == 1:
         return segment_video(passes[0].session, source, sinks, max_frames=max_frames, progress=progress)
@@ -185,27 +143,11 @@ def segment_frames_augmented(
     mode: str | None = None,
     device: str | torch.device | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the combined label map of every frame of one video, in order, after the last pass.
+    """Yield index and combined label map `(height, width)` of every frame of one video, in order, after the last pass.
 
-    Where there is one pass, as [`~transformers_themask.inference.segment.segment_frames`]: while the video is being
-    read.
-
-    Args:
-        model, processor, num_frames, frame_stride, mode, device:
-            As in [`~transformers_themask.inference.segment.segment_frames`].
-        frames (`Iterable`):
-            The video's frames as [`~transformers_themask.models.streaming.VideoSession.step`] takes them; they are
-            read once in every pass.
-        tta ([`TTA`]):
-            The passes.
-
-    Returns:
-        Iterator over `(frame_index, label_map)`; `label_map` is an integer array of shape `(height, width)` with class
-        indices `0 ... num_labels - 1`.
-
-    Raises:
-        IncompleteVideoError: After the last readable frame of a damaged video.
-        ValueError: If the frames cannot be read again, two scales lead to one size, or as in [`open_passes`].
+    As [`~transformers_themask.inference.segment.segment_frames`], with one pass exactly that. The frames are read once
+    in every pass. A `ValueError` is raised if they cannot be read again, two scales lead to one size, or as in
+    [`open_passes`].
     """
     passes = open_passes(model, processor, tta, mode, num_frames, frame_stride)
     if device is not None:
@@ -237,7 +179,9 @@ def _spooled(
     check_sizes({each.augmentation.scale: each.session.processor for each in passes}, size)
     damage: IncompleteVideoError | None = None
     num_frames: int | None = None
-    with _spool(passes[-1].session.processor, combine, size) as spool:
+    rows, columns = size_seen(passes[-1].session.processor, size)  # of the largest input
+    grid = -(-rows // GRID_STRIDE), -(-columns // GRID_STRIDE)
+    with LabelSpool() if combine == "votes" else ScoreSpool(size, grid) as spool:
         for each in passes:
             spool.start_pass()
             try:
@@ -254,57 +198,24 @@ def _run_pass(
     each: Pass, frames: Iterable[Any], max_frames: int | None, spool: LabelSpool | ScoreSpool, progress: bool
 ) -> IncompleteVideoError | None:
     """Segment a video into the spool, with threads as in [`segment_video`]; returns what ended a damaged one."""
-    end = EndOfVideo(0)
     total = expected_frames(frames, max_frames) if isinstance(frames, FrameSource) else None
+    singles = (single for frame in frames for single in single_frames(frame))
     each.session.reset()
     with tqdm(total=total, unit="frame", disable=not progress) as bar, Stages() as stages:
-        decoded = stages.run(_decode(frames, max_frames), SHORT_QUEUE)
-        prepared = stages.run(_prepare(each, decoded), each.session.max_held_frames)
-        clips: StageQueue[SegmentedClip] = StageQueue(stages, SHORT_QUEUE)
-        stages.start(partial(_keep, each, clips, spool))
-        for item in prepared:
-            if isinstance(item, EndOfVideo):
-                end = item
-            for clip in each.session.advance(None if isinstance(item, EndOfVideo) else item):
-                clips.put(clip)
-            bar.update(end.num_frames == 0)
-        clips.end()
-    return end.damage
-
-
-def _decode(frames: Iterable[Any], max_frames: int | None) -> Generator[Any, None, None]:
-    num_frames = 0
-    damage: IncompleteVideoError | None = None
-    try:
-        for frame in islice(frames, max_frames):
-            for single in single_frames(frame):
-                yield single
-                num_frames += 1
-    except IncompleteVideoError as error:  # raised again when what came before it has been used
-        damage = error
-    yield EndOfVideo(num_frames, damage)
-
-
-def _prepare(each: Pass, decoded: Iterable[Any]) -> Generator[PreparedFrame | EndOfVideo, None, None]:
-    for frame in decoded:
-        yield frame if isinstance(frame, EndOfVideo) else each.prepare(frame)
-
-
-def _keep(each: Pass, clips: Iterable[SegmentedClip], spool: LabelSpool | ScoreSpool) -> None:
-    for clip in clips:
-        each.put(clip, spool)
+        _, damage = run_session(
+            stages,
+            each.session,
+            singles,
+            max_frames,
+            prepare=each.prepare,
+            on_frame=lambda _: bar.update(),
+            use=lambda clips: each.keep(clips, spool),
+        )
+    return damage
 
 
 def _changed_video(before: int, now: int | str) -> ValueError:
     return ValueError(f"`source` must have as many frames each time it is read. Got {before}, then {now}.")
-
-
-def _spool(processor: VideoProcessor, combine: str, size: tuple[int, int]) -> LabelSpool | ScoreSpool:
-    """A spool for frames of some size; `processor` is that of the largest input."""
-    if combine == "votes":
-        return LabelSpool()
-    rows, columns = size_seen(processor, size)
-    return ScoreSpool(size, (-(-rows // GRID_STRIDE), -(-columns // GRID_STRIDE)))
 
 
 def _size_of_first(frames: Iterable[Any]) -> tuple[int, int]:

@@ -12,8 +12,9 @@ from transformers_themask.inference.loading import load_model
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment import segment_frames
 from transformers_themask.models.streaming import stream_options
+from transformers_themask.sinks.label_maps import write_label_map
 
-from .aggregation import VideoChoice, aggregate_video, write_label_maps
+from .aggregation import VideoChoice, aggregate_video
 from .label_folders import ResultVideo, check_label_folder
 
 
@@ -26,32 +27,12 @@ def label_results(
     num_frames: int | None = None,
     progress: bool = False,
 ) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Label the videos with every model among some results.
+    """Label the videos with every model among results, which are folders of label maps, and models.
 
-    Args:
-        results (`Sequence[str]`):
-            Folders of label maps, and folders or Hub repositories of models. A model that is given twice is run once.
-        videos (`Sequence[ResultVideo]`):
-            The videos.
-        spool (`Path`):
-            Folder for the label maps of the models.
-        device (`str`):
-            Where the models run.
-        clips (`tuple`, *optional*):
-            `mode`, `num_frames` and `frame_stride` of every model, as in
-            [`~transformers_themask.models.streaming.StreamingMixin.stream`].
-        num_frames (`int`, *optional*):
-            Number of frames of all videos, for the progress bars.
-        progress (`bool`, *optional*, defaults to `False`):
-            Whether to show a progress bar for each model.
-
-    Returns:
-        The folder of label maps of each result, and a record of it: its name, its kind and, of a model, its
-        fingerprint and options.
-
-    Raises:
-        ValueError: If a model cannot be loaded, or the models have different classes.
-        FileNotFoundError: If a folder lacks a video.
+    A model that is given twice is run once; its label maps go to `spool`. `clips` is mode, number of frames and stride
+    of every model, `num_frames` that of all videos, for the progress bars. Returns the folder of label maps of each
+    result, and a record of it. Raises a `ValueError` if a model cannot be loaded or classes differ, and a
+    `FileNotFoundError` if a folder lacks a video.
     """
     names = list(dict.fromkeys(results))
     folders = {name: Path(name) for name in names if not _is_model(name)}
@@ -77,7 +58,9 @@ def label_results(
         with _bar(f"Labelling with {name}", num_frames, progress) as bar:
             for video in videos:
                 label_maps = segment_frames(model, processor, video.frames, clip_length, frame_stride, mode)
-                write_label_maps(label_maps, video, folders[name], bar.update)
+                for frame, label_map in label_maps:
+                    write_label_map(label_map, video.new_label_path(folders[name], frame))
+                    bar.update()
     return [folders[name] for name in results], [records[name] for name in results]
 
 
@@ -89,16 +72,7 @@ def choose_results(
     num_frames: int | None = None,
     progress: bool = False,
 ) -> Iterator[VideoChoice]:
-    """Choose a result for every video, see [`~transformers_themask.mvc.aggregation.aggregate_video`].
-
-    Args:
-        videos (`Sequence[ResultVideo]`): The videos.
-        folders (`Sequence[Path]`): Folders of results.
-        output (`Path`): Folder that gets the label maps of the chosen results.
-        direction (`str`, *optional*, defaults to `"forward"`): Of the optical flow.
-        num_frames (`int`, *optional*): Number of frames of all videos, for the progress bar.
-        progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
-    """
+    """Choose a result for every video, see [`~transformers_themask.mvc.aggregation.aggregate_video`]."""
     with _bar("Comparing", num_frames, progress) as bar:
         for video in videos:
             yield aggregate_video(video, folders, output, direction, bar.update)

@@ -4,8 +4,7 @@
 import tempfile
 import zlib
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,30 +18,41 @@ COMPRESSION_LEVEL = 1
 NOT_SPOOLED = -1
 
 
-@contextmanager
-def _naming_folder() -> Iterator[None]:
-    """Name the folder of temporary files in the error of a full disk."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"The passes of test-time augmentation must have room for their results in {tempfile.gettempdir()}. Got: "
-            f"{error.strerror}. Set the environment variable TMPDIR to another folder."
-        ) from error
+class _Spool:
+    """A temporary file as a context manager; it is gone at the end, whatever happens."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="transformers-themask-tta-")  # noqa: SIM115 (closed by `__exit__`)
+
+    def _write(self, position: int, record: bytes | memoryview) -> None:
+        self._file.seek(position)
+        try:
+            self._file.write(record)
+            self._file.flush()
+        except OSError as error:
+            raise OSError(
+                f"The passes of test-time augmentation must have room for their results in {tempfile.gettempdir()}. "
+                f"Got: {error.strerror}. Set the environment variable TMPDIR to another folder."
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
-class LabelSpool:
+class LabelSpool(_Spool):
     """The label maps of all passes, compressed, in one temporary file; the result is their vote.
 
-    A context manager; the file is gone at its end, whatever happens. It takes a hundredth to a tenth of a byte per
-    pixel and pass, depending on how flat the label maps are.
+    It takes a hundredth to a tenth of a byte per pixel and pass, depending on how flat the label maps are.
     """
 
     # The size at which passes must give scores: none, they give label maps.
     grid: tuple[int, int] | None = None
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="transformers-themask-tta-")  # noqa: SIM115 (closed by `__exit__`)
+        super().__init__()
         self._end = 0
         # For each pass, where the record of each frame begins and ends.
         self._bounds: list[array[int]] = []
@@ -55,11 +65,8 @@ class LabelSpool:
         """Keep the label map `(height, width)` of a frame; frames may come in any order."""
         bounds = self._bounds[-1]
         bounds.extend([NOT_SPOOLED] * (2 * index + 2 - len(bounds)))
-        self._file.seek(self._end)
         record = zlib.compress(np.ascontiguousarray(values).data, COMPRESSION_LEVEL)
-        with _naming_folder():
-            self._file.write(record)
-            self._file.flush()
+        self._write(self._end, record)
         bounds[2 * index : 2 * index + 2] = array("q", [self._end, self._end + len(record)])
         self._end += len(record)
         self._dtype, self._shape = values.dtype, values.shape
@@ -80,29 +87,18 @@ class LabelSpool:
         self._file.seek(begin)
         return np.frombuffer(zlib.decompress(self._file.read(end - begin)), self._dtype).reshape(self._shape)
 
-    def __enter__(self) -> "LabelSpool":
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+class ScoreSpool(_Spool):
+    """The sum over passes of each frame's class scores on a grid, in a temporary file; the result is the best class.
 
-
-class ScoreSpool:
-    """The sum over passes of each frame's class scores, in a temporary file; the result is the best class.
-
-    A context manager; the file is gone at its end, whatever happens. It takes `4 * num_labels` bytes per cell and
-    frame: for 124 classes and a network input of 576x1024, 17 MiB per frame, or 15 GiB per minute at 15 frames per
-    second.
-
-    Args:
-        size (`tuple[int, int]`): Height and width of the frames.
-        grid (`tuple[int, int]`): Rows and columns of the cells that cover a frame.
+    It takes `4 * num_labels` bytes per cell and frame: for 124 classes and a network input of 576x1024, 17 MiB per
+    frame, or 15 GiB per minute at 15 frames per second.
     """
 
     def __init__(self, size: tuple[int, int], grid: tuple[int, int]):
         self.grid = grid
         self._size = size
-        self._file = tempfile.TemporaryFile(prefix="transformers-themask-tta-")  # noqa: SIM115 (closed by `__exit__`)
+        super().__init__()
         self._num_passes = 0
         self._num_labels = 0
         self.num_frames = 0
@@ -119,10 +115,7 @@ class ScoreSpool:
         total = np.ascontiguousarray(values)
         if self._num_passes > 1:
             total = total + self._read(index)
-        self._file.seek(index * total.nbytes)
-        with _naming_folder():
-            self._file.write(total.data)
-            self._file.flush()
+        self._write(index * total.nbytes, total.data)
 
     def combined(self, index: int) -> np.ndarray:
         """The label map of a frame `(height, width)`."""
@@ -134,9 +127,3 @@ class ScoreSpool:
         self._file.seek(index * total.nbytes)
         self._file.readinto(total.data)
         return total
-
-    def __enter__(self) -> "ScoreSpool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()

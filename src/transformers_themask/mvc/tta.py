@@ -18,46 +18,18 @@ class Augmentation:
     flip: bool = False
 
 
-def augmentations(scales: Sequence[float], flip: bool) -> list[Augmentation]:
-    """Every scale, and with `flip` also mirrored, in rising priority.
-
-    The larger scale comes before the smaller one, as the paper has it, and the picture before its mirror image.
-
-    Args:
-        scales (`Sequence[float]`): Factors of the network's input size.
-        flip (`bool`): Whether each is also used mirrored.
-
-    Raises:
-        ValueError: Unless the scales lie between 0.1 and 10 and differ.
-    """
-    rising = sorted(scales)
-    in_range = all(MIN_SCALE <= scale <= MAX_SCALE for scale in rising)
-    if not rising or len(set(rising)) < len(rising) or not in_range:
-        raise ValueError(
-            f"`scales` must be numbers from {MIN_SCALE} to {MAX_SCALE} that differ, at least one. Got {list(scales)}."
-        )
-    flips = (True, False) if flip else (False,)
-    return [Augmentation(float(scale), flipped) for scale in rising for flipped in flips]
-
-
 @dataclass(frozen=True)
 class TTA:
     """Test-time augmentation as in MVC (Liang et al., PVUW 2024, equation 8).
 
-    Args:
-        scales (`Sequence[float]`, *optional*, defaults to `(1.0,)`):
-            Factors of the network's input size; the paper's are 0.9, 1.0, 1.1 and 1.2.
-        flip (`bool`, *optional*, defaults to `False`):
-            Whether the video is also mirrored at every scale.
-        combine (`str`, *optional*, defaults to `"votes"`):
-            `"votes"` gives a pixel the label of most passes; of a tie, the largest scale decides, unmirrored before
-            mirrored. `"scores"` averages the class scores instead.
-
     With `flip`, a mirrored video gets the mirrored result: with scores but for rounding, with votes except where a
     tie is decided between the picture and the mirror image of one scale, as the one that is not mirrored then wins.
 
-    Raises:
-        ValueError: If a value is not as described, or there are two inputs to vote.
+    Args:
+        scales: Factors of the network's input size; the paper's are 0.9, 1.0, 1.1 and 1.2.
+        flip: Whether the video is also mirrored at every scale.
+        combine: `"votes"` gives a pixel the label of most passes; of a tie, the largest scale decides, unmirrored
+            before mirrored. `"scores"` averages the class scores instead.
     """
 
     scales: Sequence[float] = (1.0,)
@@ -65,6 +37,13 @@ class TTA:
     combine: str = "votes"
 
     def __post_init__(self):
+        rising = sorted(self.scales)
+        in_range = all(MIN_SCALE <= scale <= MAX_SCALE for scale in rising)
+        if not rising or len(set(rising)) < len(rising) or not in_range:
+            raise ValueError(
+                f"`scales` must be numbers from {MIN_SCALE} to {MAX_SCALE} that differ, at least one. "
+                f"Got {list(self.scales)}."
+            )
         if self.combine not in COMBINATIONS:
             raise ValueError(f"`combine` must be one of {', '.join(COMBINATIONS)}. Got {self.combine!r}.")
         if self.combine == "votes" and len(self.passes) == 2:
@@ -76,19 +55,15 @@ class TTA:
 
     @property
     def passes(self) -> list[Augmentation]:
-        """The passes, in rising priority."""
-        return augmentations(self.scales, self.flip)
+        """The passes in rising priority: smaller scales first, as in the paper, each mirrored and then not."""
+        flips = (True, False) if self.flip else (False,)
+        return [Augmentation(float(scale), flipped) for scale in sorted(self.scales) for flipped in flips]
 
 
 def scaled_processor(processor: VideoProcessor, scale: float) -> VideoProcessor:
     """A video processor whose target size is scaled on all its edges, the cap of the long side included.
 
-    Args:
-        processor ([`VideoSegmentationProcessor`]): The processor; with scale 1 it is returned as it is.
-        scale (`float`): The factor.
-
-    Raises:
-        ValueError: If the processor leaves frames as large as they are.
+    Raises a `ValueError` if the processor leaves frames as large as they are.
     """
     if scale == 1:
         return processor
@@ -101,16 +76,7 @@ def scaled_processor(processor: VideoProcessor, scale: float) -> VideoProcessor:
 
 
 def scaled_processors(model: VideoModel, processor: VideoProcessor, tta: TTA) -> dict[float, VideoProcessor]:
-    """The processor of each scale.
-
-    Args:
-        model (`PreTrainedModel`): The model.
-        processor ([`VideoSegmentationProcessor`]): Its video processor.
-        tta ([`TTA`]): The scales.
-
-    Raises:
-        ValueError: If the model takes frames of one size only, or the processor does not resize them.
-    """
+    """The video processor of each scale; a `ValueError` if model or processor take frames of one size only."""
     square = getattr(model, "square_input_size", None) or getattr(model.config, "square_input_size", None)
     # Those that score pixels take any square.
     is_fixed = not getattr(model.config, "is_semantic", False)
@@ -124,15 +90,7 @@ def scaled_processors(model: VideoModel, processor: VideoProcessor, tta: TTA) ->
 
 
 def check_sizes(processors: Mapping[float, VideoProcessor], size: tuple[int, int]) -> None:
-    """Make sure that the network sees frames in another size at each scale.
-
-    Args:
-        processors (`Mapping[float, VideoSegmentationProcessor]`): The processor of each scale.
-        size (`tuple[int, int]`): Height and width of the frames.
-
-    Raises:
-        ValueError: If two scales lead to one size, which rounding to a multiple can do.
-    """
+    """Raise a `ValueError` if rounding gives the network frames of one size at two scales."""
     scales: dict[tuple[int, int], float] = {}
     if len(processors) == 1:
         return

@@ -24,18 +24,8 @@ MAX_NEW_TOKENS = 256
 class VisionLanguageModel:
     """Any image-text-to-text model of Transformers, from a folder; nothing is downloaded.
 
-    Answers are decoded greedily: the same picture and question have the same answer.
-
-    Args:
-        path (`str` or `Path`):
-            Folder with a saved model and its processor, which needs a chat template.
-        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
-            Where to put the model.
-        argument (`str`, *optional*, defaults to `"path"`):
-            Name of the argument that asks for the model, for the errors.
-
-    Raises:
-        ValueError: If there is no such folder, or it holds something else.
+    Answers are decoded greedily: the same picture and question have the same answer. The processor needs a chat
+    template. Raises a `ValueError`, which names `argument`, if there is no such folder or it holds something else.
     """
 
     def __init__(self, path: str | Path, device: str | torch.device = "cpu", argument: str = "path"):

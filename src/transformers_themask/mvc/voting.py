@@ -18,24 +18,10 @@ def vote(
 ) -> np.ndarray:
     """Give every pixel the label that most label maps give it (MVC, Liang et al., PVUW 2024, equation 8).
 
-    Args:
-        label_maps (`np.ndarray` of shape `(num_inputs, ..., height, width)`):
-            Integer class indices.
-        priority (`Sequence[int]` of length `num_inputs`):
-            A different number for each input; of a tie, the input with the larger one decides. The paper says "the
-            higher-resolution input".
-        rule (`str`, *optional*, defaults to `"tied_only"`):
-            What the deciding input is. `"tied_only"` takes the first, by priority, that supports one of the tied
-            classes. `"literal"` reads the equation to the letter: the first of all, though it may be the only one with
-            its label.
-        ignore_index (`int`, *optional*, defaults to 255):
-            A label that does not vote, and the result where nobody does. With `None` every label votes.
-
-    Returns:
-        `np.ndarray` of shape `(..., height, width)`, of the type of `label_maps`.
-
-    Raises:
-        ValueError: If there is no input, its labels are no integers, or `priority` or `rule` is not as described.
+    Of a tie among the inputs `(num_inputs, ..., height, width)`, that with the largest `priority` decides; the paper
+    says "the higher-resolution input". By the rule `"tied_only"` it is the first, by priority, that supports one of
+    the tied classes. `"literal"` reads the equation to the letter: the first of all, though it may be the only one
+    with its label. The label `ignore_index` does not vote, and is the result where nobody does.
     """
     label_maps, priority = np.asarray(label_maps), np.asarray(priority)
     if label_maps.ndim < 1 or len(label_maps) == 0 or not np.issubdtype(label_maps.dtype, np.integer):

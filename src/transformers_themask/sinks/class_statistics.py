@@ -4,7 +4,6 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -38,12 +37,9 @@ class ClassStatistics:
     frame's pixels). Classes that do not occur in a frame have no row there.
 
     Args:
-        path (`str` or `Path`):
-            File to write, ending in `.csv` or `.parquet`; its folder is made if needed.
-        class_names (`Sequence[str]`):
-            Name of each class; an index without one is void.
-        argument (`str`, *optional*, defaults to `"path"`):
-            Name of the argument that gives the path, for the errors.
+        path: File to write, ending in `.csv` or `.parquet`; its folder is made if needed.
+        class_names: Name of each class; an index without one is void.
+        argument: Name of the argument that gives the path, for the errors.
     """
 
     def __init__(self, path: str | Path, class_names: Sequence[str], argument: str = "path"):
@@ -51,20 +47,18 @@ class ClassStatistics:
         check_suffix(self.path, tuple(TABLE_WRITERS), argument)
         self._class_names = class_names
         self._unfinished = AtomicFile(self.path)
-        self._table: _TableWriter | None = None
+        self._table: _CsvTable | _ParquetTable | None = None
 
     def write(self, frame: LabelledFrame) -> None:
         """Count the pixels of the next frame."""
         if self._table is None:
             self._table = TABLE_WRITERS[self.path.suffix](self._unfinished.make())
-        pixels = np.bincount(frame.label_map.ravel())
-        self._table.write(
-            [
-                (frame.index, float(frame.time), index, self._name(index), count, count / frame.label_map.size)
-                for index, count in enumerate(pixels.tolist())
-                if count > 0
-            ]
-        )
+        rows: list[Row] = []
+        for index, count in enumerate(np.bincount(frame.label_map.ravel()).tolist()):
+            if count > 0:
+                name = self._class_names[index] if index < len(self._class_names) else "void"
+                rows.append((frame.index, float(frame.time), index, name, count, count / frame.label_map.size))
+        self._table.write(rows)
 
     def close(self) -> None:
         """Finish the file."""
@@ -75,17 +69,6 @@ class ClassStatistics:
     def abandon(self) -> None:
         """Remove the file, unless it is finished."""
         self._unfinished.remove(None if self._table is None else self._table.close)
-
-    def _name(self, index: int) -> str:
-        return self._class_names[index] if index < len(self._class_names) else "void"
-
-
-class _TableWriter(Protocol):
-    def __init__(self, path: Path): ...
-
-    def write(self, rows: list[Row]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class _CsvTable:
@@ -124,4 +107,4 @@ class _ParquetTable:
         self._rows = []
 
 
-TABLE_WRITERS: dict[str, type[_TableWriter]] = {".csv": _CsvTable, ".parquet": _ParquetTable}
+TABLE_WRITERS: dict[str, type[_CsvTable | _ParquetTable]] = {".csv": _CsvTable, ".parquet": _ParquetTable}

@@ -20,14 +20,12 @@ from transformers_themask.drawing.legend import (
 from transformers_themask.drawing.numbers import percent
 from transformers_themask.drawing.visualization import (
     RecentClasses,
-    draw_contours,
-    overlay,
     shrunk_label_map,
     side_by_side,
 )
 from transformers_themask.videos.source import FrameSource
 
-from .drawn_video import DrawnVideo
+from .drawn_video import DrawnVideo, colored
 from .sink import LabelledFrame
 
 # Four panels are about as large as a screen: larger frames are drawn smaller.
@@ -46,18 +44,8 @@ class ComparedModel(NamedTuple):
 class ComparisonVideo(DrawnVideo):
     """Sink that draws two models' overlays side by side over their flicker maps, with the source's times and sound.
 
-    Each `label_map` has the shape `(2, height, width)`, the first model's first.
-
-    Args:
-        models (`tuple[ComparedModel, ComparedModel]`):
-            What to show of the two.
-        path, source, alpha, argument:
-            As in [`DrawnVideo`].
-
-    Attributes:
-        models (`tuple[ComparedModel, ComparedModel]`): As given.
-        has_same_classes (`bool`): Whether both models have the same classes, in the same order.
-        num_frames (`int`): Number of frames so far.
+    Each `label_map` has the shape `(2, height, width)`, the first model's first. `has_same_classes` says whether both
+    models have the same classes, in the same order.
     """
 
     def __init__(
@@ -89,27 +77,22 @@ class ComparisonVideo(DrawnVideo):
         return self._sum_of_agreements / self.num_frames
 
     def _draw(self, frame: LabelledFrame) -> np.ndarray:
-        for flicker, label_map in zip(self._flicker, frame.label_map, strict=True):
-            flicker.update(label_map)
         self._sum_of_agreements += float((frame.label_map[0] == frame.label_map[1]).mean())
         self.num_frames += 1
         picture = _panel(frame.picture)
-        overlays = [
-            (model.title, self._overlay(picture, label_map, model.palette))
-            for model, label_map in zip(self.models, frame.label_map, strict=True)
-        ]
-        heat = [(_flicker_title(flicker), flicker.draw(picture)) for flicker in self._flicker]
-        top, bottom = side_by_side(overlays), side_by_side(heat)
         panel_height, panel_width = picture.shape[:2]
+        overlays, heat = [], []
+        for model, label_map, flicker in zip(self.models, frame.label_map, self._flicker, strict=True):
+            flicker.update(label_map)
+            label_map = shrunk_label_map(label_map, panel_height, panel_width)
+            overlays.append((model.title, colored(picture, label_map, model.palette, self._alpha)))
+            last, mean = percent(flicker.last_changed_share), percent(flicker.mean_changed_share)
+            heat.append((f"flicker: {last} of the pixels changed, mean {mean}", flicker.draw(picture)))
+        top, bottom = side_by_side(overlays), side_by_side(heat)
         font = font_for(min(panel_height, panel_width))
         measure = self._measure(top.width, panel_width, font)
         legend = self._legend(frame.label_map, top.width, panel_width, font)
         return np.vstack([np.asarray(strip) for strip in (top, bottom, measure, legend)])
-
-    def _overlay(self, picture: np.ndarray, label_map: np.ndarray, palette: np.ndarray) -> np.ndarray:
-        label_map = shrunk_label_map(label_map, picture.shape[0], picture.shape[1])
-        blended = overlay(picture, label_map, palette, self._alpha)
-        return draw_contours(blended, label_map, palette) if self._alpha > 0 else blended
 
     def _measure(self, width: int, panel_width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
         """The line below the flicker maps: how far the models agree, and what the heat means."""
@@ -158,8 +141,3 @@ def _panel(picture: np.ndarray) -> np.ndarray:
         return picture
     size = round(width * scale), round(height * scale)
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
-
-
-def _flicker_title(flicker: FlickerMap) -> str:
-    last, mean = percent(flicker.last_changed_share), percent(flicker.mean_changed_share)
-    return f"flicker: {last} of the pixels changed, mean {mean}"

@@ -15,14 +15,13 @@ from transformers_themask.drawing.palettes import VOID_COLOR
 from transformers_themask.drawing.visualization import (
     best_num_columns,
     check_alpha,
-    draw_contours,
-    overlay,
     shrunk_label_map,
 )
 from transformers_themask.files.atomic import AtomicFile
 from transformers_themask.files.file_names import check_suffix
 
-from .sink import LabelledFrame
+from .drawn_video import colored
+from .sink import LabelledFrame, Sink
 
 # Of the longer side of a picture; what a sheet of 20 needs to fit on a screen.
 THUMBNAIL_SIDE = 320
@@ -39,25 +38,19 @@ class Thumbnail(NamedTuple):
     label_map: np.ndarray
 
 
-class ContactSheet:
+class ContactSheet(Sink):
     """Sink that draws evenly spread frames with their class colours and times, over a legend.
 
     Memory holds less than twice as many small pictures as the sheet shows, however long the video is: when it is full,
     every other picture is dropped.
 
     Args:
-        path (`str` or `Path`):
-            The png file to write; its folder is made if needed.
-        class_names (`Sequence[str]`):
-            Name of each class.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        num_pictures (`int`, *optional*, defaults to 20):
-            Number of pictures; a shorter video has one for each frame.
-        alpha (`float`, *optional*, defaults to 0.5):
-            Opacity of the colours, outlined at full opacity.
-        argument (`str`, *optional*, defaults to `"path"`):
-            Name of the argument that gives the path, for the errors.
+        path: The png file to write; its folder is made if needed.
+        class_names: Name of each class.
+        palette (`(num_classes, 3)`): RGB colour of each class.
+        num_pictures: Number of pictures; a shorter video has one for each frame.
+        alpha: Opacity of the colours, outlined at full opacity.
+        argument: Name of the argument that gives the path, for the errors.
     """
 
     def __init__(
@@ -101,9 +94,6 @@ class ContactSheet:
         with AtomicFile(self.path) as unfinished:
             sheet.save(unfinished)
 
-    def abandon(self) -> None:
-        """No-op: the file is written when the sink is closed."""
-
     def _draw(self, thumbnails: Sequence[Thumbnail]) -> Image.Image:
         font = font_for(TEXT_SIDE)
         height, width = thumbnails[0].label_map.shape
@@ -117,17 +107,14 @@ class ContactSheet:
         for position, thumbnail in enumerate(thumbnails):
             row, column = divmod(position, num_columns)
             left, top = GAP + column * cell_width, GAP + row * cell_height
-            sheet.paste(Image.fromarray(self._overlay(thumbnail)), (left, top))
+            picture = colored(thumbnail.picture, thumbnail.label_map, self._palette, self._alpha)
+            sheet.paste(Image.fromarray(picture), (left, top))
             middle = top + height + line_height_of(font) // 2
             draw.text(
                 (left + width // 2, middle), clock(thumbnail.time, digits=2), fill=TEXT_COLOR, font=font, anchor="mm"
             )
         sheet.alpha_composite(legend, (GAP // 2, size[1]))
         return sheet.convert("RGB")
-
-    def _overlay(self, thumbnail: Thumbnail) -> np.ndarray:
-        picture = overlay(thumbnail.picture, thumbnail.label_map, self._palette, self._alpha)
-        return draw_contours(picture, thumbnail.label_map, self._palette) if self._alpha > 0 else picture
 
     def _legend(self, thumbnails: Sequence[Thumbnail], width: int, max_height: int) -> Image.Image:
         """The classes on the sheet, those that cover most of it first."""

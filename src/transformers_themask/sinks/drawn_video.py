@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transformers_themask.drawing.visualization import check_alpha
+from transformers_themask.drawing.visualization import check_alpha, draw_contours, overlay
 from transformers_themask.files.file_names import check_suffix
 from transformers_themask.videos.source import DEFAULT_FRAME_RATE, FrameSource
 from transformers_themask.videos.video_writer import VideoWriter
@@ -24,16 +24,11 @@ class DrawnVideo(ABC):
     A subclass says in `_draw` what the picture is.
 
     Args:
-        path (`str` or `Path`):
-            The mp4 file to write; its folder is made if needed.
-        source ([`FrameSource`]):
-            Where the frames come from: gives frame rate, unit of time, end and sound.
-        alpha (`float`, *optional*, defaults to 0.5):
-            Opacity of the colours, outlined at full opacity; 0 leaves the frames as they are.
-        cut_sound (`bool`, *optional*, defaults to `False`):
-            Whether the sound ends with the last frame, because the source is not read to its end.
-        argument (`str`, *optional*, defaults to `"path"`):
-            Name of the argument that gives the path, for the errors.
+        path: The mp4 file to write; its folder is made if needed.
+        source: Where the frames come from: gives frame rate, unit of time, end and sound.
+        alpha: Opacity of the colours, outlined at full opacity; 0 leaves the frames as they are.
+        cut_sound: Whether the sound ends with the last frame, because the source is not read to its end.
+        argument: Name of the argument that gives the path, for the errors.
     """
 
     def __init__(
@@ -58,7 +53,9 @@ class DrawnVideo(ABC):
     def write(self, frame: LabelledFrame) -> None:
         """Draw the next frame and write it."""
         if self._writer is None:
-            self._writer = self._open()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            audio_from = self._source.path if self._source.has_audio else None
+            self._writer = VideoWriter(self.path, self._frame_rate, self._source.time_base, audio_from)
         self._writer.write(self._draw(frame), frame.time)
         self._end = frame.time + 1 / self._frame_rate if frame.end is None else frame.end
 
@@ -72,11 +69,12 @@ class DrawnVideo(ABC):
         if self._writer is not None:
             self._writer.abandon()
 
-    def _open(self) -> VideoWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        audio_from = self._source.path if self._source.has_audio else None
-        return VideoWriter(self.path, self._frame_rate, self._source.time_base, audio_from)
-
     @abstractmethod
     def _draw(self, frame: LabelledFrame) -> np.ndarray:
         """Turn a frame into a `uint8` RGB picture; called once for each, in order, and all pictures have one size."""
+
+
+def colored(picture: np.ndarray, label_map: np.ndarray, palette: np.ndarray, alpha: float) -> np.ndarray:
+    """A picture with the class colours on top, outlined at full opacity; with `alpha` 0 the picture."""
+    blended = overlay(picture, label_map, palette, alpha)
+    return draw_contours(blended, label_map, palette) if alpha > 0 else blended

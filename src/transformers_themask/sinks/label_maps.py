@@ -13,14 +13,7 @@ from .sink import LabelledFrame
 
 
 def write_label_map(label_map: np.ndarray, path: str | Path) -> None:
-    """Write class indices as a single-channel PNG, of 16 bits unless `label_map` is `uint8`.
-
-    Args:
-        label_map (`np.ndarray` of shape `(height, width)`):
-            Class indices.
-        path (`str` or `Path`):
-            File to write; its folder is made if needed.
-    """
+    """Write class indices `(height, width)` as a single-channel PNG, of 16 bits unless they are `uint8`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(label_map if label_map.dtype == np.uint8 else label_map.astype(np.uint16)).save(path)
 
@@ -29,10 +22,8 @@ class LabelFolder:
     """Sink that writes the class indices of every frame as a PNG of the frame's name.
 
     Args:
-        folder (`str` or `Path`):
-            New or empty folder.
-        argument (`str`, *optional*, defaults to `"folder"`):
-            Name of the argument that gives the folder, for the errors.
+        folder: New or empty folder.
+        argument: Name of the argument that gives the folder, for the errors.
     """
 
     def __init__(self, folder: str | Path, argument: str = "folder"):

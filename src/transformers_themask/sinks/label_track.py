@@ -33,16 +33,11 @@ class LabelTrack:
     again, with the exact times of the source. The file also names the classes and their colours.
 
     Args:
-        path (`str` or `Path`):
-            The mkv file to write; its folder is made if needed.
-        source ([`FrameSource`]):
-            Where the frames come from: gives frame rate and unit of time.
-        class_names (`Sequence[str]`):
-            Name of each class.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        argument (`str`, *optional*, defaults to `"path"`):
-            Name of the argument that gives the path, for the errors.
+        path: The mkv file to write; its folder is made if needed.
+        source: Where the frames come from: gives frame rate and unit of time.
+        class_names: Name of each class.
+        palette (`(num_classes, 3)`): RGB colour of each class.
+        argument: Name of the argument that gives the path, for the errors.
     """
 
     def __init__(
@@ -108,11 +103,7 @@ class LabelTrack:
 
 
 def read_label_track(path: str | Path) -> Iterator[tuple[Fraction, np.ndarray]]:
-    """Yield the label maps of a file that [`LabelTrack`] wrote, one at a time.
-
-    Args:
-        path (`str` or `Path`):
-            The mkv file.
+    """Yield the label maps of an mkv file that [`LabelTrack`] wrote, one at a time.
 
     Returns:
         Iterator over `(time, label_map)`: seconds, exact, and a `uint8` or `uint16` array of shape `(height, width)`.
@@ -133,15 +124,7 @@ def read_label_track(path: str | Path) -> Iterator[tuple[Fraction, np.ndarray]]:
 
 
 def label_track_classes(path: str | Path) -> tuple[list[str], np.ndarray]:
-    """Names and colours of the classes of a file that [`LabelTrack`] wrote.
-
-    Args:
-        path (`str` or `Path`):
-            The mkv file.
-
-    Returns:
-        `tuple[list[str], np.ndarray]`: The names, and RGB colours of shape `(num_classes, 3)`.
-    """
+    """Names of the classes of a file that [`LabelTrack`] wrote, and their RGB colours `(num_classes, 3)`."""
     with _opened(path) as container:
         names, colors = (
             parse_json(container.metadata[tag], list, f"The metadata of {path}") for tag in (CLASS_NAMES, PALETTE)

@@ -6,14 +6,7 @@ from pathlib import Path
 
 
 def check_output_folder(argument: str, folder: str | Path) -> None:
-    """Raise a `ValueError` unless files can be written to a folder, which need not exist yet; leave nothing behind.
-
-    Args:
-        argument (`str`):
-            Name of the argument that asks for the folder, for the error.
-        folder (`str` or `Path`):
-            The folder.
-    """
+    """Raise a `ValueError` unless files can be written to a folder, which need not exist yet; leave nothing behind."""
     existing = Path(folder).absolute()
     try:
         while not existing.exists():
@@ -27,11 +20,7 @@ def check_output_folder(argument: str, folder: str | Path) -> None:
 
 
 def check_new_folder(argument: str, folder: str | Path) -> None:
-    """Raise a `ValueError` unless a folder can be written to and holds nothing yet that new files could mix with.
-
-    Args:
-        argument, folder: As in [`check_output_folder`].
-    """
+    """Raise a `ValueError` unless a folder can be written to and holds nothing yet that new files could mix with."""
     check_output_folder(argument, folder)
     if any(Path(folder).glob("*")):
         raise ValueError(

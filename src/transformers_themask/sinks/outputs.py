@@ -21,13 +21,7 @@ from .timeline import ClassTimeline
 
 @dataclass(frozen=True)
 class Drawing:
-    """How classes are drawn.
-
-    Attributes:
-        palette (`str`): Name of a palette, see [`~transformers_themask.drawing.palettes.named_palette`].
-        alpha (`float`): Opacity of the colours, 0 to 1.
-        legend (`bool`): Whether the overlay video names its colours.
-    """
+    """How classes are drawn: name of the palette, opacity 0 to 1, and whether the overlay names its colours."""
 
     palette: str = "default"
     alpha: float = 0.5
@@ -38,13 +32,8 @@ class Drawing:
 class Outputs:
     """Paths of the results to make of a labelled video; `None` for those that are not asked for.
 
-    Attributes:
-        overlay (`Path`): Video with the class colours on top, see [`OverlayVideo`].
-        labels (`Path`): Folder of label maps, see [`LabelFolder`].
-        label_track (`Path`): Label maps as one file, see [`LabelTrack`].
-        statistics (`Path`): Pixels of each class in each frame, see [`ClassStatistics`].
-        contact_sheet (`Path`): Picture of frames from the whole video, see [`ContactSheet`].
-        timeline (`Path`): Plot of each class's share over time, see [`ClassTimeline`].
+    In order they are those of [`OverlayVideo`], [`LabelFolder`], [`LabelTrack`], [`ClassStatistics`],
+    [`ContactSheet`] and [`ClassTimeline`].
     """
 
     overlay: Path | None = None
@@ -69,15 +58,9 @@ class Outputs:
     ) -> dict[str, Sink]:
         """Open a sink for every result, without writing anything yet.
 
-        Args:
-            source ([`FrameSource`]): The video.
-            class_names (`Sequence[str]`): Name of each class.
-            drawing ([`Drawing`], *optional*): How classes are drawn.
-            cut_sound (`bool`, *optional*, defaults to `False`): Whether the overlay's sound ends with its last frame.
-            arguments (`Mapping[str, str]`, *optional*): Names of the arguments that ask for the results, for errors.
-
-        Raises:
-            ValueError: If a path cannot be written, has the wrong ending, or is in the way of another.
+        `cut_sound` says whether the overlay's sound ends with its last frame; `arguments` names, for errors, what asks
+        for the results. Raises a `ValueError` for a path that cannot be written, has the wrong ending, or is in
+        another's way.
         """
         named = {name: (arguments or {}).get(name, name) for name in self.paths()}
         self._check_apart(named)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from transformers_themask.drawing.visualization import RecentClasses, draw_contours, draw_legend, overlay
+from transformers_themask.drawing.visualization import RecentClasses, draw_legend
 from transformers_themask.videos.source import FrameSource
 
-from .drawn_video import DrawnVideo
+from .drawn_video import DrawnVideo, colored
 from .sink import LabelledFrame
 
 # In pictures with a shorter side than this, readable names would cover too much and few would fit.
@@ -20,17 +20,11 @@ class OverlayVideo(DrawnVideo):
     """Sink that writes the video again with the class colours on top, with the source's size, times and sound.
 
     Args:
-        class_names (`Sequence[str]`):
-            Name of each class.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        legend (`bool`, *optional*, defaults to `True`):
-            Whether to name the colours along the bottom edge of pictures whose sides have at least 200 pixels.
-        path, source, alpha, cut_sound, argument:
-            As in [`DrawnVideo`].
-
-    Attributes:
-        has_legend (`bool`): Whether the frames name their colours.
+        class_names: Name of each class.
+        palette (`(num_classes, 3)`): RGB colour of each class.
+        legend: Whether to name the colours along the bottom edge of pictures whose sides have at least 200 pixels;
+            `has_legend` tells whether the frames do.
+        path, source, alpha, cut_sound, argument: As in [`DrawnVideo`].
     """
 
     def __init__(
@@ -62,9 +56,7 @@ class OverlayVideo(DrawnVideo):
     def _draw(self, frame: LabelledFrame) -> np.ndarray:
         shown_classes = self._recent_classes.update(frame.label_map)
         self._seen_classes.update(shown_classes)
-        picture = overlay(frame.picture, frame.label_map, self._palette, self._alpha)
-        if self._alpha > 0:
-            picture = draw_contours(picture, frame.label_map, self._palette)
+        picture = colored(frame.picture, frame.label_map, self._palette, self._alpha)
         self.has_legend = self._legend and min(frame.label_map.shape) >= MIN_LEGEND_SIDE
         if self.has_legend:
             picture = draw_legend(picture, shown_classes, self._class_names, self._palette)

@@ -13,12 +13,12 @@ class LabelledFrame:
     """One frame of a video with its label map. Several sinks share it: they must not change its arrays.
 
     Attributes:
-        index (`int`): Position in the video.
-        time (`Fraction`): Presentation time in seconds.
-        name (`str`): Name for files that belong to the frame, without suffix.
-        picture (`np.ndarray` of shape `(height, width, 3)`): `uint8` RGB frame.
-        label_map (`np.ndarray` of shape `(height, width)`): Class index of every pixel.
-        end (`Fraction`, *optional*): Time in seconds until which the frame is shown, where the source tells.
+        index: Position in the video.
+        time: Presentation time in seconds.
+        name: Name for files that belong to the frame, without suffix.
+        picture (`(height, width, 3)`): `uint8` RGB frame.
+        label_map (`(height, width)`): Class index of every pixel.
+        end: Time in seconds until which the frame is shown, where the source tells.
     """
 
     index: int
@@ -30,13 +30,18 @@ class LabelledFrame:
 
 
 class Sink(Protocol):
-    """Takes the frames of one video, in order. Its result appears when it is closed."""
+    """Takes the frames of one video, in order. Its result appears when it is closed.
+
+    A subclass inherits a `close` and an `abandon` that do nothing.
+    """
 
     def write(self, frame: LabelledFrame) -> None:
         """Take in the next frame."""
 
     def close(self) -> None:
         """Finish what is written."""
+        return None
 
     def abandon(self) -> None:
         """Remove an unfinished result; a no-op if it is finished or nothing has been written."""
+        return None

@@ -14,7 +14,7 @@ from transformers_themask.drawing.palettes import VOID_COLOR
 from transformers_themask.files.atomic import AtomicFile
 from transformers_themask.files.file_names import check_suffix
 
-from .sink import LabelledFrame
+from .sink import LabelledFrame, Sink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,22 +33,17 @@ FIGURE_SIZE = (11.0, 4.2)  # inches; the names take a quarter of the width
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "timeline"}
 
 
-class ClassTimeline:
+class ClassTimeline(Sink):
     """A sink that plots the share of each class over time, stacked, in the colours of the classes.
 
     Memory does not grow with the video: frames are counted in bins, and when all are full, neighbours become one.
 
     Args:
-        path (`str` or `Path`):
-            Picture to write, ending in `.png`, `.svg` or `.pdf`; its folder is made if needed.
-        class_names (`Sequence[str]`):
-            Name of each class.
-        palette (`np.ndarray` of shape `(num_classes, 3)`):
-            RGB colour of each class.
-        max_bins (`int`, *optional*, defaults to 1024):
-            Number of bins at which they are merged; even.
-        argument (`str`, *optional*, defaults to `"path"`):
-            Name of the argument that gives the path, for the errors.
+        path: Picture to write, ending in `.png`, `.svg` or `.pdf`; its folder is made if needed.
+        class_names: Name of each class.
+        palette (`(num_classes, 3)`): RGB colour of each class.
+        max_bins: Number of bins at which they are merged; even.
+        argument: Name of the argument that gives the path, for the errors.
     """
 
     def __init__(
@@ -98,15 +93,11 @@ class ClassTimeline:
         with AtomicFile(self.path) as unfinished:
             unfinished.write_bytes(plot.getvalue())
 
-    def abandon(self) -> None:
-        """No-op: the file is written when the sink is closed."""
-
     def shares(self) -> tuple[np.ndarray, np.ndarray]:
         """The numbers of the plot.
 
-        Returns:
-            Edges of the bins in seconds, `(num_bins + 1,)`, and the share of each class and, last, of void in each
-            bin, `(num_bins, num_classes + 1)`.
+        These are the edges of the bins in seconds, `(num_bins + 1,)`, and the share of each class and, last, of void
+        in each bin, `(num_bins, num_classes + 1)`.
         """
         if self._last_times is None:
             raise ValueError("`write` must be called with a frame before `shares`.")
@@ -154,9 +145,9 @@ class ClassTimeline:
         # A thirteenth class alone needs no more room by its own name.
         num_named = len(present) if len(present) == MAX_NAMED_CLASSES + 1 else MAX_NAMED_CLASSES
         named, other = present[:num_named], present[num_named:]
-        names = [*self.class_names, "void"]
+        names = [name.replace("_", " ") for name in (*self.class_names, "void")]
         colors = np.vstack([self.palette, [VOID_COLOR]]) / 255
-        areas = [(f"{_text(names[k])}  {percent(means[k], digits=0)}", tuple(colors[k]), shares[:, k]) for k in named]
+        areas = [(f"{names[k]}  {percent(means[k], digits=0)}", tuple(colors[k]), shares[:, k]) for k in named]
         if other:
             title = f"{len(other)} other classes  {percent(means[other].sum(), digits=0)}"
             areas.append((title, OTHER_COLOR, shares[:, other].sum(axis=1)))
@@ -168,7 +159,3 @@ class ClassTimeline:
         self._pixels[half:] = 0
         self._starts = self._starts[::2]
         self._frames_per_bin *= 2
-
-
-def _text(name: str) -> str:
-    return name.replace("_", " ")

@@ -4,7 +4,7 @@
 import time
 from collections.abc import Generator
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -18,37 +18,13 @@ FRAME_RATE_PROPERTY = 5
 MAX_FRAME_RATE = 1000
 
 
-class Capture(Protocol):
-    """The part of `cv2.VideoCapture` that is used."""
-
-    def isOpened(self) -> bool:  # noqa: N802
-        """Whether the camera is there and may be used."""
-
-    def get(self, propId: int) -> float:  # noqa: N803
-        """A property of the camera."""
-
-    def read(self) -> tuple[bool, Any]:
-        """Wait for the next picture, an array of shape `(height, width, 3)` in the order blue, green, red."""
-
-    def release(self) -> None:
-        """Free the camera."""
-
-
 class Camera(FrameSource):
-    """The frames of a camera, from the moment they are asked for until the iterator is closed.
+    """The frames of a camera, from the moment they are asked for until the iterator is closed; `index` counts from 0.
 
     A frame's time is when it arrived after the first one: cameras slow down in the dark, and drop frames that are not
-    read in time. The camera that the constructor opens serves the first iteration.
-
-    Args:
-        index: Which camera, from 0.
-
-    Attributes:
-        frame_rate: Frames per second that the camera promises.
+    read in time. The camera that the constructor opens serves the first iteration. `frame_rate` is what it promises.
     """
 
-    has_audio = False
-    num_frames = None
     # Frames are never closer than that, and mp4 players know this unit.
     time_base = Fraction(1, 90000)
     _clock = staticmethod(time.monotonic)
@@ -56,7 +32,8 @@ class Camera(FrameSource):
     def __init__(self, index: int):
         self.path = f"camera {index}"
         self._index = index
-        self._opened: Capture | None = self._open()
+        # As `_capture` returns them; OpenCV need not be installed.
+        self._opened: Any = self._open()
         self.frame_rate = _plausible_rate(self._opened.get(FRAME_RATE_PROPERTY))
 
     def timed_frames(self) -> Generator[TimedFrame, None, None]:
@@ -70,7 +47,7 @@ class Camera(FrameSource):
         finally:
             capture.release()
 
-    def _read_on(self, capture: Capture) -> Generator[TimedFrame, None, None]:
+    def _read_on(self, capture: Any) -> Generator[TimedFrame, None, None]:
         num_frames, start, tick = 0, 0.0, -1
         while True:
             is_read, picture = capture.read()
@@ -82,7 +59,7 @@ class Camera(FrameSource):
             yield TimedFrame(tick * self.time_base, np.ascontiguousarray(picture[:, :, ::-1]))
             num_frames += 1
 
-    def _capture(self) -> Capture:
+    def _capture(self) -> Any:
         try:
             import cv2
         except ImportError as error:
@@ -92,7 +69,7 @@ class Camera(FrameSource):
             ) from error
         return cv2.VideoCapture(self._index)
 
-    def _open(self) -> Capture:
+    def _open(self) -> Any:
         capture = self._capture()
         if not capture.isOpened():
             capture.release()

@@ -8,7 +8,7 @@ import mmap
 import re
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -89,12 +89,12 @@ def lacks_fragments(path: str | Path) -> bool:
 def hole_detector(container: "av.container.InputContainer", stream: "av.VideoStream") -> Callable[["av.Packet"], bool]:
     """A function that says of each packet of a stream, in order, whether the file has a hole before it."""
     if container.format.name == "avi":
-        return _avi_detector({entry.timestamp: entry.pos for entry in _index_entries(stream)})
+        return _avi_detector({entry.timestamp: entry.pos for entry in stream.index_entries})
     if _is_matroska(container) and not is_url(container.name):
         # FFmpeg reads the index of a Matroska file when it has to seek.
         with suppress(av.FFmpegError), open_media(container.name) as again:
             again.seek(0)
-            return _matroska_detector([entry.timestamp for entry in _index_entries(again.streams[stream.index])])
+            return _matroska_detector([entry.timestamp for entry in again.streams[stream.index].index_entries])
     return lambda packet: False
 
 
@@ -126,11 +126,6 @@ def _matroska_detector(key_times: list[int]) -> Callable[["av.Packet"], bool]:
         return bisect_right(key_times, before) < bisect_left(key_times, packet.pts)
 
     return is_after_hole
-
-
-def _index_entries(stream: "av.stream.Stream") -> Iterable["av.index.IndexEntry"]:
-    # Older versions of PyAV keep the index to themselves.
-    return getattr(stream, "index_entries", ())
 
 
 def _matroska_end(stream: "av.VideoStream") -> Fraction | None:

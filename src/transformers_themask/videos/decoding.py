@@ -27,12 +27,10 @@ def decoded_frames(
     declared: DeclaredEnds,
     skip_damage: bool = False,
 ) -> Iterator["av.VideoFrame"]:
-    """Decode a video to its end or its first damage, without a gap before that.
+    """Decode a video to its end or its first damage, without a gap before that; then raise a [`DamageError`].
 
-    `container`: the open file. It decodes in one thread, or in one per slice, as PyAV does by default: where frames
-    are decoded side by side, PyAV loses errors and the frames behind them. `declared`: when the file says that it
-    ends. `skip_damage`: leave out damaged packets and frames and continue. Raises `DamageError` after the last frame
-    before a damage, or at an end before the declared one.
+    `skip_damage` leaves out damaged packets and frames instead. The container must decode in one thread, or in one
+    per slice, as PyAV does by default: with a thread per frame, PyAV loses errors and the frames behind them.
     """
     clock = _Clock(stream_time_base(stream), stream.average_rate, declared)
     damage: DamageError | None = None
@@ -86,10 +84,6 @@ class _Clock:
             tolerance = min(tolerance, TOLERANCE_FRAMES / self.frame_rate)
         return _shortfall(self.declared.video, end, tolerance)
 
-    def file_shortfall(self) -> DamageError | None:
-        """An error, if all streams end too early."""
-        return _shortfall(self.declared.file, self.end_of_file, TOLERANCE_SECONDS)
-
     def is_cut_off(self) -> bool:
         """Whether not even the packets reach the declared end."""
         if self.declared.video is None or not self.frame_rate:
@@ -117,25 +111,23 @@ def _packets(
 ) -> Iterator["av.Packet"]:
     is_after_hole = hole_detector(container, stream)
     packets = container.demux(stream) if clock.declared.file is None else container.demux()
-    while (packet := _next_packet(packets)) is not None:
-        clock.pass_any_packet(packet)
-        if packet.stream_index != stream.index:
-            continue
-        if (packet.is_corrupt or is_after_hole(packet)) and not skip_damage:
-            raise DamageError("a piece of the file is missing")
-        # An empty packet would end the decoding.
-        if packet.size:
-            yield packet
-            clock.pass_packet(packet)
-    if damage := clock.shortfall(clock.end_of_packets) or clock.file_shortfall():
-        raise damage
-
-
-def _next_packet(packets: Iterator["av.Packet"]) -> "av.Packet | None":
     try:
-        return next(packets, None)
+        for packet in packets:
+            clock.pass_any_packet(packet)
+            if packet.stream_index != stream.index:
+                continue
+            if (packet.is_corrupt or is_after_hole(packet)) and not skip_damage:
+                raise DamageError("a piece of the file is missing")
+            # An empty packet would end the decoding.
+            if packet.size:
+                yield packet
+                clock.pass_packet(packet)
     except av.FFmpegError as error:
         raise DamageError(reason(error)) from error
+    damage = clock.shortfall(clock.end_of_packets)
+    damage = damage or _shortfall(clock.declared.file, clock.end_of_file, TOLERANCE_SECONDS)
+    if damage is not None:
+        raise damage
 
 
 def _frames(stream: "av.VideoStream", packet: "av.Packet | None", skip_damage: bool) -> Iterator["av.VideoFrame"]:

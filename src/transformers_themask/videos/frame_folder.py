@@ -15,17 +15,10 @@ from .source import DEFAULT_FRAME_RATE, FrameSource, IncompleteVideoError, Timed
 
 
 class FrameFolder(FrameSource):
-    """A folder of images as one video, in the order of the numbers in their names, as in training and evaluation.
+    """A folder of jpg or png images as one video of `frame_rate` frames per second.
 
-    Args:
-        path: Folder with jpg or png images, for example `ROOT/data/<video>/origin` of a VSPW-layout data set.
-        frame_rate: Frames per second to play them at; 15 is VSPW's.
-
-    Attributes:
-        num_frames: Number of images.
+    They come in the order of the numbers in their names, as in training and evaluation.
     """
-
-    has_audio = False
 
     def __init__(self, path: str | Path, frame_rate: Fraction = DEFAULT_FRAME_RATE):
         if frame_rate <= 0:
@@ -46,7 +39,7 @@ class FrameFolder(FrameSource):
         `DamagedFileError` if the first image is damaged.
         """
         size: tuple[int, ...] | None = None
-        for index in range(self.num_frames):
+        for index in range(len(self._names)):
             frame = self._read(index)
             size = size or frame.shape[:2]
             if frame.shape[:2] != size:

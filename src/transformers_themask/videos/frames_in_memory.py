@@ -9,27 +9,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from transformers_themask.models.streaming import rgb_array
+from transformers_themask.models.frame_arrays import rgb_array
 
 from .source import DEFAULT_FRAME_RATE, FrameSource, TimedFrame
 
 
 class FramesInMemory(FrameSource):
-    """An array, a tensor, or anything that yields frames, as a video.
+    """An array, a tensor, or anything that yields frames, as a video; an iterator can be read once.
 
-    Frames are converted one by one, when they are asked for. An iterator, such as a generator, can be read once.
-
-    Args:
-        frames: A `uint8` RGB array of shape `(num_frames, height, width, 3)`, a `uint8` tensor of shape `(num_frames,
-            3, height, width)`, or frames: PIL images, arrays of shape `(height, width, 3)`, tensors of shape `(3,
-            height, width)`.
-        frame_rate: Frames per second to play them at.
-
-    Attributes:
-        num_frames: Number of frames; `None` for what has no length.
+    `frames` is a `uint8` RGB array of shape `(num_frames, height, width, 3)`, a `uint8` tensor of shape `(num_frames,
+    3, height, width)`, or frames, converted when they are asked for: PIL images, arrays of shape `(height, width, 3)`,
+    tensors of shape `(3, height, width)`. `frame_rate` is that to play them at, in frames per second.
     """
 
-    has_audio = False
     path = "the frames in memory"
 
     def __init__(self, frames: Any, frame_rate: Fraction = DEFAULT_FRAME_RATE):

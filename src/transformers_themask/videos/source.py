@@ -44,8 +44,8 @@ class FrameSource(Protocol):
     path: str
     frame_rate: Fraction | None
     time_base: Fraction
-    num_frames: int | None
-    has_audio: bool
+    num_frames: int | None = None
+    has_audio: bool = False
 
     def timed_frames(self) -> Generator[TimedFrame, None, None]:
         """Yield the frames with their exact times.

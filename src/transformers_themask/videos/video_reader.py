@@ -37,8 +37,7 @@ class VideoReader(FrameSource):
 
     Attributes:
         num_frames: Number of frames the file declares, or an estimate from its duration; `None` for a live stream.
-        height: Height of the upright frames.
-        width: Width of the upright frames.
+        height, width: Size of the upright frames.
         has_audio: Whether there is a sound track that can be copied; a live stream's would take a second connection.
     """
 
@@ -46,40 +45,27 @@ class VideoReader(FrameSource):
         self.path = str(path)
         video = _OpenVideo(self.path)
         frames = video.frames()
-        try:
-            first = next(frames)
-        except BaseException:
-            video.container.close()
-            raise
+        first = next(frames)
         self.frame_rate: Fraction | None = video.frame_rate
         self.time_base = video.time_base
         self.num_frames = video.num_frames
         self.has_audio = bool(video.container.streams.audio) and not video.is_live
         self._orientation = Orientation.of(first[1])
         self.height, self.width = self._orientation.size_of(first[1])
-        self._opened: _Decoding | None = video, chain([first], frames)
+        # Closes the file at its end and when it is dropped.
+        self._opened: Iterator[tuple[Fraction, av.VideoFrame]] | None = chain([first], frames)
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay in their process.
         return {**self.__dict__, "_opened": None}
 
-    def __del__(self) -> None:
-        if self.__dict__.get("_opened") is not None:
-            self.__dict__["_opened"][0].container.close()
-
     def timed_frames(self) -> Generator[TimedFrame, None, None]:
         """Yield the frames with their exact presentation times in seconds."""
-        video, frames = self._opened or self._start()
-        self._opened = None
+        frames, self._opened = self._opened or _OpenVideo(self.path).frames(), None
         reformatter = VideoReformatter()
-        with video.container:
-            for time, frame in frames:
-                end = time + frame.duration * self.time_base if frame.duration else None
-                yield TimedFrame(time, self._orientation.rgb_array(frame, reformatter), end)
-
-    def _start(self) -> "_Decoding":
-        video = _OpenVideo(self.path)
-        return video, video.frames()
+        for time, frame in frames:
+            end = time + frame.duration * self.time_base if frame.duration else None
+            yield TimedFrame(time, self._orientation.rgb_array(frame, reformatter), end)
 
 
 class _OpenVideo:
@@ -100,23 +86,24 @@ class _OpenVideo:
         self.num_frames = self.stream.frames or self._estimated_num_frames()
 
     def frames(self) -> Iterator[tuple[Fraction, "av.VideoFrame"]]:
-        """Decode all frames, with their times; errors name the file and the frame."""
+        """Decode all frames, with their times, and close the file; errors name the file and the frame."""
         index = 0
         size: tuple[int, int] | None = None
         # Only the index of an mp4 file that is in one piece counts the frames.
         is_fragmented = is_mp4(self.container) and not is_url(self.path) and not self.stream.frames
-        try:
-            for frame in decoded_frames(self.container, self.stream, self._declared, self.is_live):
-                size = size or (frame.height, frame.width)
-                if (frame.height, frame.width) != size:
-                    change = f"from {size[0]}x{size[1]} to {frame.height}x{frame.width}"
-                    raise DamageError(f"the picture size changes {change}")
-                yield self._frame_time(frame, index), frame
-                index += 1
-            if is_fragmented and lacks_fragments(self.path):
-                raise DamageError("a piece of the file is missing")
-        except DamageError as damage:
-            raise self._decoding_error(index, str(damage)) from damage
+        with self.container:
+            try:
+                for frame in decoded_frames(self.container, self.stream, self._declared, self.is_live):
+                    size = size or (frame.height, frame.width)
+                    if (frame.height, frame.width) != size:
+                        change = f"from {size[0]}x{size[1]} to {frame.height}x{frame.width}"
+                        raise DamageError(f"the picture size changes {change}")
+                    yield self._frame_time(frame, index), frame
+                    index += 1
+                if is_fragmented and lacks_fragments(self.path):
+                    raise DamageError("a piece of the file is missing")
+            except DamageError as damage:
+                raise self._decoding_error(index, str(damage)) from damage
         if index == 0:
             raise ValueError(f"`path` must name a video with at least one frame. Got {self.path}, which has none.")
 
@@ -162,6 +149,3 @@ class _OpenVideo:
         if index == 0:
             return ValueError(f"{message}.")
         return IncompleteVideoError(f"{message}; {counted(index, 'frame')} could be read.")
-
-
-_Decoding = tuple[_OpenVideo, Iterator[tuple[Fraction, "av.VideoFrame"]]]

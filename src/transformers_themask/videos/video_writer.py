@@ -83,11 +83,9 @@ class VideoWriter:
             raise
 
     def write(self, frame: np.ndarray, time: Fraction | None = None) -> None:
-        """Append one frame.
+        """Append a frame, a `uint8` RGB picture of the same size `(height, width, 3)` as all others.
 
-        `frame` `(height, width, 3)`: `uint8` RGB picture; every frame of a file has the same size. `time`:
-        presentation time in seconds, later than the frame's before. Defaults to the frame's index divided by
-        `frame_rate`.
+        `time` is that of presentation in seconds, later than the frame's before; by default its index / `frame_rate`.
         """
         self._check_frame(frame)
         time = self.num_frames / self.frame_rate if time is None else time
@@ -161,7 +159,7 @@ class VideoWriter:
     def _movie_timescale(self) -> int:
         """Unit in which the file tells when its tracks start: one that fits them all, where 32 bits can hold it."""
         video_rate = self._time_base.denominator
-        common = video_rate if self._audio is None else lcm(video_rate, self._audio.sample_rate)
+        common = video_rate if self._audio is None else lcm(video_rate, self._audio.stream.codec_context.sample_rate)
         fitting = common if common <= MAX_TIMESCALE else video_rate
         return fitting * ceil(MIN_TIMESCALE / fitting)
 
@@ -186,7 +184,7 @@ class VideoWriter:
 
     def _release(self) -> None:
         if self._audio is not None:
-            self._audio.close()
+            self._audio.source.close()
         self._container.close()
 
 
@@ -194,8 +192,8 @@ class _AudioCopy:
     """Copies the packets of one sound track to a file being written, in step with its frames."""
 
     def __init__(self, source: "av.container.InputContainer", stream: "av.AudioStream"):
-        self._source = source
-        self._stream = stream
+        self.source = source
+        self.stream = stream
         self._packets = source.demux(source.streams.audio[0])
         self._next = self._read()
 
@@ -214,11 +212,6 @@ class _AudioCopy:
             return None
         return cls(source, container.add_stream_from_template(template))
 
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second."""
-        return self._stream.codec_context.sample_rate
-
     def copy_until(self, time: Fraction | None, container: "av.container.OutputContainer") -> None:
         """Write the packets that start up to `time` seconds, or all that are left."""
         while self._next is not None:
@@ -227,19 +220,15 @@ class _AudioCopy:
             if packet.dts is not None:
                 if time is not None and packet.dts * packet.time_base > time:
                     return
-                packet.stream = self._stream
+                packet.stream = self.stream
                 container.mux(packet)
             self._next = self._read()
-
-    def close(self) -> None:
-        """Close the file the sound comes from."""
-        self._source.close()
 
     def _read(self) -> "av.Packet | None":
         try:
             packet = next(self._packets, None)
         except av.FFmpegError as error:
-            logger.warning(f"The sound of {self._source.name} is cut off where it is damaged ({reason(error)}).")
+            logger.warning(f"The sound of {self.source.name} is cut off where it is damaged ({reason(error)}).")
             return None
         return None if packet is not None and packet.is_corrupt else packet
 

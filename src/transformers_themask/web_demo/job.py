@@ -4,8 +4,9 @@
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,12 +24,7 @@ from transformers_themask.videos.source import FrameSource, IncompleteVideoError
 
 @dataclass(frozen=True)
 class Coloring:
-    """How classes are shown.
-
-    Attributes:
-        palette_name: See [`named_palette`].
-        alpha: Opacity of the colours, 0 to 1.
-    """
+    """How classes are shown: their names, the palette's name (see [`named_palette`]) and the opacity, 0 to 1."""
 
     class_names: Sequence[str]
     palette_name: str
@@ -42,12 +38,9 @@ class Coloring:
 
 @dataclass(frozen=True)
 class Results:
-    """What a job has made.
+    """What a job has made: files by name of the output (see [`Outputs`]), and the numbers of the plot.
 
-    Attributes:
-        files (`dict[str, Path]`): By name of the output, see [`Outputs`].
-        timeline ([`ClassTimeline`]): The numbers of the plot.
-        damage (`str`): What is wrong with a video of which only a part could be read; empty for others.
+    `damage` is what is wrong with a video of which only a part could be read; empty for others.
     """
 
     files: dict[str, Path]
@@ -58,17 +51,8 @@ class Results:
 class SegmentationJob:
     """One video on its way through a model, in a thread of its own.
 
-    The files of the job are there until its `with` block ends. Leaving the block early stops the job without waiting
-    for it.
-
-    Args:
-        session: What labels the frames.
-        coloring: How classes are shown.
-        folder: Where the job may make a folder of its own.
-        stopping: Setting it ends the video with the frame that is being read.
-
-    Attributes:
-        progress: What is done so far.
+    The files of the job are in a subfolder of `folder` until its `with` block ends. Leaving the block early stops the
+    job without waiting for it; setting `stopping` ends the video with the frame that is being read.
     """
 
     def __init__(
@@ -84,9 +68,8 @@ class SegmentationJob:
         self.progress = Progress(source.num_frames)
         self._session, self._folder = session, folder
         self._source = _StoppableSource(source, stopping)
-        self._results: Results | None = None
-        self._error: Exception | None = None
-        self._finished, self._released = threading.Event(), threading.Event()
+        self._outcome: Future[Results] = Future()
+        self._released = threading.Event()
 
     def __enter__(self) -> "SegmentationJob":
         threading.Thread(target=self._work, daemon=True).start()
@@ -98,7 +81,7 @@ class SegmentationJob:
 
     def updates(self, interval: float) -> Iterator["Progress"]:
         """Yield what is done every `interval` seconds until the job is finished."""
-        while not self._finished.wait(interval):
+        while not wait([self._outcome], interval).done:
             yield self.progress
 
     def results(self) -> Results | None:
@@ -106,18 +89,16 @@ class SegmentationJob:
 
         Raises `ValueError` or `OSError`: what is wrong with a video of which nothing could be read.
         """
-        was_never_begun = self.stopping.is_set() and self.progress.latest is None
-        if self._error is not None and not was_never_begun:
-            raise self._error
-        return self._results
+        if self.stopping.is_set() and self.progress.latest is None:
+            return None
+        return self._outcome.result()
 
     def _work(self) -> None:
         with TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as folder:
             try:
-                self._results = self._segment(Path(folder))
+                self._outcome.set_result(self._segment(Path(folder)))
             except Exception as error:
-                self._error = error
-            self._finished.set()
+                self._outcome.set_exception(error)
             self._released.wait()
 
     def _segment(self, folder: Path) -> Results:
@@ -132,30 +113,26 @@ class SegmentationJob:
         sinks = outputs.open(self._source, self.coloring.class_names, drawing, cut_sound=True)
         timeline = sinks["timeline"]
         assert isinstance(timeline, ClassTimeline)
+        damage = ""
         try:
             segment_video(self._session, self._source, [*sinks.values(), self.progress])
         except IncompleteVideoError as error:
             if self.progress.latest is None:
                 raise
-            return Results(outputs.paths(), timeline, str(error))
-        return Results(outputs.paths(), timeline, "")
+            damage = str(error)
+        return Results(outputs.paths(), timeline, damage)
 
 
+@dataclass
 class Progress:
     """A sink that only keeps the newest frame, for a page that looks at it now and then.
 
-    Args:
-        num_expected: Number of frames that the video declares.
-
-    Attributes:
-        latest: The newest frame.
-        started: When the work began, on the clock of `time.monotonic`.
+    `num_expected` is the number of frames that the video declares, `started` is on the clock of `time.monotonic`.
     """
 
-    def __init__(self, num_expected: int | None):
-        self.num_expected = num_expected
-        self.latest: LabelledFrame | None = None
-        self.started = time.monotonic()
+    num_expected: int | None
+    latest: LabelledFrame | None = None
+    started: float = field(default_factory=time.monotonic)
 
     def write(self, frame: LabelledFrame) -> None:
         """Remember the frame."""

@@ -18,7 +18,7 @@ from transformers_themask.videos.frame_source import open_frame_source
 
 from .job import Coloring, Progress, Results, SegmentationJob
 from .share_charts import legend_html, mean_shares, timeline_html
-from .stage import invitation_html, message_html, notice_html, progress_html, waiting_html
+from .stage import INVITATION, WAITING, message_html, notice_html, progress_html
 
 UPDATE_SECONDS = 0.5
 # Every ten minutes, files of visitors that are older than an hour are removed.
@@ -45,15 +45,7 @@ FILE_LABELS = {
 
 
 class Page:
-    """The page for one model.
-
-    Args:
-        model_name: How the page calls the model.
-        folder: Existing folder for the files of running jobs.
-
-    Attributes:
-        blocks: The page, ready to be launched.
-    """
+    """The page for one model, in `blocks`; `folder` holds the files of running jobs."""
 
     def __init__(self, model: VideoModel, processor: VideoProcessor, model_name: str, folder: Path):
         self.model, self.processor, self.model_name, self.folder = model, processor, model_name, folder
@@ -106,7 +98,7 @@ class Page:
         self.notice = gr.HTML(visible=False, label="Notice", elem_id="notice")
         with gr.Row(elem_id="picture-and-legend"):
             with gr.Column(scale=3, min_width=320):
-                self.stage = gr.HTML(invitation_html(), label="Progress", elem_id="stage")
+                self.stage = gr.HTML(INVITATION, label="Progress", elem_id="stage")
                 self.overlay = gr.Video(
                     visible=False,
                     autoplay=True,
@@ -149,7 +141,7 @@ class Page:
         return {
             self.start: gr.Button(visible=False),
             self.stop: gr.Button(visible=True),
-            self.stage: gr.HTML(waiting_html(), visible=True),
+            self.stage: gr.HTML(WAITING, visible=True),
             **{component: gr.update(visible=False) for component in hidden},
         }
 
@@ -168,12 +160,7 @@ class Page:
     def segment(
         self, video: str | None, mode: str, palette: str, alpha: float, request: gr.Request
     ) -> Iterator[dict[Any, Any]]:
-        """Segment a video and show progress; errors are shown in one line.
-
-        `video`: path of the uploaded file. `mode`: one of the model's `stream_modes`. `palette`: name of a palette,
-        see [`named_palette`]. `alpha`: opacity of the colours, 0 to 1. `request`: whose visit it is. Returns an
-        iterator over updates of the page.
-        """
+        """Segment an uploaded video and yield updates of the page; errors are shown in one line."""
         stopping = self._stopping.setdefault(request.session_hash, threading.Event())
         try:
             if video is None:

@@ -58,14 +58,10 @@ def serving(
     port: int | None = None,
     max_file_size: str = MAX_FILE_SIZE,
 ) -> Iterator[Any]:
-    """Serve the page for one model while the block runs.
+    """Serve the page for one model, on its device, while the block runs; yields the `gr.Blocks` with its `local_url`.
 
-    Nothing is loaded from other machines, and uploaded files are deleted when the block ends.
-
-    `model`: model to segment with, on the device it shall use. `model_name`: how the page calls the model. `host`:
-    address to listen on; the default is reached from this computer only. `port`: port to listen on. Defaults to the
-    first free one from 7860 on. `max_file_size`: larger videos are rejected. Returns the running page; its `local_url`
-    says where it is.
+    Nothing is loaded from other machines, and uploaded files are deleted when the block ends. The default `host` is
+    reached from this computer only; without a `port`, the first free one from 7860 on is taken.
     """
     with TemporaryDirectory(prefix="themask-web-", ignore_cleanup_errors=True) as folder:
         jobs, cache = Path(folder, "jobs"), Path(folder, "gradio")

@@ -16,10 +16,7 @@ LONG_VIDEO = 90
 
 
 def legend_html(class_names: Sequence[str], palette: np.ndarray, shares: np.ndarray) -> str:
-    """Colour, name and share of every class that occurs, the largest first.
-
-    `palette` `(num_classes, 3)`. `shares` `(num_classes,)`: share of each class, between 0 and 1.
-    """
+    """A list of the classes that occur with their share (0 to 1) of shape `(num_classes,)`, the largest first."""
     rows = []
     for index in _present(shares):
         color, length = _css_color(palette[index]), 100 * shares[index] / shares.max()
@@ -34,9 +31,8 @@ def legend_html(class_names: Sequence[str], palette: np.ndarray, shares: np.ndar
 def timeline_html(class_names: Sequence[str], palette: np.ndarray, edges: np.ndarray, shares: np.ndarray) -> str:
     """Shares over time as areas on top of one another, the class with the largest share at the bottom.
 
-    `class_names`: name of each class; shown when the pointer rests on its area. `palette` `(num_classes, 3)`. `edges`
-    `(num_bins + 1,)`: where stretches of time begin and end, in seconds. `shares` `(num_bins, num_classes)`: share of
-    each class in each stretch. Returns a figure that takes the width it is given.
+    `edges` `(num_bins + 1,)` are where stretches of time begin and end, in seconds, `shares` `(num_bins, num_classes)`
+    is the share of each class in each. The name of a class is shown when the pointer rests on its area.
     """
     means = mean_shares(edges, shares)
     present = _present(means)
@@ -59,11 +55,7 @@ def timeline_html(class_names: Sequence[str], palette: np.ndarray, edges: np.nda
 
 
 def mean_shares(edges: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Share of each class in the whole video, in which every stretch counts as long as it lasts.
-
-    `edges` `(num_bins + 1,)`: where stretches of time begin and end. `shares` `(num_bins, num_classes)`: share of each
-    class in each stretch. Returns `np.ndarray` of shape `(num_classes,)`.
-    """
+    """Share of each class in the whole video, in which every stretch counts as long as it lasts."""
     return np.average(shares, axis=0, weights=np.diff(edges))
 
 

@@ -18,22 +18,16 @@ INVITATION_ICON = (
     '<path d="M4 34L17 21L27 31L34 25L44 34a6 6 0 0 1-6 6H10a6 6 0 0 1-6-6Z" fill="#228833" opacity=".8"/>'
     '<circle cx="34" cy="17" r="4" fill="#ccbb44"/></svg>'
 )
-
-
-def invitation_html() -> str:
-    """The placeholder of the result."""
-    return (
-        f'<div class="stage quiet">{INVITATION_ICON}<h3>Your result appears here</h3>'
-        "<p>Choose a video, then press “Segment”.</p></div>"
-    )
-
-
-def waiting_html() -> str:
-    """Shown until the first frame is segmented."""
-    return (
-        '<div class="stage quiet"><span class="spinner"></span><h3>Getting ready</h3>'
-        "<p>Videos are segmented one after another; yours starts as soon as the one before it is done.</p></div>"
-    )
+# The placeholder of the result.
+INVITATION = (
+    f'<div class="stage quiet">{INVITATION_ICON}<h3>Your result appears here</h3>'
+    "<p>Choose a video, then press “Segment”.</p></div>"
+)
+# Shown until the first frame is segmented.
+WAITING = (
+    '<div class="stage quiet"><span class="spinner"></span><h3>Getting ready</h3>'
+    "<p>Videos are segmented one after another; yours starts as soon as the one before it is done.</p></div>"
+)
 
 
 def message_html(title: str, sentence: str) -> str:
@@ -47,11 +41,7 @@ def notice_html(sentence: str) -> str:
 
 
 def progress_html(picture: np.ndarray, num_done: int, num_total: int | None, seconds: float) -> str:
-    """The latest picture with a progress bar.
-
-    `picture` `(height, width, 3)`. `num_done`: number of frames that are done. `num_total`: number of frames that the
-    video declares. `seconds`: time it took so far. Returns the stage.
-    """
+    """The latest picture, `uint8` RGB, with a progress bar; `seconds` is the time it took so far."""
     frames_per_second = num_done / seconds
     facts = [f"Frame {num_done}", f"{frames_per_second:.1f} frames per second"]
     kind, percent = "progress endless", 100.0

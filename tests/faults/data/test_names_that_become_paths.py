@@ -11,8 +11,9 @@ from PIL import Image
 from transformers_themask.data.sources import load_videos
 from transformers_themask.data.synthetic import write_synthetic_dataset
 from transformers_themask.files.plain_names import inside, is_plain_name
-from transformers_themask.mvc.aggregation import aggregate_video, write_label_maps
+from transformers_themask.mvc.aggregation import aggregate_video
 from transformers_themask.mvc.label_folders import videos_of_data_set
+from transformers_themask.sinks.label_maps import write_label_map
 
 
 @pytest.fixture
@@ -42,9 +43,9 @@ def test_label_maps_are_not_written_through_a_link_out_of_the_folder(root, tmp_p
     elsewhere.mkdir()
     output.mkdir()
     (output / video.name).symlink_to(elsewhere)
-    maps = [(index, np.zeros((16, 24), np.uint8)) for index in range(2)]
-    write_label_maps(maps, video, results)
-    for write in (lambda: write_label_maps(maps, video, output), lambda: aggregate_video(video, [results], output)):
+    for index in range(2):
+        write_label_map(np.zeros((16, 24), np.uint8), video.new_label_path(results, index))
+    for write in (lambda: video.new_label_path(output, 0), lambda: aggregate_video(video, [results], output)):
         with pytest.raises(ValueError, match="must be written inside"):
             write()
     assert not list(elsewhere.iterdir())
