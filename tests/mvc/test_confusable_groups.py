@@ -97,7 +97,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="must be a YAML file of groups"):
         read_groups(tmp_path / "none.yaml")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\xff")
-    assert "must be YAML" in error_of(read_groups, tmp_path / "bytes.yaml")
+    assert "must be a text file in UTF-8" in error_of(read_groups, tmp_path / "bytes.yaml")
 
 
 def test_classes_must_be_those_of_the_data_set():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transformers_themask.data.sources import load_videos
-from transformers_themask.files.text_files import read_json, read_lines
+from transformers_themask.files.text_files import parse_json, read_lines, read_text
 from transformers_themask.mvc.confusable_groups import DEFAULT_GROUPS_FILE, check_groups, read_groups
 from transformers_themask.mvc.correction import Correction, VideoCorrector, correct_results
 from transformers_themask.mvc.label_folders import ResultVideo, check_label_folder, single_video, videos_of_data_set
@@ -76,9 +76,10 @@ def _class_names(path: Path) -> list[str]:
 
 
 def _names_of_model(file: Path) -> list[str]:
-    names = read_json(file, dict).get("id2label")
+    rule = "be a model whose configuration names its classes in `id2label`"
+    names = parse_json(read_text(file), dict, "`--class-names`", rule).get("id2label")
     if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))}:
-        raise ValueError("`--class-names` must be a model whose configuration names its classes in `id2label`.")
+        raise ValueError(f"`--class-names` must {rule}.")
     return [names[str(index)] for index in range(len(names))]
 
 
