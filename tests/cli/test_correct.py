@@ -218,6 +218,6 @@ def test_incomplete_class_names_are_rejected(data_set, vlm, video_path, tmp_path
         assert f"{model}: `--class-names` must be a model whose configuration names its classes" in error(model)
     (model / "config.json").write_text("{")
     assert error(model).startswith(f"themask correct: {model}: ")
-    assert "No such file" in error(tmp_path / "none")
+    assert "must be a text file. Got no such file" in error(tmp_path / "none")
     file.write_bytes("\ufeffsky\r\nroad\r\n".encode())  # a name may be anything else
     assert "Group `water` must have at least 2 classes of the data set." in error(file)

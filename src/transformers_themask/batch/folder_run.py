@@ -13,6 +13,7 @@ import torch
 from transformers.utils import logging
 
 from transformers_themask.files.atomic import AtomicFolder
+from transformers_themask.inference.loading import label_names
 from transformers_themask.inference.model_fingerprint import model_fingerprint
 from transformers_themask.inference.segment_video import segment_video
 from transformers_themask.models.protocols import VideoModel, VideoProcessor
@@ -59,8 +60,7 @@ class FolderRun:
     ):
         self._output, self._settings, self._is_stopping = output, settings, is_stopping
         self._device = model.device.type
-        id2label = model.config.id2label
-        self._class_names = [id2label[index] for index in sorted(id2label)]
+        self._class_names = label_names(model.config)
         self._session = model.stream(processor, settings.mode, settings.num_frames, settings.frame_stride)
         self._job = {
             "model": model_fingerprint(model, processor),

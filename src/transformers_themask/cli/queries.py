@@ -9,7 +9,7 @@ import numpy as np
 
 from transformers_themask.drawing.palettes import named_palette
 from transformers_themask.inference.frame_queries import query_view
-from transformers_themask.inference.loading import load_model
+from transformers_themask.inference.loading import label_names, load_model
 from transformers_themask.sinks.output_folder import check_output_folder
 from transformers_themask.videos.frame_source import open_frame_source
 from transformers_themask.videos.source import FrameSource
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
     device = usable_device(options.device)
     source = open_frame_source(options.input, Fraction(15))
     model, processor = load_model(options.model, device, "MODEL")
-    class_names = [model.config.id2label[index] for index in sorted(model.config.id2label)]
+    class_names = label_names(model.config)
     if options.class_name not in (None, *class_names):
         raise ValueError(f"`--class` must be one of {', '.join(class_names)}. Got {options.class_name}.")
     clip = _clip_up_to(source, options.frame, options.num_frames or model.config.num_frames)

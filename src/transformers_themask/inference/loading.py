@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading saved models, with one sentence for whatever is wrong with them."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,14 +43,15 @@ def load_model(
     model = load_pretrained(AutoModelForVideoSemanticSegmentation, argument, path)
     with loading_errors_as_sentences(argument, path):
         processor = load_processor(path, model, size)
+        label_names(model.config)
+        _check_constants(processor)
     return (model if device is None else model.to(device)), processor
 
 
 def load_class_names(path: str | Path, argument: str = "model") -> list[str]:
     """Names of the classes of a saved model, from its configuration alone; a `ValueError` if that cannot be loaded."""
     with loading_errors_as_sentences(argument, path):
-        id2label = AutoConfig.from_pretrained(path).id2label
-    return [id2label[index] for index in sorted(id2label)]
+        return label_names(AutoConfig.from_pretrained(path))
 
 
 def load_processor(
@@ -104,7 +106,39 @@ def load_pretrained(
             f"The weights in {checkpoint} must fill the whole model. Got none for {len(loading['missing_keys'])} "
             f"parameters, the first `{min(loading['missing_keys'])}`. Use a complete checkpoint of this model."
         )
+    check_weights(model, checkpoint)
     return model
+
+
+def label_names(config: PreTrainedConfig) -> list[str]:
+    """Names of the classes by index; a `ValueError` unless `id2label` has the indices 0 ... n - 1."""
+    indices = sorted(config.id2label)
+    if indices != list(range(len(indices))):
+        raise ValueError(
+            f"`id2label` must name the classes 0 to {max(len(indices) - 1, 0)} without gaps. Got the indices "
+            f"{str(indices)[:80]}; correct the model's configuration."
+        )
+    return [config.id2label[index] for index in indices]
+
+
+def check_weights(model: PreTrainedModel, source: str | Path) -> None:
+    """Raise a `ValueError` for weights that are not finite, as a diverged training leaves them."""
+    for name, weight in model.named_parameters():
+        if not weight.is_meta and not bool(weight.isfinite().all()):
+            raise ValueError(
+                f"The weights in {source} must be finite. Got NaN or infinity in `{name}`. Use a checkpoint from "
+                "before the training diverged."
+            )
+
+
+def _check_constants(processor: VideoSegmentationProcessor) -> None:
+    """Raise a `ValueError` for constants with which every frame would become NaN or infinite."""
+    scales = [*processor.image_std, processor.rescale_factor]
+    if not all(map(math.isfinite, [*scales, *processor.image_mean])) or not all(scale > 0 for scale in scales):
+        raise ValueError(
+            "`image_mean`, `image_std` and `rescale_factor` must be finite, the last two positive. Got "
+            f"{processor.image_mean}, {processor.image_std} and {processor.rescale_factor}."
+        )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from transformers_themask.auto import AutoModelForVideoSemanticSegmentation
 from transformers_themask.videos.frames_in_memory import FramesInMemory
 from transformers_themask.videos.source import FrameSource
 
-from .loading import as_own_processor, load_processor
+from .loading import as_own_processor, check_weights, label_names, load_processor
 from .segment import segment_frames
 
 TASK = "video-semantic-segmentation"
@@ -78,6 +78,8 @@ class VideoSemanticSegmentationPipeline(Pipeline):
             )
         if video_processor is None:
             video_processor = load_processor(model.name_or_path, model)
+        label_names(model.config)
+        check_weights(model, model.name_or_path)
         super().__init__(model, video_processor=as_own_processor(video_processor, model), **kwargs)
 
     def _sanitize_parameters(

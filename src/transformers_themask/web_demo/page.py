@@ -12,6 +12,7 @@ import gradio as gr
 import numpy as np
 
 from transformers_themask.drawing.visualization import draw_contours, overlay
+from transformers_themask.inference.loading import label_names
 from transformers_themask.models.protocols import VideoModel, VideoProcessor
 from transformers_themask.sinks.sink import LabelledFrame
 from transformers_themask.videos.frame_source import open_frame_source
@@ -49,8 +50,7 @@ class Page:
 
     def __init__(self, model: VideoModel, processor: VideoProcessor, model_name: str, folder: Path):
         self.model, self.processor, self.model_name, self.folder = model, processor, model_name, folder
-        id2label = model.config.id2label
-        self.class_names = [id2label[index] for index in sorted(id2label)]
+        self.class_names = label_names(model.config)
         # Set when a visitor wants no more frames; by session.
         self._stopping: dict[str | None, threading.Event] = {}
         with gr.Blocks(title="Video segmentation", analytics_enabled=False, delete_cache=DELETE_CACHE) as self.blocks:
