@@ -177,13 +177,31 @@ def aggregate_video(
 
     Raises an `OSError` or `ValueError` where label maps are missing or do not fit, see [`frames_with_label_maps`].
     """
-    chosen, scores = select_by_consistency(frames_with_label_maps(video, folders, on_frame), direction)
+    label_maps = _with_classes(frames_with_label_maps(video, folders, on_frame), video, folders)
+    chosen, scores = select_by_consistency(label_maps, direction)
     files = label_files(folders[chosen] / video.name)
     folder = inside(output, output / video.name)
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         shutil.copyfile(file, folder / file.name)
     return VideoChoice(video.name, len(files), scores, chosen)
+
+
+def _with_classes(
+    frames: Iterable[tuple[np.ndarray, list[np.ndarray]]], video: ResultVideo, folders: Sequence[Path]
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """The same frames; a `ValueError` for a label map of unknown classes, or of void alone, which contradicts none."""
+    for index, (frame, label_maps) in enumerate(frames):
+        for folder, label_map in zip(folders, label_maps, strict=True):
+            known = label_map[label_map != VOID_ID]
+            highest = int(known.max()) if known.size else None
+            if highest is None or (video.num_labels is not None and highest >= video.num_labels):
+                most = "" if video.num_labels is None else f" from 0 to {video.num_labels - 1}"
+                raise ValueError(
+                    f"{video.label_path(folder, index)} must hold class indices{most}. Got "
+                    f"{'void alone' if highest is None else highest}."
+                )
+        yield frame, label_maps
 
 
 def consistency_settings(direction: str) -> dict[str, Any]:

@@ -43,11 +43,12 @@ class ResultVideo:
     """A video of which label maps exist.
 
     `name` is the folder of its label maps, relative to that of all of them: the video's id in a data set, `""` for a
-    single video.
+    single video, of which the number of classes is not known.
     """
 
     name: str
     frames: WholeVideo | VideoFrames
+    num_labels: int | None = None
 
     def label_path(self, folder: Path, index: int) -> Path:
         """Where a folder of results has the label map of a frame."""
@@ -67,7 +68,7 @@ def single_video(source: FrameSource) -> list[ResultVideo]:
 
 def videos_of_data_set(videos: LabelledVideos) -> list[ResultVideo]:
     """The videos of a split, whose label maps lie in `<video_id>/<frame>.png`, as for VSPW's scripts."""
-    return [ResultVideo(row["video_id"], VideoFrames(videos, row)) for row in videos.rows]
+    return [ResultVideo(row["video_id"], VideoFrames(videos, row), videos.num_labels) for row in videos.rows]
 
 
 def frames_with_label_maps(

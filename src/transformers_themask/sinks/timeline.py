@@ -29,8 +29,8 @@ MAX_BINS = 1024
 MAX_NAMED_CLASSES = 12
 OTHER_COLOR = (0.82, 0.82, 0.82)
 FIGURE_SIZE = (11.0, 4.2)  # inches; the names take a quarter of the width
-# Text stays text, and equal videos give equal files.
-STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "timeline"}
+# Text stays text, in names with `$` too, and equal videos give equal files.
+STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "timeline", "text.parse_math": False}
 
 
 class ClassTimeline(Sink):
