@@ -32,12 +32,12 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def results(root, tmp_path):
-    """True label maps, `smooth`, and the same in another order of time, `scrambled`; indices far apart."""
+    """True label maps, `smooth`, and the same in another order of time, `scrambled`."""
     order = [3, 0, 4, 2, 1]
     for video in VIDEOS:
         masks = sorted((root / "data" / video / "mask").iterdir())
         for position, mask in enumerate(masks):
-            label_map = 15 * np.asarray(Image.open(mask))
+            label_map = np.maximum(np.asarray(Image.open(mask)), 1) - 1
             write_label_map(label_map, tmp_path / "smooth" / video / mask.name)
             write_label_map(label_map, tmp_path / "scrambled" / video / masks[order.index(position)].name)
     return SimpleNamespace(smooth=tmp_path / "smooth", scrambled=tmp_path / "scrambled")
