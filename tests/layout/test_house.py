@@ -35,7 +35,7 @@ ROOMS = [
     "web_demo",
     "cli",
 ]
-MOST_LINES = 700
+MOST_LINES = 600
 # These import nothing but what is named here.
 LEAVES: dict[str, set[str]] = {"files": set(), "models": set(), "data": {"files", "models"}}
 PAPERLESS = {"training", "inference", "mvc", "batch", "export", "videos", "drawing", "sinks", "data", "metrics"}
