@@ -101,7 +101,12 @@ def run_sinks(segmenter, video, probe, folder, mode):
 
 
 @pytest.mark.parametrize(
-    ("run", "mode"), [(run_session, "sliding"), (run_pipeline, "interleaved"), (run_sinks, "contiguous")]
+    ("run", "mode"),
+    [
+        (run_sinks, "contiguous"),
+        pytest.param(run_session, "sliding", marks=pytest.mark.slow),
+        pytest.param(run_pipeline, "interleaved", marks=pytest.mark.slow),
+    ],
 )
 def test_a_long_video_holds_no_more_memory_than_a_short_one(segmenter, long_video, tmp_path, run, mode):
     probe = Probe()

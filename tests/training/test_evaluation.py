@@ -257,11 +257,11 @@ def test_processes_share_the_frames_evenly(lengths, num_processes, shares):
     ("name", "mode", "num_calls"),
     [
         ("themask_t2", [], 9),
-        ("themask_t2", ["interleaved"], 9),
-        ("themask_t2", ["sliding"], 18),
-        ("cffm", [], 18),
         ("cffm", ["recurrent"], 18),
-        ("mpvss", ["recurrent"], 18),
+        pytest.param("themask_t2", ["interleaved"], 9, marks=pytest.mark.slow),
+        pytest.param("themask_t2", ["sliding"], 18, marks=pytest.mark.slow),
+        pytest.param("cffm", [], 18, marks=pytest.mark.slow),
+        pytest.param("mpvss", ["recurrent"], 18, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_score_like_one(name, mode, num_calls, data_root, processor, videos, tmp_path):
