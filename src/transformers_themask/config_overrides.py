@@ -13,22 +13,14 @@ from transformers_themask.suggestions import did_you_mean
 
 
 def mapping_from_text(name: str, text: str) -> dict:
-    """Read a mapping given as a flag.
-
-    `name`: the argument's name, for the error. `text`: YAML or JSON. Raises `ValueError` if the text holds anything
-    but a mapping.
-    """
+    """Read a mapping given as YAML or JSON in the flag `name`; a `ValueError` for anything else."""
     return parse_yaml(text, dict, f"`{name}`", "be a mapping such as '{num_frames: 2}'")
 
 
 def build_config(
     config_class: type[PreTrainedConfig], fields: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> PreTrainedConfig:
-    """Build a configuration.
-
-    `fields`: fields that were saved or found out. `overrides`: fields given by hand, which win. Raises `ValueError`
-    for an unknown field or an impossible value.
-    """
+    """Build a configuration from saved fields and overrides given by hand; a `ValueError` if these are impossible."""
     known = {field.name for field in dataclasses.fields(config_class)}
     unknown = sorted(overrides.keys() - known)
     if unknown:

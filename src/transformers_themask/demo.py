@@ -39,11 +39,7 @@ FRAME_RATE = 10
 
 
 def run_demo(output: Path, announce: Callable[[str], None]) -> dict[str, Path]:
-    """Build the data, train both stages with evaluation, and draw a held-out clip.
-
-    `output`: folder for all results. Synthetic videos of an earlier run are reused. `announce`: receives one line per
-    step. Returns the results to look at, and the trained model.
-    """
+    """Build the data or reuse it, train both stages with evaluation, and draw a held-out clip; returns what to see."""
     data, stage1, stage2 = output / "data", output / "stage1", output / "stage2"
     flags = ["--data_root", str(data), "--output_dir"]
     commands = [
@@ -78,10 +74,7 @@ def training_command(recipe: str, flags: list[str], checkout: Path = CHECKOUT) -
 
 
 def draw_held_out_clip(model_dir: Path, output: Path) -> dict[str, Path]:
-    """Render a new synthetic scene, segment it with a saved model, and compare its middle frame with the truth.
-
-    Returns the clip, its overlay, its label maps and the comparison, all in the folder `output`.
-    """
+    """Render a new synthetic scene, segment it with a saved model, and compare its middle frame with the truth."""
     paths = {
         "clip": output / "clip.mp4",
         "overlay video": output / "overlay.mp4",
@@ -113,11 +106,7 @@ def draw_held_out_clip(model_dir: Path, output: Path) -> dict[str, Path]:
 
 
 def compare(frame: np.ndarray, prediction: np.ndarray, truth: np.ndarray, class_names: list[str]) -> Image.Image:
-    """Frame, prediction and truth side by side, over a legend of the classes in either.
-
-    `frame` `(height, width, 3)`. `prediction` `(height, width)`: predicted class indices. `truth` `(height, width)`:
-    true class indices, 255 for void.
-    """
+    """Frame, and class indices predicted and true (255 for void), side by side over a legend of their classes."""
     palette = class_palette(len(class_names))
     panels = [
         ("frame", frame),

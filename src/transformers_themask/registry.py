@@ -50,9 +50,9 @@ class Converter:
     """Conversion of one kind of official checkpoint.
 
     Attributes:
-        marker (`str`): Prefix of some entries, by which the checkpoint is recognised.
-        config_from_state_dict (`Callable`): Reads the configuration off the shapes; keyword arguments override fields.
-        convert_state_dict (`Callable`): Returns the entries under their names here, and the official names dropped.
+        marker: Prefix of some entries, by which the checkpoint is recognised.
+        config_from_state_dict: Reads the configuration off the shapes.
+        convert_state_dict: Returns the entries under their names here, and the official names dropped.
     """
 
     marker: str
@@ -65,8 +65,8 @@ class LoadablePart:
     """A part of a model that has a published checkpoint of its own.
 
     Attributes:
-        prefix (`str`): Prefix of the parameters that a model's checkpoint may lack when the part is given.
-        load (`Callable`): Fills the part of a model with the entries of its checkpoint.
+        prefix: Prefix of the parameters that a model's checkpoint may lack when the part is given.
+        load: Fills the part of a model with the entries of its checkpoint.
     """
 
     prefix: str

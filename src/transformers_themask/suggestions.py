@@ -6,9 +6,6 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: object, known: Iterable[str], otherwise: str) -> str:
-    """The last sentence of an error about an unknown name.
-
-    `name`: the name that was given. `known`: the names there are. `otherwise`: what to say if none of them is close.
-    """
+    """The last sentence of an error about an unknown name; `otherwise` if no known name is close."""
     close = difflib.get_close_matches(str(name), sorted(known), n=1)
     return f"Did you mean `{close[0]}`?" if close else otherwise

@@ -7,21 +7,16 @@ from pathlib import Path
 
 
 def error_line(error: Exception) -> str:
-    """The message of an error on one line; the name of its class if it has no message.
-
-    `error`: the error, perhaps one that a worker of a `DataLoader` passed on with its traceback.
-    """
+    """The message of an error on one line; the name of its class if it has no message."""
     message = str(error).strip()
+    # Workers of a `DataLoader` pass errors on with their traceback.
     if "Original Traceback" in message:
         message = message.splitlines()[-1].partition(": ")[2]
     return printable(" ".join(message.split())) or type(error).__name__
 
 
 def printable(name: str) -> str:
-    """A file name whose bytes that are not UTF-8 are escaped.
-
-    `name`: the name as Python holds it.
-    """
+    """A file name, as Python holds it, whose bytes that are not UTF-8 are escaped."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

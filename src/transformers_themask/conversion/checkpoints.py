@@ -21,11 +21,8 @@ def convert_file(
 ) -> tuple[PreTrainedModel, VideoSegmentationProcessor, ConversionReport]:
     """Build the model and the video processor that an official checkpoint file belongs to.
 
-    `checkpoint`: file of official parameters. `class_names`: names of the model's classes. `parts`: files of official
-    parameters of parts of the model, by their names in [`~transformers_themask.registry.Family`]. The checkpoint may
-    lack these parts. `overrides`: fields of the configuration that win over those read off the checkpoint. Raises
-    `FileNotFoundError` if a file does not exist. Raises `ValueError` if a file is unfit, or parameters are missing, or
-    names of classes do not fit.
+    `parts` are files by name in [`~transformers_themask.registry.Family`], which the checkpoint may lack; `overrides`
+    win over what was read off the checkpoint.
     """
     state_dict = load_official_checkpoint(checkpoint)
     with naming(checkpoint):
@@ -76,24 +73,14 @@ def converter_for(state_dict: StateDict) -> tuple[Family, Converter]:
 
 
 def config_from_state_dict(state_dict: StateDict, **overrides: object) -> PreTrainedConfig:
-    """Read the architecture off an official state dict.
-
-    `overrides`: fields of the configuration that win over what was read. Raises `ValueError` if the family is unknown,
-    an entry is missing, or an override is impossible.
-    """
+    """Read the architecture off an official state dict; `overrides` win over what was read."""
     return converter_for(state_dict)[1].config_from_state_dict(state_dict, **overrides)
 
 
 def convert_official_checkpoint(
     state_dict: StateDict, config: PreTrainedConfig | None = None
 ) -> tuple[PreTrainedModel, ConversionReport]:
-    """Build the model an official state dict belongs to.
-
-    `state_dict`: official parameters, as [`~transformers_themask.conversion.official.load_official_checkpoint`] reads
-    them. `config`: architecture; by default [`config_from_state_dict`]. Returns the model in evaluation mode and a
-    [`~transformers_themask.conversion.official.ConversionReport`]. Raises `ValueError` if the family is unknown, or a
-    parameter has another shape than the configuration asks for.
-    """
+    """Build the model, in evaluation mode, that an official state dict belongs to."""
     row, converter = converter_for(state_dict)
     model = row.model(converter.config_from_state_dict(state_dict) if config is None else config)
     converted, dropped = converter.convert_state_dict(state_dict)

@@ -38,13 +38,7 @@ Config = TypeVar("Config", bound=PreTrainedConfig)
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """Result of a conversion.
-
-    Attributes:
-        dropped (`list[str]`): Official names of parameters that serve no purpose here.
-        unknown (`list[str]`): Official names of parameters that have no place in the model.
-        missing (`list[str]`): Parameters of the model the checkpoint does not fill.
-    """
+    """Official names that serve no purpose here or have no place in the model, and parameters left unfilled."""
 
     dropped: list[str]
     unknown: list[str]
@@ -52,11 +46,7 @@ class ConversionReport:
 
 
 def load_official_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Read the parameters of an official checkpoint file.
-
-    Raises `FileNotFoundError` if there is no such file. Raises `ValueError` if it is not a checkpoint of mmcv or
-    detectron2.
-    """
+    """Read the parameters of an official checkpoint file of mmcv or detectron2."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"`path` must be a checkpoint file. Got {path}, which does not exist.")
     try:
@@ -96,11 +86,7 @@ def split_key_values(key: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def renamed(key: str, dropped: Sequence[str], mit: str, renames: Sequence[tuple[str, str]]) -> str | None:
-    """Rename one official parameter; `None` for one that is dropped.
-
-    `dropped`: patterns of names that are dropped, besides those of an image classifier's head. `mit`: name of the MiT
-    in the model. `renames`: patterns and their replacements, applied in order.
-    """
+    """Rename one official parameter; `None` for one that is dropped. `mit` is the name of the MiT in the model."""
     if any(re.search(pattern, key) for pattern in (*dropped, MIT_UNUSED)):
         return None
     if key.startswith("backbone."):
@@ -115,10 +101,9 @@ def converted_entries(
     rename: Callable[[str], str | None],
     reshape: Callable[[str, Tensor], dict[str, Tensor]],
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename and reshape official parameters.
+    """Rename and reshape official parameters; returns the new entries, and the official names dropped.
 
-    `rename`: maps an official name to the new one, or to `None` to drop the parameter. `reshape`: maps a new name and
-    a parameter to one entry or several. Returns the state dict under the new names, and the official names dropped.
+    `rename` gives `None` for a parameter to drop; `reshape` gives one entry or several for a renamed parameter.
     """
     converted: dict[str, Tensor] = {}
     dropped = []
@@ -160,11 +145,7 @@ def build_official_config(config_class: type[Config], fields: dict[str, Any], ov
 
 
 def fill_model(model: PreTrainedModel, converted: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Load renamed parameters into a model.
-
-    Returns entries that the model lacks, and parameters of the model that were not filled. Raises `ValueError` if a
-    parameter has another shape than the model's.
-    """
+    """Load renamed parameters into a model; returns entries that it lacks, and its parameters left unfilled."""
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     for key in converted.keys() & shapes.keys():
         if converted[key].shape != shapes[key]:

@@ -49,12 +49,9 @@ RENAMES = [
 
 
 def convert_official_key(key: str, more_renames: Sequence[tuple[str, str]] = ()) -> str | None:
-    """Rename one official parameter.
+    """The name here of an official parameter, or `None` if it is dropped; `more_renames` are of a model's own parts.
 
-    `key`: official name, such as `"decode_head.predictor.query_feat.weight"`. `more_renames`: patterns and
-    replacements of a model with more parts. Returns the name here, or `None` for a parameter that is dropped. A fused
-    key-value projection keeps one name, ending in `kv_proj`, and a fused self-attention projection its official
-    ending; [`split_projections`] splits both.
+    Fused projections keep one name, which [`split_projections`] splits.
     """
     return renamed(key, DROPPED, "model.pixel_level_module.encoder", [*RENAMES, *more_renames])
 
@@ -68,10 +65,7 @@ def split_projections(key: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def head_fields(state_dict: dict[str, Tensor]) -> dict[str, object]:
-    """Read the configuration of everything but the backbone off the shapes of a state dict.
-
-    Raises `ValueError` if an entry that shows them is missing.
-    """
+    """Read the configuration of everything but the backbone off the shapes of a state dict."""
     shape = partial(shape_in, state_dict)
     count = partial(count_in, state_dict)
     head = "decode_head."

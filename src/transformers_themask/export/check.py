@@ -27,7 +27,7 @@ NUM_STEPS = 4
 
 
 def largest_difference(graph: Graph, run: Runner) -> float:
-    """The largest difference of scores between a graph and its exported file; of logits, relative to the largest.
+    """The largest difference of scores between a graph and its exported file; see [`difference`].
 
     Clips have one frame and one more than the model's; streams run from their first frame until all frames in the
     state have been replaced. All are compared alone and in a batch, and at two sizes where sizes are free.

@@ -100,10 +100,7 @@ def export_error(graph: Graph, tool: str, error: Exception) -> ValueError:
 
 
 def load(path: str | Path) -> Runner:
-    """Open an exported file: a function from named inputs to named outputs.
-
-    `path`: a file with the suffix `.pt2` or `.onnx`.
-    """
+    """Open an exported file: a function from named inputs to named outputs."""
     if Path(path).suffix == SUFFIXES["torch"]:
         module = torch.export.load(path).module()
         return lambda inputs: call_module(module, inputs)

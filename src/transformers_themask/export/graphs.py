@@ -40,10 +40,7 @@ class ClipModule(nn.Module):
 
 
 class StepModule(nn.Module):
-    """Scores of the newest frame, and the next state, by one of a model's `step_kinds`.
-
-    `state` is an example, for the parts of a state that are no tensors.
-    """
+    """Scores of the newest frame, and the next state, by one of a model's `step_kinds`; `state` is an example."""
 
     def __init__(self, model: PreTrainedModel, kind: str, state: Any):
         super().__init__()
@@ -60,18 +57,9 @@ class StepModule(nn.Module):
 
 @dataclass(frozen=True)
 class Graph:
-    """One graph to export.
+    """One graph to export: the streaming modes that it serves, what is traced, and examples of inputs and outputs.
 
-    Args:
-        name (`str`): Beginning of its file names.
-        modes (`list[str]`): The streaming modes that it serves.
-        step_kind (`str`): The kind of step, of a model with several kinds; else empty.
-        module (`nn.Module`): What is traced.
-        size (`tuple[int, int]`, *optional*): Height and width of the frames; `None` if they are free.
-        num_frames (`int`): Frames that the label map of a frame is based on.
-        inputs (`dict[str, Tensor]`): An example of every input, in order.
-        outputs (`dict[str, Tensor]`): The outputs for these inputs.
-        input_shapes, output_shapes (`dict[str, list]`): Lengths of the axes, names for those that are free.
+    `step_kind` is empty for a model with one kind of step; a `size` of `None` is free. Shapes name the free axes.
     """
 
     name: str
@@ -104,10 +92,7 @@ class Graph:
 
 
 def graphs_of(model: PreTrainedModel, modes: list[str], num_frames: int, size: Size | None) -> list[Graph]:
-    """The graphs for some `stream_modes` of a model: one for clips, and one for each kind of step that has a state.
-
-    `num_frames` is the number of frames that the label map of a frame is based on; a `size` of `None` is free.
-    """
+    """The graphs for some `stream_modes` of a model: one for clips, and one for each kind of step that has a state."""
     sizes = [size] if size else list(PROBED_SIZES)
     states = {mode: [state_after_a_frame(model, num_frames, at) for at in sizes] for mode in modes}
     with_state = [mode for mode in modes if mode in STEPWISE_MODES and named_tensors(states[mode][0], STATE_IN)]
@@ -186,10 +171,7 @@ def described(
     inputs: list[Tensors],
     growing: Collection[str] = (),
 ) -> Graph:
-    """A [`Graph`], whose free axes follow from examples of its inputs at each of some sizes of frames.
-
-    `growing` names the inputs that accumulate frames.
-    """
+    """A [`Graph`], whose free axes follow from its inputs at each of some sizes; those `growing` accumulate frames."""
     module.eval()
     outputs = [call_module(module, tensors) for tensors in inputs]
 

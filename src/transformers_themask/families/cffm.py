@@ -15,6 +15,7 @@ from transformers_themask.conversion.official import (
     shape_in,
     split_key_values,
 )
+from transformers_themask.families import STAGES
 from transformers_themask.models.configuration_cffm import CFFMConfig
 from transformers_themask.models.mit import MiTConfig
 from transformers_themask.models.modeling_cffm import CFFMForVideoSemanticSegmentation
@@ -59,11 +60,6 @@ def convert_official_key(key: str) -> str | None:
     return name
 
 
-def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename and reshape official parameters; returns the new entries, and the official names dropped."""
-    return converted_entries(state_dict, convert_official_key, _reshaped)
-
-
 def _reshaped(key: str, tensor: Tensor) -> dict[str, Tensor]:
     if key.endswith(".neighbour_bias"):
         return {key: tensor.squeeze(0)}
@@ -72,13 +68,11 @@ def _reshaped(key: str, tensor: Tensor) -> dict[str, Tensor]:
     return split_key_values(key, tensor)
 
 
+convert_state_dict = partial(converted_entries, rename=convert_official_key, reshape=_reshaped)
+
+
 def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -> CFFMConfig:
-    """Read the architecture off an official state dict's shapes.
-
-    Head counts, window and receptive fields are those of the released configurations.
-
-    Raises `ValueError` if an entry that shows the architecture is missing, or an override is impossible.
-    """
+    """Read the architecture off an official state dict's shapes; head counts and windows are those released."""
     shape = partial(shape_in, state_dict)
     num_labels, hidden_dim = shape("decode_head.linear_pred.weight")[:2]
     fields = {
@@ -98,9 +92,7 @@ def tiny(**overrides: object) -> CFFMForVideoSemanticSegmentation:
         "num_attention_heads": 4,
         "mining_layers": 2,
         "num_labels": 6,
-        "backbone_config": MiTConfig(
-            hidden_sizes=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_attention_heads=(1, 2, 3, 4)
-        ),
+        "backbone_config": MiTConfig(**STAGES),
         **overrides,
     }
     return CFFMForVideoSemanticSegmentation(CFFMConfig(**fields))

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, ResNetConfig, SwinConfig
 
 from transformers_themask.conversion import query_segmenter
 from transformers_themask.conversion.official import build_official_config, converted_entries, count_in, shape_in
+from transformers_themask.families import QUERY_SEGMENTER, STAGES
 from transformers_themask.models.configuration_mpvss import MPVSSConfig
 from transformers_themask.models.configuration_query_segmenter import QuerySegmenterConfig
 from transformers_themask.models.mit import MiTConfig
@@ -105,11 +106,6 @@ def convert_official_key(key: str) -> str | None:
     return None if converted is None else f"segmenter.{converted}"
 
 
-def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename and split official parameters; returns the new entries, and the official names dropped."""
-    return converted_entries(state_dict, convert_official_key, _reshaped)
-
-
 def _reshaped(key: str, tensor: Tensor) -> dict[str, Tensor]:
     if ".hidden_states_norms.stage4." in key:
         # Transformers' Swin also has the norm that follows its last stage outside of a backbone.
@@ -119,12 +115,11 @@ def _reshaped(key: str, tensor: Tensor) -> dict[str, Tensor]:
     return {key.replace("qkv_proj", f"{name}_proj"): x for name, x in zip("qkv", tensor.chunk(3), strict=True)}
 
 
-def load_motion_encoder(model: MPVSSForVideoSemanticSegmentation, state_dict: dict[str, Tensor]) -> None:
-    """Fill a model's motion encoder with that of FlowNetS, which the paper begins with.
+convert_state_dict = partial(converted_entries, rename=convert_official_key, reshape=_reshaped)
 
-    `state_dict`: mmtrack's FlowNetS, of which only the encoder is used; its names are `"conv3.1.conv.weight"` and the
-    like. Raises `ValueError` if the model has no flow, or the entries are not those of its encoder.
-    """
+
+def load_motion_encoder(model: MPVSSForVideoSemanticSegmentation, state_dict: dict[str, Tensor]) -> None:
+    """Fill a model's motion encoder with that of mmtrack's FlowNetS, which the paper begins with."""
     flow = getattr(model, "flow", None)
     if flow is None:
         raise ValueError(f"`model` must be an MPVSS with a flow to take a motion encoder. Got {type(model).__name__}.")
@@ -140,14 +135,9 @@ def load_motion_encoder(model: MPVSSForVideoSemanticSegmentation, state_dict: di
 
 
 def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: Any) -> MPVSSConfig:
-    """Read the architecture off an official state dict's shapes.
+    """Read the architecture off an official state dict's shapes, with the official 8 heads of the decoders.
 
-    Head counts of the decoders leave no trace in the shapes; the official 8 is assumed. A checkpoint without a flow,
-    a Mask2Former, leaves that part at its defaults.
-
-    Overrides of the segmenter's fields are given as `segmenter_config`.
-
-    Raises `ValueError` if an entry that shows the architecture is missing, or an override is impossible.
+    A checkpoint without a flow, a Mask2Former, leaves that part at its defaults.
     """
     head = {
         key.replace("sem_seg_head.", "decode_head.", 1): tensor
@@ -196,22 +186,8 @@ def _backbone_config(state_dict: dict[str, Tensor]) -> PreTrainedConfig:
 
 def tiny(**overrides: object) -> MPVSSForVideoSemanticSegmentation:
     """An MPVSS with eight queries and a narrow motion encoder on a tiny MiT."""
-    segmenter = QuerySegmenterConfig(
-        backbone_config=MiTConfig(hidden_sizes=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_attention_heads=(1, 2, 3, 4)),
-        feature_size=32,
-        mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=48,
-        encoder_layers=1,
-        decoder_layers=3,
-        num_attention_heads=4,
-        dim_feedforward=48,
-        num_queries=8,
-        train_num_points=32,
-        num_labels=6,
-    )
     fields = {
-        "segmenter_config": segmenter,
+        "segmenter_config": QuerySegmenterConfig(**QUERY_SEGMENTER, backbone_config=MiTConfig(**STAGES)),
         "motion_channels": (8, 8, 8, 16, 16, 16),
         "motion_decoder_channels": (8, 8, 8, 8),
         "motion_layers": 3,

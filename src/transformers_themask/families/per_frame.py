@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoImageProcessor, PreTrainedConfig, SegformerConfig
 
+from transformers_themask.families import STAGES
 from transformers_themask.models.configuration_per_frame import PerFrameConfig
 from transformers_themask.models.modeling_per_frame import PerFrameForVideoSemanticSegmentation
 from transformers_themask.models.video_processing_per_frame import PerFrameVideoProcessor
@@ -16,9 +17,7 @@ from transformers_themask.registry import ANY_OTHER, Family
 def tiny(**overrides: object) -> PerFrameForVideoSemanticSegmentation:
     """A SegFormer of four narrow stages."""
     segmenter = SegformerConfig(
-        hidden_sizes=(8, 16, 24, 32),
-        depths=(1, 1, 1, 1),
-        num_attention_heads=(1, 2, 3, 4),
+        **STAGES,
         decoder_hidden_size=16,
         classifier_dropout_prob=0.0,
         drop_path_rate=0.0,

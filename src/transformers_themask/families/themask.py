@@ -5,11 +5,14 @@ Misleading official names: `tgt_box` and `*_box` are frame queries, not boxes;
 `deformabel_transformer_cross_attention_layers` is one module, neither deformable nor a list of layers.
 """
 
+from functools import partial
+
 from torch import Tensor
 
 from transformers_themask.conversion import query_segmenter
 from transformers_themask.conversion.official import build_official_config, converted_entries, mit_config_from
 from transformers_themask.conversion.query_segmenter import DECODER, TRANSFORMER
+from transformers_themask.families import QUERY_SEGMENTER, STAGES
 from transformers_themask.models.configuration_themask import THEMaskConfig
 from transformers_themask.models.mit import MiTConfig
 from transformers_themask.models.modeling_themask import THEMaskForVideoSemanticSegmentation
@@ -40,23 +43,12 @@ RENAMES = [
 ]
 
 
-def convert_official_key(key: str) -> str | None:
-    """Rename one official parameter as [`query_segmenter.convert_official_key`] does, or `None` to drop it."""
-    return query_segmenter.convert_official_key(key, RENAMES)
-
-
-def convert_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename and split official parameters; returns the new entries, and the official names dropped."""
-    return converted_entries(state_dict, convert_official_key, query_segmenter.split_projections)
+convert_official_key = partial(query_segmenter.convert_official_key, more_renames=RENAMES)
+convert_state_dict = partial(converted_entries, rename=convert_official_key, reshape=query_segmenter.split_projections)
 
 
 def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -> THEMaskConfig:
-    """Read the architecture off an official state dict's shapes.
-
-    Head counts leave no trace in the shapes; the official ones are assumed: MiT (1, 2, 5, 8), decoders 8.
-
-    Raises `ValueError` if an entry that shows the architecture is missing, or an override is impossible.
-    """
+    """Read the architecture off an official state dict's shapes, with the official head counts of the decoders, 8."""
     has_frame_queries = "decode_head.predictor.class_embed_aux.weight" in state_dict
     fields = {
         "num_frames": 2 if has_frame_queries else 1,
@@ -68,23 +60,7 @@ def config_from_state_dict(state_dict: dict[str, Tensor], **overrides: object) -
 
 def tiny(**overrides: object) -> THEMaskForVideoSemanticSegmentation:
     """A THE-Mask with eight queries on a tiny MiT."""
-    fields = {
-        "feature_size": 32,
-        "mask_feature_size": 32,
-        "hidden_dim": 32,
-        "encoder_feedforward_dim": 48,
-        "encoder_layers": 1,
-        "decoder_layers": 3,
-        "num_attention_heads": 4,
-        "dim_feedforward": 48,
-        "num_queries": 8,
-        "train_num_points": 32,
-        "num_labels": 6,
-        "backbone_config": MiTConfig(
-            hidden_sizes=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_attention_heads=(1, 2, 3, 4)
-        ),
-        **overrides,
-    }
+    fields = {**QUERY_SEGMENTER, "backbone_config": MiTConfig(**STAGES), **overrides}
     return THEMaskForVideoSemanticSegmentation(THEMaskConfig(**fields))
 
 

@@ -25,11 +25,7 @@ TEMPLATE = "video_semantic_segmentation.md"
 def write_model_card(
     output_dir: str | Path, *, license_id: str | None = None, repo_id: str | None = None, tags: Sequence[str] = ()
 ) -> Path | None:
-    """Write the model card of a model's folder from the result file there.
-
-    `output_dir`: the folder, with `results.json`. `license_id`, `repo_id`, `tags`: as for [`build_model_card`].
-    Returns the card's file; `None`, with a warning, if there are no results yet.
-    """
+    """Write the model card of a model's folder from its result file; `None`, with a warning, without results."""
     results_file = Path(output_dir) / RESULT_FILE
     if not results_file.is_file():
         logger.warning(f"No model card is written to {output_dir}, which has no {RESULT_FILE} yet.")
@@ -47,13 +43,7 @@ def build_model_card(
     repo_id: str | None = None,
     tags: Sequence[str] = (),
 ) -> ModelCard:
-    """Build a model card.
-
-    `results`: content of a result file that names its model. `license_id`: licence of the weights, an id of the Hub.
-    Defaults to `"unknown"`. `repo_id`: repository that the usage example loads. Defaults to the model's name. `tags`:
-    tags besides the model's own. Returns the card; `str(card)` is the file, `card.data` its metadata. Raises
-    `ValueError` for an unknown licence, or results without a model or without scores.
-    """
+    """Build a model card from results that name their model; `repo_id` is what the usage example loads."""
     license_id = "unknown" if license_id is None else license_id
     check_license("license", license_id)
     model = results.get("model")

@@ -35,10 +35,8 @@ def write_results(
 ) -> None:
     """Write a result file.
 
-    `path`: the file, usually `results.json` in the folder of the model. `scores`: as from
-    [`~transformers_themask.training.evaluation.evaluate_videos`]. `clips`: division of the videos: `num_frames` and
-    `frame_stride`. `model`: as from [`model_facts`]. `recipe`: the recipe; its file name is written. `training`: as
-    from [`training_facts`].
+    `scores` are those of [`~transformers_themask.training.evaluation.evaluate_videos`], `model` and `training` those
+    of [`model_facts`] and [`training_facts`]; `clips` are the clips' `num_frames` and `frame_stride`.
     """
     facts = {
         "data_set": data_set,
@@ -55,10 +53,7 @@ def write_results(
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
-    """Read a result file.
-
-    Raises `OSError` if it cannot be read. Raises `ValueError` if it is not a result file.
-    """
+    """Read a result file; an `OSError` if it cannot be read, a `ValueError` for other content."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} must be a result file; evaluate the model first.")
     results = read_json(Path(path), dict, "be a result file in JSON")
@@ -74,19 +69,13 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 
 def model_facts(model: PreTrainedModel, name: str, initial_weights: str | None = None) -> dict[str, Any]:
-    """Facts about a model for a result file.
-
-    `initial_weights`: folder or Hub repository that its training started from.
-    """
+    """Facts about a model for a result file; `initial_weights` is the folder or repository that it started from."""
     architecture, num_parameters = type(model).__name__, sum(p.numel() for p in model.parameters())
     return _facts(name, architecture, model.config, num_parameters, initial_weights)
 
 
 def saved_model_facts(folder: str | Path) -> dict[str, Any]:
-    """Facts as from [`model_facts`] about a saved model, without loading it.
-
-    `folder`: folder with `config.json` and weights in safetensors. Raises `OSError` if a file is missing.
-    """
+    """Facts as from [`model_facts`] about a saved model, read off its files; an `OSError` if one is missing."""
     config_file, weight_files = Path(folder) / "config.json", sorted(Path(folder).glob("*.safetensors"))
     if not config_file.is_file() or not weight_files:
         raise FileNotFoundError(
