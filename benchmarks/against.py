@@ -33,9 +33,8 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for row in options.rows:
         pairs = [[seconds_of(each, row, flags) for each in (options.checkout, HERE)] for _ in range(options.rounds)]
         for case in pairs[0][0]:
-            others, ours = ([times[case] for times in side] for side in zip(*pairs, strict=True))
             ratios = {
-                way: summarise_pairs([(other[way], our[way]) for other, our in zip(others, ours, strict=True)])
+                way: summarise_pairs(*([times[case][way] for times in side] for side in zip(*pairs, strict=True)))
                 for way in ("ours", "baseline")
             }
             first, third = ratios["ours"]["quartiles"]

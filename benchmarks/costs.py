@@ -18,9 +18,8 @@ from torch.utils.flop_counter import flop_registry
 
 from transformers_themask.registry import families, family_of
 
-from .measuring import table, take_turns
+from .measuring import summarise_pairs, table, take_turns
 from .models import NUM_LABELS, on_meta
-from .stream import paired_ratio
 
 SIZE, SIZE_DIVISOR = (480, 853), 32
 NUM_FRAMES = 15
@@ -117,12 +116,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def costs_of(name: str, size: tuple[int, int] = SIZE, interval: int = 5) -> dict[str, Any]:
-    """Exact costs of a model.
-
-    `name`: one of `CASES`. `interval`: from key frame to key frame. Returns `params_millions`, see
-    [`count_parameters`]; `gigaflops` and, where the released code computes more, `official_gigaflops`: the `frames` of
-    the stream, their `mean`, and its `ratio` to the model of single frames; `paper`, the numbers printed there.
-    """
+    """Exact costs of one of `CASES`: the `frames` of the stream, their `mean`, its `ratio` to single frames' model."""
     case = CASES[name]
     gigaflops = count_gigaflops(name, size, interval)
     alone = count_gigaflops(case.get("alone", name), size, interval)
@@ -215,7 +209,7 @@ def measure_fps(name: str, size: tuple[int, int], interval: int) -> dict[str, fl
         for way, times in seconds.items()
     }
     speeds = {way: NUM_FRAMES / sum(times) for way, times in seconds.items()}
-    return {**speeds, "ratio": paired_ratio(rounds["alone"], rounds["model"])}
+    return {**speeds, "ratio": summarise_pairs(rounds["alone"], rounds["model"])["value"]}
 
 
 def row_of(name: str, result: dict[str, Any]) -> dict[str, float | None]:

@@ -13,11 +13,7 @@ from transformers_themask.models.decoder_themask import (
     TemporalAggregationDecoder,
     TemporalAggregator,
 )
-from transformers_themask.models.masked_attention import (
-    FusedProjectionAttention,
-    SelfAttention,
-    frame_position_embedding,
-)
+from transformers_themask.models.masked_attention import frame_position_embedding
 
 from .measuring import Bound, Case, Setting, faster
 from .models import largest_difference, random_features, themask
@@ -98,12 +94,13 @@ class OfficialDecoder(nn.Module):
         self.transformer, self.decoder = transformer, transformer.decoder
         self.class_heads = nn.ModuleList([model.class_predictor, model.frame_class_predictor])
         layers: Any = self.decoder.layers
-        self.cross_attentions = nn.ModuleList(official_attention(layer.cross_attn) for layer in layers)
-        self.self_attentions = nn.ModuleList(official_attention(layer.self_attn) for layer in layers)
+        official = partial(official_attention, num_heads=self.num_heads)
+        self.cross_attentions = nn.ModuleList(official(layer.cross_attn) for layer in layers)
+        self.self_attentions = nn.ModuleList(official(layer.self_attn) for layer in layers)
         aggregator = self.aggregator = self.decoder.temporal_aggregator
-        self.video_self_attn = official_attention(aggregator.video_self_attn)
-        self.frame_self_attn = official_attention(aggregator.frame_self_attn)
-        self.frame_cross_attn = official_attention(aggregator.frame_cross_attn)
+        self.video_self_attn = official(aggregator.video_self_attn)
+        self.frame_self_attn = official(aggregator.frame_self_attn)
+        self.frame_cross_attn = official(aggregator.frame_cross_attn)
         self.to(model.device)
 
     def forward(self, feature_maps: list[Tensor], mask_features: Tensor) -> list[ClipPrediction]:
@@ -186,18 +183,13 @@ class OfficialDecoder(nn.Module):
         return blocked
 
 
-def official_attention(attention: FusedProjectionAttention | SelfAttention) -> nn.MultiheadAttention:
-    """PyTorch's module with the weights of ours."""
-    if isinstance(attention, FusedProjectionAttention):
-        official = nn.MultiheadAttention(attention.embed_dim, attention.num_heads)
-        official.load_state_dict(attention.state_dict())
-        return official
-    official = nn.MultiheadAttention(attention.config.hidden_dim, attention.config.num_attention_heads)
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    weights = {
-        f"in_proj_{kind}": torch.cat([getattr(each, kind) for each in projections]) for kind in ("weight", "bias")
-    }
-    official.load_state_dict(
-        weights | {f"out_proj.{name}": each for name, each in attention.out_proj.state_dict().items()}
-    )
+def official_attention(attention: nn.Module, num_heads: int) -> nn.MultiheadAttention:
+    """PyTorch's module with the weights of ours, which are fused or one for queries, keys and values each."""
+    weights = attention.state_dict()
+    for kind in ("weight", "bias"):
+        parts = [weights.pop(f"{name}_proj.{kind}") for name in "qkv" if f"{name}_proj.{kind}" in weights]
+        if parts:
+            weights[f"in_proj_{kind}"] = torch.cat(parts)
+    official = nn.MultiheadAttention(len(weights["out_proj.bias"]), num_heads)
+    official.load_state_dict(weights)
     return official

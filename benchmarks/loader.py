@@ -44,7 +44,7 @@ def loader_results(setting: Setting) -> Iterator[Result]:
             write_grainy_videos(root)
         times = measure(load_videos(root, "train"), FRAME_OFFSETS, num_clips)
     for name, (chain, bound) in CHAINS.items():
-        speed_up = summarise_pairs(list(zip(times["A"], times[chain], strict=True)))
+        speed_up = summarise_pairs(times["A"], times[chain])
         images = {"value": len(FRAME_OFFSETS) / speed_up["seconds"]["ours"]}
         yield Result(name, (bound,), {"speed_up": speed_up, "images_per_s_and_core": images})
 
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         median = statistics.median(of_chain) / len(options.frame_offsets)
         result[name] = {"ms_per_frame": 1e3 * median, "frames_per_s": 1 / median}
         if name != "device":
-            result[name]["ratio"] = summarise_pairs(list(zip(times["A"], of_chain, strict=True)))["value"]
+            result[name]["ratio"] = summarise_pairs(times["A"], of_chain)["value"]
     print(table(result))
     yield result
 
@@ -162,18 +162,19 @@ def distort(frame: np.ndarray, draw: PhotometricDraw) -> np.ndarray:
     def scale(levels, factor=1.0, shift=0.0):
         return (levels.astype(np.float32) * np.float32(factor) + np.float32(shift)).clip(0, 255).astype(np.uint8)
 
+    def in_hsv(frame, channel, change):
+        hsv = np.array(Image.fromarray(np.ascontiguousarray(frame)).convert("HSV"))
+        hsv[..., channel] = change(hsv[..., channel])
+        return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+
     if draw.brightness is not None:
         frame = scale(frame, shift=draw.brightness)
     if draw.contrast is not None and draw.contrast_first:
         frame = scale(frame, draw.contrast)
     if draw.saturation is not None:
-        hsv = np.array(Image.fromarray(np.ascontiguousarray(frame)).convert("HSV"))
-        hsv[..., 1] = scale(hsv[..., 1], draw.saturation)
-        frame = np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+        frame = in_hsv(frame, 1, lambda levels: scale(levels, draw.saturation))
     if draw.hue is not None:
-        hsv = np.array(Image.fromarray(np.ascontiguousarray(frame)).convert("HSV"))
-        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + round(draw.hue * 256 / 180)) % 256
-        frame = np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+        frame = in_hsv(frame, 0, lambda levels: (levels.astype(np.int16) + round(draw.hue * 256 / 180)) % 256)
     if draw.contrast is not None and not draw.contrast_first:
         frame = scale(frame, draw.contrast)
     return frame

@@ -37,10 +37,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Bound:
-    """Required and desired value of a figure: minima of a speed-up (`at_least`), maxima of a cost.
-
-    `figure` is a name of [`measure`], or one of a figure's parts, such as `"syncs.ours"`.
-    """
+    """Required and desired value of a figure or of its part, such as `"syncs.ours"`; maxima unless `at_least`."""
 
     figure: str
     must: float | None
@@ -68,14 +65,7 @@ def faster(must: float | None, aim: float | None = None) -> Bound:
 class Case:
     """Two implementations of the same work.
 
-    Args:
-        name (`str`): Name within its row; may be empty.
-        baseline, ours (`Callable`): The implementations.
-        bounds (`tuple[Bound, ...]`): Requirements.
-        found (`dict[str, float]`): Further figures, such as the difference of the results.
-        measures (`tuple[str, ...]`): Any of `"time"`, `"memory"` and `"counts"`.
-        has_gradients (`bool`): Whether the work needs autograd.
-        dtype (`torch.dtype`): Type of our products.
+    `found` are further figures, such as the difference of the results; `dtype` is that of our products.
     """
 
     name: str
@@ -96,19 +86,8 @@ class Result(NamedTuple):
     figures: dict[str, dict[str, Any]]
 
 
-def results_of(cases: Callable[[Setting], Iterator[Case]], setting: Setting) -> Iterator[Result]:
-    """Measure one case after the other."""
-    for case in cases(setting):
-        yield Result(case.name, case.bounds, measure(case, setting))
-
-
 def measure(case: Case, setting: Setting) -> dict[str, dict[str, Any]]:
-    """Measure a case.
-
-    Returns a `value` by name: `speed_up`, with `quartiles` over the pairs and median `seconds` of both; `limit`, the
-    speed-up if ours ran at the speed of a large matrix product; `memory`, `flops`, `operations` and `syncs`, ours over
-    the baseline's, with both; and the figures that the case found.
-    """
+    """Measure a case: the figures of README.md by name, each with its `value` and the numbers behind it."""
     figures: dict[str, dict[str, Any]] = {name: {"value": value} for name, value in case.found.items()}
     with torch.set_grad_enabled(case.has_gradients):
         if "counts" in case.measures:
@@ -121,7 +100,8 @@ def measure(case: Case, setting: Setting) -> dict[str, dict[str, Any]]:
             peaks = [peak_memory(work, setting.device) for work in (case.baseline, case.ours)]
             figures["memory"] = share(*peaks)
         if "time" in case.measures:
-            figures["speed_up"] = compare_times(case.baseline, case.ours, setting)
+            works = {"baseline": case.baseline, "ours": case.ours}
+            figures["speed_up"] = summarise_pairs(**take_turns(works, setting.repeats, setting.device))
         if case.measures == ALL and figures["flops"]["ours"] > 0:
             fastest = figures["flops"]["ours"] / product_speed(setting, case.dtype)
             figures["limit"] = {"value": figures["speed_up"]["seconds"]["baseline"] / fastest}
@@ -134,12 +114,6 @@ def share(baseline: float, ours: float) -> dict[str, Any]:
 
 
 # ---- time -----------------------------------------------------------------------------------------------------------
-
-
-def compare_times(baseline: Work, ours: Work, setting: Setting) -> dict[str, Any]:
-    """Time two implementations alternately."""
-    times = take_turns({"baseline": baseline, "ours": ours}, setting.repeats, setting.device)
-    return summarise_pairs(list(zip(*times.values(), strict=True)))
 
 
 def take_turns(works: Mapping[str, Work], turns: int, device: str = "cpu", warm_up: int = 1) -> dict[str, list[float]]:
@@ -156,15 +130,14 @@ def take_turns(works: Mapping[str, Work], turns: int, device: str = "cpu", warm_
     return {name: each[warm_up:] for name, each in times.items()}
 
 
-def summarise_pairs(times: Sequence[tuple[float, ...]]) -> dict[str, Any]:
-    """Median and quartiles of the ratios of paired times (baseline, ours), and the median times."""
-    ratios = [theirs / ours for theirs, ours in times]
+def summarise_pairs(baseline: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles of the ratios of paired times, the baseline's over ours, and the median times."""
+    ratios = [above / below for above, below in zip(baseline, ours, strict=True)]
     first, _, third = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-    theirs, ours = (statistics.median(column) for column in zip(*times, strict=True))
     return {
         "value": statistics.median(ratios),
         "quartiles": [first, third],
-        "seconds": {"baseline": theirs, "ours": ours},
+        "seconds": {"baseline": statistics.median(baseline), "ours": statistics.median(ours)},
         "ratios": ratios,
     }
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
 
 from transformers_themask import MiTConfig, THEMaskConfig, THEMaskForVideoSemanticSegmentation
+from transformers_themask.families import STAGES
 
 from .measuring import Setting
 
@@ -25,7 +26,6 @@ QUICK_FIELDS: dict[str, Any] = {
     "num_queries": 20,
     "train_num_points": 256,
 }
-QUICK_BACKBONE = {"hidden_sizes": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 2, 3, 4)}
 TARGETS_PER_IMAGE = 8
 
 
@@ -36,7 +36,7 @@ def config_fields(setting: Setting) -> dict[str, Any]:
 
 def themask_config(setting: Setting, num_frames: int) -> THEMaskConfig:
     """THE-Mask with MiT-B1, tiny for quick runs."""
-    backbone = MiTConfig(**QUICK_BACKBONE) if setting.quick else MiTConfig.from_size("mit-b1")
+    backbone = MiTConfig(**STAGES) if setting.quick else MiTConfig.from_size("mit-b1")
     return THEMaskConfig(backbone_config=backbone, num_frames=num_frames, **config_fields(setting))
 
 

@@ -50,7 +50,11 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         videos = options.videos or [generated_video(Path(folder), options.frames, *options.size)]
         for video in videos:
             results[video.name] = result = measure(session, video, Path(folder), options.frames)
-            print_result(video.name, result)
+            print(f"{video.name}: {result['num_frames']} frames, {result['num_cores']} cores")
+            rows = {**result["stages"], "pipeline": result["pipeline"]}
+            speeds = {row: {"frames/s": result["num_frames"] / seconds["wall"]} for row, seconds in rows.items()}
+            print(table({row: seconds | speeds[row] for row, seconds in rows.items()}))
+            print(f"bound {result['bound']:.3f} s, ratio {result['ratio']:.3f}, growth {result['growth']:.3f}")
             yield results
 
 
@@ -149,12 +153,3 @@ def synchronise(session: Any) -> None:
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def print_result(name: str, result: dict[str, Any]) -> None:
-    """A line for every stage and for the pipeline."""
-    num_frames = result["num_frames"]
-    print(f"{name}: {num_frames} frames, {result['num_cores']} cores")
-    rows = {**result["stages"], "pipeline": result["pipeline"]}
-    print(table({row: {**seconds, "frames/s": num_frames / seconds["wall"]} for row, seconds in rows.items()}))
-    print(f"bound {result['bound']:.3f} s, ratio {result['ratio']:.3f}, growth {result['growth']:.3f}")

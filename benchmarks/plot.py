@@ -4,14 +4,22 @@
 import argparse
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Text stays text, and equal curves give equal files.
-STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "performance"}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "performance",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
 COLORS = ("#b3b3b3", "#5b8db8", "#d95f02")
 NOTES = Path(__file__).parents[1] / "docs" / "performance_notes.md"
 GPU_ROWS = {16}
@@ -43,7 +51,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Write the page and the plots."""
     images = options.docs / "images"
     report = joined([read_report(path) for path in options.reports])
-    images.mkdir(parents=True, exist_ok=True)
+    options.docs.mkdir(parents=True, exist_ok=True)
     for name, curve in report["growth"].items():
         draw(images / f"performance_{name}.svg", curve)
     (options.docs / "performance.md").write_text(page(report))
@@ -140,13 +148,20 @@ def table(row: dict[str, Any]) -> str:
 
 def draw(path: Path, curve: dict[str, Any]) -> None:
     """Draw a curve; in the SVG each line is a group with its name as identifier."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 3.2), layout="constrained")
-        axes = figure.add_subplot()
+    with line_plot(path, (7, 3.2), curve["x_label"], curve["y_label"]) as axes:
         colors = COLORS[-len(curve["lines"]) :]
         for (name, values), color in zip(curve["lines"].items(), colors, strict=True):
             axes.plot(curve["x"], values, color=color, marker="o", markersize=4, label=name, gid=name)
-        axes.set(xlabel=curve["x_label"], ylabel=curve["y_label"], ylim=(0, None), xlim=(0, None))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-        figure.savefig(path, metadata={"Date": None})
+        axes.legend()
+
+
+@contextmanager
+def line_plot(path: Path, size: tuple[float, float], x_label: str, y_label: str) -> Iterator[Axes]:
+    """Axes from zero to draw on, saved after the `with` block."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        yield axes
+        axes.set(xlabel=x_label, ylabel=y_label, ylim=(0, None), xlim=(0, None))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

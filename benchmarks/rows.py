@@ -6,7 +6,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from .gpu import gpu_results
 from .growth import growth_curves
 from .loader import loader_results
 from .loss import frozen_stage_cases, launch_cases, loss_cases, second_round_cases
-from .measuring import Result, Setting, product_speed, results_of
+from .measuring import Case, Result, Setting, measure, product_speed
 from .metrics import metric_cases
 from .post_processing import chain_cases, direct_cases
 from .stream import streaming_cases
@@ -34,36 +33,31 @@ MODEL_ROW = 13
 
 
 class Row(NamedTuple):
-    """Name of a row, its implementations, its results, and the only device that can measure it."""
+    """Name of a row, its implementations, its cases or their results, and the only device that can measure it."""
 
     name: str
     baseline: str
     ours: str
-    results: Callable[[Setting], Iterator[Result]]
+    cases: Callable[[Setting], Iterator[Case | Result]]
     only_on: str | None = None
 
 
-def row(name: str, baseline: str, ours: str, cases: Any) -> Row:
-    """A row made of cases."""
-    return Row(name, baseline, ours, partial(results_of, cases))
-
-
 ROWS = {
-    1: row("deformable attention", "Transformers' function", "ours", attention_cases),
-    2: row("pixel decoder", "Transformers' class", "ours", pixel_decoder_cases),
-    3: row("decoder", "TAD, official style, 4 frames", "ours", decoder_cases),
-    4: row("whole clip", "official style, 4 frames, MiT-B1", "ours", clip_cases),
-    5: row("peers", "other models of Transformers, 4 frames", "ours, MiT-B1", peer_cases),
-    6: row("post-processing", "enlarge all scores, argmax", "ours", direct_cases),
-    7: row("post-processing chains", "official or Transformers' Mask2Former", "ours", chain_cases),
-    8: row("loss", "Transformers' heads, matching, loss", "ours, both rounds", loss_cases),
-    9: row("launches and syncs of the loss", "Transformers' heads, matching, loss", "ours, both rounds", launch_cases),
-    10: row("second-round loss", "official, at full size", "ours", second_round_cases),
-    11: row("frozen stage", "gradients of the pixel level", "pixel level frozen", frozen_stage_cases),
-    12: row("sliding window", "window of 4 computed anew", "streaming step", streaming_cases),
-    13: row("half precision", "float32", "bfloat16 autocast", precision_cases),
+    1: Row("deformable attention", "Transformers' function", "ours", attention_cases),
+    2: Row("pixel decoder", "Transformers' class", "ours", pixel_decoder_cases),
+    3: Row("decoder", "TAD, official style, 4 frames", "ours", decoder_cases),
+    4: Row("whole clip", "official style, 4 frames, MiT-B1", "ours", clip_cases),
+    5: Row("peers", "other models of Transformers, 4 frames", "ours, MiT-B1", peer_cases),
+    6: Row("post-processing", "enlarge all scores, argmax", "ours", direct_cases),
+    7: Row("post-processing chains", "official or Transformers' Mask2Former", "ours", chain_cases),
+    8: Row("loss", "Transformers' heads, matching, loss", "ours, both rounds", loss_cases),
+    9: Row("launches and syncs of the loss", "Transformers' heads, matching, loss", "ours, both rounds", launch_cases),
+    10: Row("second-round loss", "official, at full size", "ours", second_round_cases),
+    11: Row("frozen stage", "gradients of the pixel level", "pixel level frozen", frozen_stage_cases),
+    12: Row("sliding window", "window of 4 computed anew", "streaming step", streaming_cases),
+    13: Row("half precision", "float32", "bfloat16 autocast", precision_cases),
     14: Row("loader", "Pillow, in the order of the reference", "ours", loader_results),
-    15: row("metrics", "loops of the official scripts", "ours", metric_cases),
+    15: Row("metrics", "loops of the official scripts", "ours", metric_cases),
     16: Row("GPU", "official style, eager, float32", "ours, compiled, bfloat16", gpu_results, only_on="cuda"),
 }
 
@@ -136,7 +130,8 @@ def measured_row(number: int, setting: Setting) -> dict[str, Any]:
     # The bounds of the first fifteen rows hold for a CPU.
     is_judged = not setting.quick and setting.device == (measured.only_on or "cpu")
     cases = []
-    for result in measured.results(setting):
+    for case in measured.cases(setting):
+        result = case if isinstance(case, Result) else Result(case.name, case.bounds, measure(case, setting))
         cases.append(case_report(result, is_judged))
         print("\n".join(case_lines(cases[-1])), flush=True)
     return {"name": measured.name, "baseline": measured.baseline, "ours": measured.ours, "cases": cases}

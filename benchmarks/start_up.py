@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from .measuring import table
+from .measuring import summarise_pairs, table
 
 BASE = """\
 import torch
@@ -38,12 +38,9 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for _ in range(1 + options.repeats):
         for name, command in PROCESSES.items():
             seconds[name].append(cpu_seconds(command))
-    base, *_ = (times[1:] for times in seconds.values())
+    base, *_ = seconds.values()
     result = {
-        name: {
-            "CPU s": median(times[1:]),
-            "ratio": median(time / other for time, other in zip(times[1:], base, strict=True)),
-        }
+        name: {"CPU s": median(times[1:]), "ratio": summarise_pairs(times[1:], base[1:])["value"]}
         for name, times in seconds.items()
     }
     print(table(result))

@@ -27,6 +27,7 @@ from .measuring import (
     flops_of,
     process_bytes,
     reset_process_peak,
+    summarise_pairs,
     table,
     take_turns,
 )
@@ -135,7 +136,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         seconds = take_turns(works, options.turns, options.device)
         result["seconds"] = {way: statistics.median(times) for way, times in seconds.items()}
         result["time_ratio"] = {
-            f"{above} / {below}": paired_ratio(seconds[above], seconds[below]) for above, below in COMPARED
+            f"{above} / {below}": summarise_pairs(seconds[above], seconds[below])["value"] for above, below in COMPARED
         }
     if options.memory:
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
@@ -167,8 +168,3 @@ def peak_mebibytes(task: Task, way: str) -> float:
 def ratios(values: Mapping[str, float]) -> dict[str, float]:
     """The ways compared."""
     return {f"{above} / {below}": values[above] / values[below] for above, below in COMPARED}
-
-
-def paired_ratio(numerators: list[float], denominators: list[float]) -> float:
-    """Median over the turns."""
-    return statistics.median(above / below for above, below in zip(numerators, denominators, strict=True))

@@ -7,13 +7,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from transformers import pipeline
 
 from themask_command import main as themask_command
@@ -24,6 +24,7 @@ from transformers_themask.videos.video_writer import VideoWriter
 
 from .measuring import MIB, Setting, process_bytes, reset_process_peak, table
 from .models import themask
+from .plot import line_plot
 
 ROUTES = {
     "session": "session.step",
@@ -81,7 +82,7 @@ def measure(route: str, folder: Path, num_frames: int, mode: str) -> dict[str, A
         nonlocal num_done
         num_done = number
 
-    with Repeated(lambda: samples.append((num_done, process_bytes("VmRSS")))):
+    with repeated(lambda: samples.append((num_done, process_bytes("VmRSS")))):
         segment(folder / f"{num_frames}.mp4", note)
     return {"peak": process_bytes("VmHWM"), "samples": samples}
 
@@ -124,7 +125,7 @@ def run_command(folder: Path, mode: str) -> Segment:
                 for labels in Path(output).glob("*/"):  # the labels, under a hidden name until they are complete
                     note(sum(1 for _ in os.scandir(labels)))
 
-            with Repeated(count_labels):
+            with repeated(count_labels):
                 code = themask_command(
                     ["segment", str(video), "--model", str(folder / "model"), "--mode", mode, *flags]
                 )
@@ -134,25 +135,22 @@ def run_command(folder: Path, mode: str) -> Segment:
     return segment
 
 
-class Repeated:
-    """Calls a function several times a second in the `with` block."""
+@contextmanager
+def repeated(work: Callable[[], None]) -> Iterator[None]:
+    """Call a function several times a second in the `with` block."""
+    ended = threading.Event()
 
-    def __init__(self, work: Callable[[], None]):
-        self._work = work
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+    def run() -> None:
+        while not ended.wait(SAMPLE_SECONDS):
+            work()
 
-    def __enter__(self) -> "Repeated":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.wait(SAMPLE_SECONDS):
-            self._work()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def write_video(path: Path, num_frames: int, height: int, width: int) -> None:
@@ -178,14 +176,9 @@ def summarise(short: dict[str, Any], long: dict[str, Any]) -> dict[str, float]:
 
 def draw(path: Path, runs: dict[str, dict[str, Any]], result: dict[str, dict[str, float]]) -> None:
     """Plot memory over frames, with the ratio of each line in the legend."""
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    for (route, run), color, width in zip(runs.items(), COLORS, WIDTHS, strict=True):
-        frames, sizes = np.array(run["samples"], dtype=float).T
-        label = f"{ROUTES[route]}: {result[route]['ratio']:.3f}"
-        axes.plot(frames, sizes / MIB, color=color, linewidth=width, label=label)
-    axes.set(xlabel="frames segmented", ylabel="resident memory in MiB", ylim=(0, None), xlim=(0, None))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="peak against that of the short video", frameon=False, loc="lower right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    with line_plot(path, (8, 3.6), "frames segmented", "resident memory in MiB") as axes:
+        for (route, run), color, width in zip(runs.items(), COLORS, WIDTHS, strict=True):
+            frames, sizes = np.array(run["samples"], dtype=float).T
+            label = f"{ROUTES[route]}: {result[route]['ratio']:.3f}"
+            axes.plot(frames, sizes / MIB, color=color, linewidth=width, label=label)
+        axes.legend(title="peak against that of the short video", loc="lower right")

@@ -99,10 +99,7 @@ def precision_cases(setting: Setting) -> Iterator[Case]:
 def precision_case(
     name: str, setting: Setting, model: Any, processor: Any, agreement_name: str, bounds: tuple[Bound, ...]
 ) -> Case:
-    """Compare the precisions of one model.
-
-    The agreement of labels of random weights says nothing about a trained model and has a name of its own.
-    """
+    """Compare the precisions of one model; the agreement of random weights has a name of its own."""
     pictures, _ = render_synthetic_video(0, NUM_FRAMES, setting.size, num_classes=8)
     inputs = processor([list(pictures)], do_resize=False, return_tensors="pt")
     in_float32 = partial(model, pixel_values_videos=inputs["pixel_values_videos"].to(setting.device))

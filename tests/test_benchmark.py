@@ -168,7 +168,7 @@ def test_saved_bytes_count_each_storage_once_and_no_parameter():
 
 
 def test_a_speed_up_is_the_median_of_paired_ratios():
-    figure = measuring.summarise_pairs([(2.0, 1.0), (9.0, 3.0), (4.0, 4.0), (10.0, 2.0), (8.0, 2.0)])
+    figure = measuring.summarise_pairs([2.0, 9.0, 4.0, 10.0, 8.0], [1.0, 3.0, 4.0, 2.0, 2.0])
     assert figure["value"] == 3.0 and figure["quartiles"] == [2.0, 4.0]
     assert figure["seconds"] == {"baseline": 8.0, "ours": 2.0}
 
@@ -439,7 +439,7 @@ def test_an_interrupted_run_keeps_its_finished_rows(tmp_path, monkeypatch):
 def test_figures_are_printed_with_what_must_hold():
     bounds = (measuring.faster(2, 3), measuring.Bound("syncs.ours", 2))
     figures = {
-        "speed_up": measuring.summarise_pairs([(4e-3, 1e-3), (2e-3, 1e-3)]),
+        "speed_up": measuring.summarise_pairs([4e-3, 2e-3], [1e-3, 1e-3]),
         "syncs": measuring.share(0, 3),
         "memory": measuring.share(8e6, 2e6),
     }

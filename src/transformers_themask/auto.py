@@ -29,7 +29,7 @@ class AutoModelForVideoSemanticSegmentation(_BaseAutoModelClass):
         """Build a new model.
 
         Args:
-            config ([`~transformers.PreTrainedConfig`]): Configuration of the video model, or of an image model.
+            config: Configuration of the video model, or of an image model.
             kwargs: As in `AutoModel.from_config`.
 
         Raises:
@@ -46,9 +46,8 @@ class AutoModelForVideoSemanticSegmentation(_BaseAutoModelClass):
         """Load a model.
 
         Args:
-            pretrained_model_name_or_path (`str` or `Path`): Folder or Hub repository.
-            model_args: As in [`PreTrainedModel.from_pretrained`].
-            kwargs: As in [`PreTrainedModel.from_pretrained`].
+            pretrained_model_name_or_path: Folder or Hub repository.
+            model_args, kwargs: As in [`PreTrainedModel.from_pretrained`].
 
         Raises:
             OSError: If there is no `config.json` of a model.

@@ -73,11 +73,6 @@ class LoadablePart:
     load: Callable[[PreTrainedModel, StateDict], None]
 
 
-def accepts_no_other(model_type: str) -> bool:
-    """The `accepts` of a family that wraps no models of other types."""
-    return False
-
-
 @dataclass(frozen=True)
 class Family:
     """All that is specific to one model family, apart from its networks.
@@ -109,7 +104,7 @@ class Family:
     starts_from: Mapping[str, str] = field(default_factory=dict)
     undecayed_norms: str = "head"
     is_default: bool = False
-    accepts: Callable[[str], bool] = accepts_no_other
+    accepts: Callable[[str], bool] = lambda model_type: False
     wrapped_processor: WrappedProcessor | None = None
 
     @property

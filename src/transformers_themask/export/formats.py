@@ -45,17 +45,15 @@ def trace(graph: Graph) -> ExportedProgram:
         raise export_error(graph, "torch.export", error) from error
 
 
+@torch.no_grad()
 def write(graph: Graph, program: ExportedProgram, name: str, path: Path) -> None:
-    """Write a traced graph as a file of one format; a `ValueError` if the exporter cannot."""
+    """Write a traced graph as a file of one format; a `ValueError` if the exporter cannot.
+
+    In ONNX, inputs, outputs and free axes have names.
+    """
     if name == "torch":
         torch.export.save(program, path)
-    else:
-        write_onnx(graph, program, path)
-
-
-@torch.no_grad()
-def write_onnx(graph: Graph, program: ExportedProgram, path: Path) -> None:
-    """Write a traced graph as ONNX, with the names of its inputs, outputs and free axes."""
+        return
     import onnx
 
     try:

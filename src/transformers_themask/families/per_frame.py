@@ -40,11 +40,6 @@ def wrapped_processor(
     return PerFrameVideoProcessor.for_whole_frames(image_processor, square or size)
 
 
-def accepts_any(model_type: str) -> bool:
-    """True: the configuration itself rejects models that do not segment images."""
-    return True
-
-
 FAMILY = Family(
     config=PerFrameConfig,
     model=PerFrameForVideoSemanticSegmentation,
@@ -52,6 +47,6 @@ FAMILY = Family(
     tiny=tiny,
     introduction="It is an image model that looks at each frame on its own.",
     starts_from={ANY_OTHER: "segmenter_config"},
-    accepts=accepts_any,
+    accepts=lambda model_type: True,  # the configuration itself rejects models that do not segment images
     wrapped_processor=wrapped_processor,
 )
