@@ -32,16 +32,10 @@ def export_model(
 ) -> dict[Path, float]:
     """Write a model as graphs from normalised frames to class scores, with a manifest that describes them.
 
-    Every file is loaded and compared with the model. The model is put on the CPU, in float32 and eval mode.
-
-    `model`: a model of any family of this package. `output_dir`: a new folder. `formats`: some of `"torch"` and
-    `"onnx"`. `sizes`: heights and widths of the network's input, for one graph each. By default one graph takes frames
-    of any size whose height and width are multiples of 32, or of the one size that the model takes. `num_frames`:
-    frames that the label map of a streamed frame is based on. Defaults to the model's. `modes`: some of the model's
-    streaming modes: `"contiguous"` for whole clips, `"sliding"` or `"recurrent"` for the step of a stream. All of them
-    by default. Returns the written files, each with its largest difference from the model's scores. Raises
-    `ValueError` if an argument is not as described, an exporter rejects the model, or a graph's scores differ from the
-    model's by more than 0.001.
+    Every file is loaded and compared with the model, which is put on the CPU, in float32 and eval mode; returns the
+    files with their largest differences, of at most 0.001. Without `sizes`, one graph takes frames of any size whose
+    height and width are multiples of 32, or of the one size that the model takes. `num_frames` is the number of frames
+    that the label map of a streamed frame is based on. Raises `ValueError` for a model that cannot be exported.
     """
     check_new_folder("output_dir", output_dir)
     sizes = list(dict.fromkeys((height, width) for height, width in sizes or []))

@@ -47,10 +47,7 @@ def trace(graph: Graph) -> ExportedProgram:
 
 @torch.no_grad()
 def write(graph: Graph, program: ExportedProgram, name: str, path: Path) -> None:
-    """Write a traced graph as a file of one format; a `ValueError` if the exporter cannot.
-
-    In ONNX, inputs, outputs and free axes have names.
-    """
+    """Write a traced graph as a file of one format, ONNX with named free axes; a `ValueError` if that fails."""
     if name == "torch":
         torch.export.save(program, path)
         return
