@@ -153,7 +153,7 @@ def count_gigaflops(name: str, size: tuple[int, int], interval: int) -> dict[str
         _, official_segmentation = counted(segmenter, frame)
     num_counted = NUM_FRAMES if "alone" in case else 1  # single frames all cost the same
     for _ in range(num_counted):
-        (outputs, state), step = counted(model.streaming_step, frame, state)
+        (outputs, state), step = counted(model.clip_step, frame, state)
         _, scoring = counted(outputs.frame_scores, 0, 0)
         ours.append(step + scoring)
         if "official" in case:
@@ -194,10 +194,10 @@ def measure_fps(name: str, size: tuple[int, int], interval: int) -> dict[str, fl
     def stream(case: dict[str, Any]) -> Iterator[Tensor]:
         model = model_of(case, interval).eval()
         state = model.initial_state(model.config.num_frames, 1)
-        model.streaming_step(frames[0], state)  # to warm up
+        model.clip_step(frames[0], state)  # to warm up
         yield frames
         for frame in frames:
-            outputs, state = model.streaming_step(frame, state)
+            outputs, state = model.clip_step(frame, state)
             yield outputs.frame_scores(0, 0)
 
     streams = {way: stream(case) for way, case in cases.items()}

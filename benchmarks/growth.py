@@ -80,8 +80,8 @@ def our_step(model: Any, frames: torch.Tensor, window: int | None = None) -> par
     """The streaming step of the last frame after the others; by default the window holds all."""
     state = model.initial_state(window or len(frames), 1)
     for earlier in frames[:-1]:
-        _, state = model.streaming_step(earlier[None, None], state)
-    return partial(model.streaming_step, frames[None, -1:], state)
+        _, state = model.clip_step(earlier[None, None], state)
+    return partial(model.clip_step, frames[None, -1:], state)
 
 
 @torch.no_grad()
@@ -107,7 +107,7 @@ def video_megabytes(setting: Setting, is_stream: bool, num_frames: int) -> float
     def stream() -> None:
         passed_on = state
         for frame in frames[0]:
-            outputs, passed_on = model.streaming_step(frame[None, None], passed_on)
+            outputs, passed_on = model.clip_step(frame[None, None], passed_on)
             label(outputs)
 
     def at_once() -> None:

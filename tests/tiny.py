@@ -4,24 +4,13 @@
 import torch
 
 from transformers_themask import MiTConfig, THEMaskConfig, THEMaskForVideoSemanticSegmentation
+from transformers_themask.families import QUERY_SEGMENTER, STAGES
 
-TINY_MIT = {"hidden_sizes": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 2, 3, 4)}
+TINY_MIT = STAGES
 
 
 def tiny_config(**overrides) -> THEMaskConfig:
-    fields = {
-        "feature_size": 32,
-        "mask_feature_size": 32,
-        "hidden_dim": 32,
-        "encoder_feedforward_dim": 48,
-        "encoder_layers": 1,
-        "decoder_layers": 3,
-        "num_attention_heads": 4,
-        "dim_feedforward": 48,
-        "num_queries": 8,
-        "train_num_points": 32,
-        "num_labels": 6,
-    }
+    fields = dict(QUERY_SEGMENTER)
     if "backbone_config" not in overrides:
         fields["backbone_config"] = MiTConfig(**TINY_MIT)
     return THEMaskConfig(**{**fields, **overrides})

@@ -29,7 +29,9 @@ def segment(command: ArgumentParser) -> None:
     outputs.add_argument("--statistics", type=Path, metavar="FILE", help="class pixels per frame, as .csv or .parquet")
     outputs.add_argument("--contact-sheet", type=Path, metavar="PNG", help="frames from the whole video on one sheet")
     outputs.add_argument("--timeline", type=Path, metavar="PNG", help="plot of each class's share over time")
-    command.add_argument("--max-frames", type=whole_number(1), metavar="N", help="stop after N; required for a camera")
+    command.add_argument(
+        "--max-frames", type=whole_number(1), metavar="N", help="stop after N frames; required for a camera"
+    )
     group = command.add_argument_group("test-time augmentation: several passes, and one result")
     group.add_argument(
         "--tta",
@@ -60,7 +62,9 @@ def _add_labelling_options(command: ArgumentParser) -> None:
     _add_clip_options(command)
     _add_palette_option(command)
     command.add_argument("--alpha", type=share, default=0.5, help="opacity of the colours, 0 to 1 (default: 0.5)")
-    command.add_argument("--frame-rate", type=frame_rate, default=Fraction(15), help="of a frame folder (default: 15)")
+    command.add_argument(
+        "--frame-rate", type=frame_rate, default=Fraction(15), help="frames per second of a folder (default: 15)"
+    )
 
 
 def _add_clip_options(command: ArgumentParser) -> None:
@@ -82,7 +86,9 @@ def _add_clip_options(command: ArgumentParser) -> None:
 
 
 def _add_clip_length_option(command: ArgumentParser) -> None:
-    command.add_argument("--num-frames", type=whole_number(1), metavar="N", help="per clip (default: the model's)")
+    command.add_argument(
+        "--num-frames", type=whole_number(1), metavar="N", help="frames per clip (default: the model's)"
+    )
 
 
 def _add_palette_option(command: ArgumentParser) -> None:
@@ -207,7 +213,7 @@ def card(command: ArgumentParser) -> None:
     """Write the model card of a model from the results of its evaluation."""
     command.add_argument("results", type=Path, metavar="RESULTS", help="results.json of an evaluation")
     command.add_argument("--model", type=Path, metavar="DIR", help="model folder, if the results do not name it")
-    command.add_argument("--license", metavar="ID", help="of the weights, e.g. cc-by-nc-4.0 (default: unknown)")
+    command.add_argument("--license", metavar="ID", help="licence of the weights, e.g. mit (default: unknown)")
     command.add_argument("--repo-id", metavar="ID", help="repository that the usage example loads")
     command.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="(default: README.md next to the model or the results)"
@@ -246,7 +252,9 @@ def export(command: ArgumentParser) -> None:
     """Write a model as ONNX or torch.export graphs: whole clips, and the step of a stream."""
     command.add_argument("model", help="saved model (folder or Hub id)")
     command.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="new folder for the graphs and manifest.json")
-    command.add_argument("--format", nargs="+", choices=EXPORT_FORMATS, default=["onnx"], help="(default: onnx)")
+    command.add_argument(
+        "--format", nargs="+", choices=EXPORT_FORMATS, default=["onnx"], help="one or both (default: onnx)"
+    )
     command.add_argument(
         "--size",
         type=int,

@@ -167,7 +167,7 @@ def test_losses_gradients_and_a_step_equal_the_released_ones(golden_dir, trainin
     gradients = convert_state_dict(under(entries, "grad."))[0]
     for name, gradient in gradients.items():
         # Another vector width than the recording's changes these sums over all points and pixels by 3e-4.
-        tolerance = 1e-3 * max(1.0, gradient.abs().max().item())
+        tolerance = 5e-4 * max(1.0, gradient.abs().max().item())
         torch.testing.assert_close(trained[name].grad, gradient, rtol=0, atol=tolerance, msg=name)
         # What rounding leaves of a gradient, AdamW would take for a step.
         trained[name].grad = gradient

@@ -74,11 +74,21 @@ def test_a_visitor_uploads_a_video_and_gets_everything_back(server, segmenter, c
     assert np.abs(frames - shown).mean(axis=(1, 2, 3)).min() < 12 < shown.std()
 
 
+# Names a file of the server.
+PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/hosts\n#EXT-X-ENDLIST\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
         ("text.mp4", b"no video\n" * 99, "The upload must be a video file that FFmpeg can read. Got text.mp4"),
         ("nothing.mp4", b"", "The upload must be a video file that FFmpeg can read. Got nothing.mp4"),
+        (
+            "list.mp4",
+            b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hosts\n",
+            "The upload must be a video file that FFmpeg can read.",
+        ),
+        ("list.m3u8", b"#EXTM3U\n#EXTINF:1,\n/etc/hosts\n", "The upload must be a video file that FFmpeg can read."),
         (None, b"", "Upload a video or record one first."),
     ],
 )

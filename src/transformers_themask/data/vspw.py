@@ -51,7 +51,8 @@ def read_classes(root: Path) -> Classes:
 
 def split_names(root: Path) -> list[str]:
     """Names of the split files: text files that begin with the name of a video, and `train`, `val` and `test`."""
-    return sorted(file.stem for file in root.glob("*.txt") if file.name != SKIP_FILE and _is_split_file(file))
+    files = [file for file in root.glob("*.txt") if file.is_file() and file.name != SKIP_FILE]
+    return sorted(file.stem for file in files if _is_split_file(file))
 
 
 def _is_split_file(file: Path) -> bool:

@@ -4,6 +4,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,8 @@ Value = TypeVar("Value")
 
 # Far above any list of videos, recipe or result file.
 MAX_BYTES = 64 * 2**20
+# PyYAML lets the errors of its constructors through, as for `!!int ''` and `!!bool x`.
+PARSER_ERRORS = (ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError)
 WHOLE_NUMBER = "-?[0-9]{1,9}"
 KINDS: dict[type, str] = {dict: "a mapping", list: "a list", type(None): "nothing"}
 
@@ -38,17 +41,19 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).rstrip().split("\n")]
 
 
-def read_json(path: Path, kind: type[Value], rule: str = "") -> Value:
+def read_json(path: Path, kind: type[Value], rule: str = "", *, allow_constants: bool = False) -> Value:
     """Value in a JSON file that must follow a rule, such as "be a result file in JSON".
 
-    Repeated names, NaN and infinity are rejected.
+    Repeated names are rejected and, unless `allow_constants`, NaN and infinity, which Python writes but JSON has not.
     """
-    return _parsed(_load_json, read_text(path), kind, str(path), rule, "JSON")
+    load = partial(_load_json, parse_constant=None if allow_constants else _reject_constant)
+    return _parsed(load, read_text(path), kind, str(path), rule, "JSON")
 
 
 def parse_json(text: str, kind: type[Value], source: str, rule: str = "") -> Value:
     """[`read_json`] of a text, which errors call `source`."""
-    return _parsed(_load_json, text, kind, source, rule, "JSON")
+    load = partial(_load_json, parse_constant=_reject_constant)
+    return _parsed(load, text, kind, source, rule, "JSON")
 
 
 def read_yaml(path: Path, kind: type[Value]) -> Value:
@@ -83,7 +88,7 @@ def _parsed(
         value = load(text)
     except RecursionError:
         raise ValueError(f"{source} must {rule or f'be {text_format}'}. Got too many levels.") from None
-    except (ValueError, yaml.YAMLError) as error:
+    except PARSER_ERRORS as error:
         problem = " ".join(str(error).split())
         raise ValueError(f"{source} must {rule or f'be {text_format}'}. Got: {problem}.") from error
     if not isinstance(value, kind):
@@ -92,8 +97,12 @@ def _parsed(
     return value
 
 
-def _load_json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_unique, parse_constant=_reject_constant)
+def _load_json(text: str, parse_constant: Callable[[str], object] | None) -> Any:
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=parse_constant)
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
 
 
 def _load_yaml(text: str) -> Any:
@@ -107,10 +116,6 @@ def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
             raise ValueError(f"the name {name!r} occurs twice")
         mapping[name] = value
     return mapping
-
-
-def _reject_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
 
 
 class _Loader(yaml.SafeLoader):

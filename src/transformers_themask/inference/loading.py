@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading saved models, with one sentence for whatever is wrong with them."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -122,23 +122,27 @@ def label_names(config: PreTrainedConfig) -> list[str]:
 
 
 def check_weights(model: PreTrainedModel, source: str | Path) -> None:
-    """Raise a `ValueError` for weights that are not finite, as a diverged training leaves them."""
-    for name, weight in model.named_parameters():
-        if not weight.is_meta and not bool(weight.isfinite().all()):
+    """Raise a `ValueError` for saved values that are not finite, as a diverged training leaves them.
+
+    These are parameters and, of batch norms, the running statistics.
+    """
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.is_meta and not bool(value.isfinite().all()):
+            place = source or type(model).__name__
             raise ValueError(
-                f"The weights in {source} must be finite. Got NaN or infinity in `{name}`. Use a checkpoint from "
-                "before the training diverged."
+                f"The weights in {place} must be finite. Got NaN or infinity in `{name}`. Use one from before "
+                "the training diverged."
             )
 
 
 def _check_constants(processor: VideoSegmentationProcessor) -> None:
     """Raise a `ValueError` for constants with which every frame would become NaN or infinite."""
-    scales = [*processor.image_std, processor.rescale_factor]
-    if not all(map(math.isfinite, [*scales, *processor.image_mean])) or not all(scale > 0 for scale in scales):
-        raise ValueError(
-            "`image_mean`, `image_std` and `rescale_factor` must be finite, the last two positive. Got "
-            f"{processor.image_mean}, {processor.image_std} and {processor.rescale_factor}."
-        )
+    source = getattr(processor, "image_processor", processor)  # of an image model
+    for name, has_sign in (("image_mean", True), ("image_std", False), ("rescale_factor", False)):
+        value = getattr(source, name, None)
+        numbers = np.ravel(np.asarray([] if value is None else value, dtype=float))
+        if not np.isfinite(numbers).all() or not (has_sign or (numbers > 0).all()):
+            raise ValueError(f"`{name}` must be finite{'' if has_sign else ' and positive'}. Got {value}.")
 
 
 @contextmanager

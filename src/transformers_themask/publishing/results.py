@@ -63,8 +63,8 @@ def read_results(path: str | Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} must hold `{missing[0]}`; use the results.json of an evaluation.")
     for name in SCORES:
-        if not isinstance(results[name], int | float | None):
-            raise ValueError(f"`{name}` in {path} must be a number or null. Got {results[name]!r}.")
+        if not isinstance(results[name], int | float | None) or not math.isfinite(results[name] or 0):
+            raise ValueError(f"`{name}` in {path} must be a finite number or null. Got {results[name]!r}.")
     return results
 
 

@@ -111,7 +111,7 @@ def require_same_recipe(checkpoint: Path, recipe: Mapping[str, Any]) -> None:
     path = checkpoint / RECIPE_FILE
     if not path.is_file():
         return
-    saved = in_current_names(read_json(path, dict))
+    saved = in_current_names(read_json(path, dict, allow_constants=True))
     wanted = json.loads(json.dumps(recipe))
     _require_same(
         f"The recipe of {checkpoint}", saved, wanted, "Resume with that recipe, or give another `--output_dir`."

@@ -8,11 +8,13 @@ import pytest
 
 from transformers_themask.config_overrides import mapping_from_text
 from transformers_themask.data.sources import load_videos
+from transformers_themask.data.synthetic import write_synthetic_dataset
+from transformers_themask.data.vspw import split_names
 from transformers_themask.files import text_files
 from transformers_themask.files.text_files import read_json, read_lines, read_yaml
 from transformers_themask.mvc.confusable_groups import read_groups
 from transformers_themask.publishing.results import read_results
-from transformers_themask.training.checkpoints import SEAL_FILE, checkpoint_damage
+from transformers_themask.training.checkpoints import SEAL_FILE, checkpoint_damage, require_same_recipe, write_recipe
 from transformers_themask.training.recipe_files import read_with_bases
 
 NESTED = 200_000
@@ -37,6 +39,11 @@ YAML = {
     "object": "a: !!python/object/apply:os.system ['true']",
     "tabs": "a:\n\t- b",
     "control": "a: \x07",
+    "no integer": "a: !!int ''",
+    "no boolean": "a: !!bool x",
+    "no time": "a: !!timestamp x",
+    "set as a name": "? !!set {a}\n: 1",
+    "list as a set": "!!set [a]",
 }
 READERS = [
     read_results,
@@ -88,6 +95,20 @@ def test_bytes_that_are_not_text_folders_pipes_and_huge_files_are_one_sentence(t
 def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path):
     (tmp_path / "lines").write_bytes("\ufeffa\r\n b \r\n\r\nc\n\n".encode())
     assert read_lines(tmp_path / "lines") == ["a", "b", "", "c"]
+
+
+def test_infinity_in_the_recipe_of_a_checkpoint_is_read(tmp_path):
+    recipe = {"max_grad_norm": float("inf")}
+    write_recipe(recipe, tmp_path)
+    require_same_recipe(tmp_path, recipe)
+    with pytest.raises(ValueError, match=r"Got `max_grad_norm` = inf there and 1\.0 here"):
+        require_same_recipe(tmp_path, {"max_grad_norm": 1.0})
+
+
+def test_pipes_beside_split_files_are_passed_over(tmp_path):
+    write_synthetic_dataset(tmp_path / "root", num_train_videos=1, num_val_videos=1, num_frames=2, size=(16, 24))
+    os.mkfifo(tmp_path / "root" / "pipe.txt")
+    assert split_names(tmp_path / "root") == ["train", "val"]
 
 
 @pytest.mark.parametrize("seal", ["[]", "null", '{"a": "1"}', '{"a": -1}', "{", '{"../a": 1}', '{"/etc/passwd": 1}'])

@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import pipeline
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor, pipeline
 
 from themask_command import main
 from tiny import tiny_model
 from transformers_themask import THEMaskVideoProcessor
 from transformers_themask.inference.loading import load_class_names, load_model
+from transformers_themask.registry import family_of
 from transformers_themask.videos.video_writer import VideoWriter
 
 
@@ -72,8 +73,29 @@ def test_constants_that_make_every_frame_nan_are_rejected(saved, name, value):
     folder, _ = saved
     path = next(folder.glob("*preprocessor_config.json"))
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
-    with pytest.raises(ValueError, match="must be finite, the last two positive"):
+    with pytest.raises(ValueError, match=rf"`{name}` must be finite"):
         load_model(folder)
+
+
+def test_running_statistics_that_are_not_finite_are_rejected(saved, video, capsys):
+    folder, _ = saved
+    model = family_of("cffm").tiny()
+    (statistics,) = [value for name, value in model.named_buffers() if name.endswith("running_var")][:1]
+    statistics[0] = float("nan")
+    model.save_pretrained(folder)
+    rejects(folder, video, capsys, "must be finite")
+
+
+def test_constants_of_the_image_processor_of_an_image_model_are_checked(tmp_path):
+    config = SegformerConfig(
+        hidden_sizes=(8, 8, 8, 8), depths=(1, 1, 1, 1), num_attention_heads=(1, 1, 1, 1), decoder_hidden_size=8
+    )
+    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
+    SegformerImageProcessor(image_std=[1.0, 0.0, 1.0]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`image_std` must be finite and positive"):
+        load_model(tmp_path)
+    SegformerImageProcessor(do_normalize=False, image_mean=None, image_std=None).save_pretrained(tmp_path)
+    load_model(tmp_path)
 
 
 def test_a_sound_model_is_loaded(saved):
